@@ -1,0 +1,26 @@
+//! stratisd, thread-per-core: pools that are interchangeable with stratisd 3.9.2, one owner core each.
+//!
+//! The modules form a staircase; each uses only what stands above it (`tests/tidy.rs` checks):
+//!
+//! ```text
+//! limits, units        numbers and their types
+//! model                plain values
+//! error, message       what crosses a core
+//! format               bytes <-> values of the Stratis metadata, pure
+//! engine               decides, pure
+//! sys                  does: kernel, files or simulation behind one trait
+//! shard                owns pools; shard/ops carries decisions to sys and back
+//! directory            claims of names and devices
+//! event                what happens outside
+//! bus                  the D-Bus connection, the object tree
+//! ```
+
+pub mod limits;
+pub mod units;
+
+pub mod model;
+
+pub mod error;
+pub mod message;
+
+pub mod sys;

@@ -1,0 +1,2 @@
+//! stratisd
+fn main() {}

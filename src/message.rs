@@ -1,0 +1,225 @@
+//! Everything that crosses a core, as owned values: requests, replies, events, claims, views.
+//!
+//! Invariant: a shard sends the views that show an effect before the reply that reports it, on the
+//! same lane, so whoever reads the reply has applied the views.
+//!
+//! Deliberately absent: references, reference counts, callbacks. What is shared is copied.
+
+use crate::error::Failure;
+use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView};
+use crate::model::filesystem::{FilesystemSpec, FilesystemView};
+use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
+use crate::model::name::Name;
+use crate::model::pool::{IntegritySpec, PoolView, StoppedPoolView};
+use crate::units::Sectors;
+
+/// Names one call from its request to its reply.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallId(pub u64);
+
+/// What travels on a ring.
+#[derive(Debug)]
+pub enum Message {
+    /// Bus to shard.
+    Request(Box<Request>),
+    /// Shard to bus: the last message of a call.
+    Reply(Box<Reply>),
+    /// Shard to bus: changes that belong together, in the order in which they are announced.
+    Views(Vec<View>),
+    /// Event core to shard.
+    Event(Box<Event>),
+    /// Shard to directory.
+    Claim(Box<Claim>),
+    /// Directory to shard: the answer to a `Claim::Take`.
+    Claimed(Box<Claimed>),
+    /// Anybody to anybody: accept nothing new, finish, then say `Stopped`.
+    Stop,
+    /// Shard to bus and event core: nothing is running here any more.
+    Stopped,
+    /// Shard to bus: every pool found at the start is running or listed as stopped.
+    Settled,
+}
+
+/// Please change something.
+#[derive(Debug)]
+pub struct Request {
+    /// Comes back in the reply.
+    pub call: CallId,
+    /// What is asked for.
+    pub wish: Wish,
+}
+
+/// What can be asked for, always in its newest meaning.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Wish {
+    /// Make a pool of devices. Sent to the home of `pool`.
+    CreatePool {
+        /// The id the pool will have.
+        pool: PoolUuid,
+        /// Its name.
+        name: Name,
+        /// Its data devices.
+        devices: Vec<DevicePath>,
+        /// Room to keep for an integrity layer.
+        integrity: IntegritySpec,
+    },
+    /// Take a pool apart and wipe its devices.
+    DestroyPool(PoolUuid),
+    /// Set a stopped pool up.
+    StartPool {
+        /// Which.
+        pool: PoolUuid,
+        /// Whether an unlock method or a passphrase came with the request.
+        unlock: bool,
+        /// Leave the cache tier out, and drop it.
+        remove_cache: bool,
+    },
+    /// Take a running pool down, keep what is on its devices.
+    StopPool(PoolUuid),
+    /// Make filesystems in a running pool. One, or none.
+    CreateFilesystems(PoolUuid, Vec<FilesystemSpec>),
+    /// Destroy filesystems of a running pool.
+    DestroyFilesystems(PoolUuid, Vec<FsUuid>),
+    /// Change how far a filesystem may grow.
+    SetSizeLimit(PoolUuid, FsUuid, Option<Sectors>),
+    /// Schedule a snapshot to take its origin's place, or cancel that.
+    SetMerge(PoolUuid, FsUuid, bool),
+    /// Change the user's tag on a device.
+    SetUserInfo(PoolUuid, DevUuid, Option<Name>),
+    /// Allow or forbid that the sum of filesystem sizes passes the data space.
+    SetOverprovisioning(PoolUuid, bool),
+}
+
+impl Wish {
+    /// The pool the wish is about; its home gets the request.
+    pub const fn pool(&self) -> PoolUuid {
+        match self {
+            Self::CreatePool { pool, .. }
+            | Self::StartPool { pool, .. }
+            | Self::DestroyPool(pool)
+            | Self::StopPool(pool)
+            | Self::CreateFilesystems(pool, _)
+            | Self::DestroyFilesystems(pool, _)
+            | Self::SetSizeLimit(pool, _, _)
+            | Self::SetMerge(pool, _, _)
+            | Self::SetUserInfo(pool, _, _)
+            | Self::SetOverprovisioning(pool, _) => *pool,
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub struct Reply {
+    /// Which call.
+    pub call: CallId,
+    /// What happened.
+    pub outcome: Result<Answer, Failure>,
+}
+
+/// What changed. `Identity`: nothing had to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Answer {
+    /// The request was satisfied already.
+    Identity,
+    /// A pool was created, with these devices.
+    PoolCreated(PoolUuid, Vec<DevUuid>),
+    /// A pool was destroyed.
+    PoolDestroyed(PoolUuid),
+    /// A pool was started, with these devices and filesystems.
+    PoolStarted(PoolUuid, Vec<DevUuid>, Vec<FsUuid>),
+    /// A pool was stopped.
+    PoolStopped(PoolUuid),
+    /// Filesystems were created.
+    FilesystemsCreated(Vec<(FsUuid, Name)>),
+    /// Filesystems were destroyed.
+    FilesystemsDestroyed(Vec<FsUuid>),
+    /// A property has its new value.
+    Set,
+}
+
+/// A copy of something public has changed or gone.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum View {
+    /// A running pool is new or has changed.
+    Pool(PoolView),
+    /// A filesystem is new or has changed.
+    Filesystem(FilesystemView),
+    /// A device is new or has changed.
+    Device(DeviceView),
+    /// A stopped pool is new or has changed.
+    Stopped(StoppedPoolView),
+    /// A pool no longer runs.
+    PoolGone(PoolUuid),
+    /// A filesystem is no longer there.
+    FilesystemGone(PoolUuid, FsUuid),
+    /// A device is no longer there.
+    DeviceGone(PoolUuid, DevUuid),
+    /// A pool is no longer listed as stopped.
+    StoppedGone(PoolUuid),
+}
+
+/// What happened outside.
+#[derive(Debug)]
+pub enum Event {
+    /// A device with a Stratis signature of this pool was found.
+    Found {
+        /// Whose it is, from its signature.
+        pool: PoolUuid,
+        /// The device.
+        candidate: Candidate,
+    },
+    /// Discovery at the start is over: every device there is has been reported.
+    Enumerated,
+}
+
+/// What a shard wants of the directory. Claims are by pool: one pool, one claim.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Claim {
+    /// Take a name and devices for a pool, all or none. Answered by `Claimed`.
+    Take {
+        /// For whom.
+        pool: PoolUuid,
+        /// The name, which no other pool may hold; `None` for a stopped pool, which holds only its
+        /// devices.
+        name: Option<Name>,
+        /// The devices, which no other pool may hold.
+        devices: Vec<(DeviceNumber, DevicePath)>,
+    },
+    /// What was taken is now real: the pool runs.
+    Commit(PoolUuid),
+    /// Give back the name, keep the devices: the pool has stopped, or did not start.
+    ReleaseName(PoolUuid),
+    /// Give back everything.
+    Release(PoolUuid),
+}
+
+/// The directory's answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Claimed {
+    /// Whose claim.
+    pub pool: PoolUuid,
+    /// Whether it was granted.
+    pub outcome: Result<(), Taken>,
+}
+
+/// Why a claim was not granted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Taken {
+    /// A pool that runs holds the name, with these devices.
+    Name {
+        /// The holder.
+        holder: PoolUuid,
+        /// The holder's devices.
+        devices: Vec<(DeviceNumber, DevicePath)>,
+    },
+    /// A pool that is being created or started holds the name.
+    NameBusy,
+    /// Another pool holds a device.
+    Device {
+        /// The device.
+        path: DevicePath,
+        /// The holder.
+        holder: PoolUuid,
+    },
+}

@@ -1,0 +1,161 @@
+//! Device-mapper devices as values: names, tables, messages.
+//!
+//! A table refers to what lies below by what it *is* (a device of the pool, another dm device);
+//! `sys` turns that into `major:minor`. So a table computed here equals the recorded one of any
+//! other boot, and an adopted device can be compared with it.
+//!
+//! Every device carries a dm UUID equal to its name.
+
+use std::fmt;
+
+use crate::model::device::DeviceNumber;
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::units::Sectors;
+
+/// The role of a private dm device in the stack of its pool, bottom first.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Role {
+    /// Linear over the segments of the data devices.
+    OriginSub,
+    /// The cap device of an unencrypted version 2 pool: linear placeholder, or the dm-cache.
+    Cache,
+    /// Thin-pool metadata.
+    ThinMeta,
+    /// Thin-pool data.
+    ThinData,
+    /// The metadata volume.
+    Mdv,
+    /// The thin pool itself.
+    ThinPool,
+}
+
+impl Role {
+    /// The middle of the device's name.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::OriginSub => "physical-originsub",
+            Self::Cache => "physical-cache",
+            Self::ThinMeta => "flex-thinmeta",
+            Self::ThinData => "flex-thindata",
+            Self::Mdv => "flex-mdv",
+            Self::ThinPool => "thinpool-pool",
+        }
+    }
+}
+
+/// Which dm device. `Display` is its dm name and dm UUID.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Dm {
+    /// A device of the pool's private stack.
+    Private(PoolUuid, Role),
+    /// A filesystem's thin volume.
+    Thin(PoolUuid, FsUuid),
+}
+
+impl Dm {
+    /// The pool it belongs to.
+    pub const fn pool(self) -> PoolUuid {
+        match self {
+            Self::Private(pool, _) | Self::Thin(pool, _) => pool,
+        }
+    }
+}
+
+impl fmt::Display for Dm {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Private(pool, role) => {
+                write!(out, "stratis-1-private-{}-{}", pool.simple(), role.suffix())
+            }
+            Self::Thin(pool, fs) => {
+                write!(out, "stratis-1-{}-thin-fs-{}", pool.simple(), fs.simple())
+            }
+        }
+    }
+}
+
+/// What a linear line lies on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Below {
+    /// A device of the pool.
+    Device(DeviceNumber),
+    /// Another dm device.
+    Dm(Dm),
+}
+
+/// A feature argument of the thin-pool target, in the order of their names.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum ThinFeature {
+    /// `error_if_no_space`
+    ErrorIfNoSpace,
+    /// `no_discard_passdown`
+    NoDiscardPassdown,
+    /// `skip_block_zeroing`
+    SkipBlockZeroing,
+}
+
+impl ThinFeature {
+    /// As the table and the pool's record write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ErrorIfNoSpace => "error_if_no_space",
+            Self::NoDiscardPassdown => "no_discard_passdown",
+            Self::SkipBlockZeroing => "skip_block_zeroing",
+        }
+    }
+}
+
+/// One line of a linear table: `length` sectors, starting at `start` of what is below.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LinearLine {
+    /// Sectors of this line. Lines follow each other without gaps from 0.
+    pub length: Sectors,
+    /// What they lie on.
+    pub below: Below,
+    /// Where on it they start.
+    pub start: Sectors,
+}
+
+/// A whole table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Table {
+    /// `linear`, one or more lines.
+    Linear(Vec<LinearLine>),
+    /// `thin-pool`; metadata and data devices are those of the same pool.
+    ThinPool {
+        /// Length of the pool = length of the data device.
+        length: Sectors,
+        /// Data block size.
+        block: Sectors,
+        /// Low-water mark, in data blocks.
+        low_water: u64,
+        /// Sorted, no duplicates.
+        features: Vec<ThinFeature>,
+    },
+    /// `thin`, a volume of the pool's thin pool.
+    Thin {
+        /// Length of the volume.
+        length: Sectors,
+        /// Its number inside the thin pool.
+        id: ThinId,
+    },
+}
+
+impl Table {
+    /// The length of the device.
+    pub fn length(&self) -> Sectors {
+        match self {
+            Self::Linear(lines) => lines.iter().map(|line| line.length).sum(),
+            Self::ThinPool { length, .. } | Self::Thin { length, .. } => *length,
+        }
+    }
+}
+
+/// What a thin pool can be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ThinMessage {
+    /// Make an empty volume.
+    Create(ThinId),
+    /// Drop a volume and its blocks.
+    Delete(ThinId),
+}

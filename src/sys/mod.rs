@@ -1,0 +1,171 @@
+//! The machine, on one screen: everything stratisd does to the world outside goes through `Sys`.
+//!
+//! Implementations: `files` (devices are regular files, thin volumes sparse files; real I/O) and
+//! `sim` (memory, seeded faults). All of them promise:
+//!
+//! * a write is durable only after a `flush` of its target that was started after the write ended;
+//! * an operation whose future is dropped has either not started or runs to its end unseen;
+//! * nothing here decides: no retries of what failed for good, no repair, no knowledge of pools
+//!   beyond names.
+//!
+//! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
+
+use crate::error::{Failure, Fault};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Table, ThinMessage};
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::model::name::Name;
+use crate::units::{Bytes, Sectors};
+
+/// What can be read and written in sectors.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Target {
+    /// A device, open since `open`.
+    Device(DeviceNumber),
+    /// An active dm device.
+    Dm(Dm),
+}
+
+/// One write: whole sectors.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Write {
+    /// Where to.
+    pub target: Target,
+    /// From which sector on.
+    pub start: Sectors,
+    /// What; a multiple of 512 bytes.
+    pub data: WriteData,
+}
+
+/// What a write writes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum WriteData {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// This many zero sectors.
+    Zeroes(Sectors),
+}
+
+/// A folder in a pool's metadata volume.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Folder {
+    /// `filesystems`: one record for each filesystem. Other daemons read it.
+    Filesystems,
+    /// `intents`: what an operation is about to make or destroy. Ours alone.
+    Intents,
+}
+
+/// What the daemon's devices are, for the pool record's mark and for messages.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Regular files stand in for devices: records carry `"files":true`.
+    Files,
+    /// Memory.
+    Sim,
+}
+
+/// The boundary to the machine.
+#[allow(async_fn_in_trait, reason = "every implementation and every caller stays on its core")]
+pub trait Sys: 'static {
+    // ---- devices ---------------------------------------------------------------------------
+
+    /// What kind of machine this is.
+    fn kind(&self) -> Kind;
+
+    /// The path under which clients find a filesystem's volume.
+    fn devnode(&self, pool: &Name, filesystem: &Name) -> String;
+
+    /// Looks at a device without changing it: resolves links, reads sizes, finds out who lives there.
+    async fn examine(&self, path: &DevicePath) -> Result<Candidate, Failure>;
+
+    /// Every device that carries a Stratis signature now.
+    async fn discover(&self) -> Result<Vec<Candidate>, Fault>;
+
+    /// Opens a device for reading and writing and keeps it open. `remember` makes `discover` find it
+    /// after a restart, durably, where the machine does not do so by itself.
+    async fn open(&self, candidate: &Candidate, remember: bool) -> Result<(), Failure>;
+
+    /// Closes a device. Unknown numbers are fine. `forget` undoes `remember`.
+    async fn close(&self, number: DeviceNumber, forget: bool);
+
+    // ---- sectors ---------------------------------------------------------------------------
+
+    /// Reads `count` sectors.
+    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault>;
+
+    /// Writes all of them, in one batch and in any order; the results come in the order given.
+    async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>>;
+
+    /// Makes what was written to the targets durable, all in parallel.
+    async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>>;
+
+    // ---- device-mapper ---------------------------------------------------------------------
+
+    /// Makes the dm device active with this table. An active one with the same table is adopted
+    /// (thin pools: low water and features may differ), one with another table is a fault.
+    async fn activate(&self, device: Dm, table: &Table) -> Result<(), Fault>;
+
+    /// Removes the dm device. One that does not exist is fine.
+    async fn deactivate(&self, device: Dm) -> Result<(), Fault>;
+
+    /// Which dm devices of the pool are active.
+    async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault>;
+
+    /// Tells the pool's thin pool something. `Create` of an existing id is EEXIST, `Delete` of a
+    /// missing one ENODATA. Durable after `thin_commit`.
+    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault>;
+
+    /// Makes all changes to thin volumes of the pool durable.
+    async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault>;
+
+    /// The thin volumes that exist, active or not.
+    async fn thin_ids(&self, pool: PoolUuid) -> Result<Vec<ThinId>, Fault>;
+
+    /// Space that an active thin volume takes.
+    async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
+
+    // ---- filesystems -----------------------------------------------------------------------
+
+    /// Puts an empty XFS with this UUID on the device, and makes it durable.
+    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault>;
+
+    /// Whether the volume is in use (mounted, or held open by somebody).
+    async fn busy(&self, device: Dm) -> Result<bool, Fault>;
+
+    /// Makes the path of `devnode` lead to the volume; removes any other path to it. Best effort:
+    /// a failure is logged and changes nothing else.
+    async fn announce(&self, pool: (PoolUuid, &Name), filesystem: (FsUuid, &Name, ThinId));
+
+    // ---- metadata volume -------------------------------------------------------------------
+
+    /// Mounts the metadata volume; makes the folders that are missing, durably.
+    async fn mdv_mount(&self, pool: PoolUuid) -> Result<(), Fault>;
+
+    /// Unmounts it. One that is not mounted is fine.
+    async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault>;
+
+    /// Names of the files in a folder, sorted.
+    async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault>;
+
+    /// The content of a file.
+    async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault>;
+
+    /// Creates or truncates a file and writes the bytes. Not durable yet.
+    async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault>;
+
+    /// Makes the content of a file durable.
+    async fn mdv_sync(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault>;
+
+    /// Renames a file over another. Not durable yet.
+    async fn mdv_rename(&self, pool: PoolUuid, folder: Folder, from: &str, to: &str) -> Result<(), Fault>;
+
+    /// Removes a file; one that does not exist is fine. Not durable yet.
+    async fn mdv_remove(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault>;
+
+    /// Makes creations, renames and removals in a folder durable.
+    async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault>;
+
+    /// Forgets the metadata volume and every thin volume of a pool that is gone. On a real machine
+    /// they went with the devices and this does nothing.
+    async fn scrap(&self, pool: PoolUuid) -> Result<(), Fault>;
+}
