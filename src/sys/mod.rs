@@ -165,6 +165,9 @@ pub trait Sys: 'static {
     /// Makes creations, renames and removals in a folder durable.
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault>;
 
+    /// Makes long work end early, with `Why::Cancelled`: the daemon is stopping.
+    fn cancel_long_work(&self);
+
     /// Forgets the metadata volume and every thin volume of a pool that is gone. On a real machine
     /// they went with the devices and this does nothing.
     async fn scrap(&self, pool: PoolUuid) -> Result<(), Fault>;
