@@ -23,4 +23,8 @@ pub mod model;
 pub mod error;
 pub mod message;
 
+pub mod format;
+
+pub mod engine;
+
 pub mod sys;

@@ -1,0 +1,116 @@
+//! The device-mapper tables of a pool, computed from its record alone.
+//!
+//! The same record gives the same tables on every boot and in every daemon, so a stack that is
+//! active already can be compared with what it should be, and adopted.
+//!
+//! Invariant: each table refers only to devices before it in the list, so the list is the order of
+//! activation and, read backwards, of removal.
+//!
+//! Deliberately absent: caches and encryption layers; a record with one is refused.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::engine::size::{self, DATA_BLOCK};
+use crate::format::record::{PoolRecord, Segment};
+use crate::model::device::DeviceNumber;
+use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
+use crate::model::filesystem::FilesystemRecord;
+use crate::model::ids::{DevUuid, PoolUuid};
+use crate::model::pool::MetadataVersion;
+use crate::units::Sectors;
+
+/// When a thin pool is to raise its event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LowWater {
+    /// A new pool: half of its data, 15 GiB at most.
+    Creation,
+    /// A pool that is set up: at once, so that its fill is looked at.
+    Setup,
+    /// At this many free blocks.
+    Blocks(u64),
+}
+
+/// The record describes what cannot be activated here.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum StackFault {
+    /// A device has segments and no number: it is missing.
+    #[error("device {0} is missing")]
+    Missing(DevUuid),
+    /// It has a cache tier.
+    #[error("the pool has a cache")]
+    Cached,
+    /// It has an encryption layer.
+    #[error("the pool is encrypted")]
+    Encrypted,
+}
+
+/// All private devices of the pool with their tables, in the order in which they are activated:
+/// `OriginSub`, `Cache` (version 2), `ThinMeta`, `ThinData`, `Mdv`, `ThinPool`.
+///
+/// # Errors
+/// When a device is missing, or the pool has a cache or is encrypted.
+pub fn tables(
+    record: &PoolRecord,
+    version: MetadataVersion,
+    pool: PoolUuid,
+    numbers: &BTreeMap<DevUuid, DeviceNumber>,
+    low_water: LowWater,
+) -> Result<Vec<(Dm, Table)>, StackFault> {
+    if record.backstore.cache_tier.is_some() {
+        return Err(StackFault::Cached);
+    }
+    if record.is_encrypted() {
+        return Err(StackFault::Encrypted);
+    }
+    let private = |role| Dm::Private(pool, role);
+    let origin = origin(record, numbers)?;
+    let whole = Segment { start: Sectors::ZERO, length: origin.length() };
+    let mut tables = vec![(private(Role::OriginSub), origin)];
+    let cap = match version {
+        MetadataVersion::V1 => private(Role::OriginSub),
+        MetadataVersion::V2 => {
+            // A placeholder: it holds the place of a cache that may come, so that what lies above
+            // never has to be moved.
+            tables.push((private(Role::Cache), linear(private(Role::OriginSub), &[whole])));
+            private(Role::Cache)
+        }
+    };
+    let flex = &record.flex_devs;
+    tables.push((private(Role::ThinMeta), linear(cap, &flex.thin_meta_dev)));
+    tables.push((private(Role::ThinData), linear(cap, &flex.thin_data_dev)));
+    tables.push((private(Role::Mdv), linear(cap, &flex.meta_dev)));
+    tables.push((private(Role::ThinPool), thin_pool(record, low_water)));
+    Ok(tables)
+}
+
+/// The table of a filesystem's thin volume.
+pub fn thin(record: &FilesystemRecord) -> Table {
+    Table::Thin { length: record.size, id: record.thin_id }
+}
+
+/// The table of the thin pool itself.
+pub fn thin_pool(record: &PoolRecord, low_water: LowWater) -> Table {
+    let length = record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
+    let low_water = match low_water {
+        LowWater::Creation => size::low_water(length),
+        LowWater::Setup => length.0 / DATA_BLOCK.0,
+        LowWater::Blocks(blocks) => blocks,
+    };
+    Table::ThinPool { length, block: DATA_BLOCK, low_water, features: record.thin_features() }
+}
+
+fn origin(record: &PoolRecord, numbers: &BTreeMap<DevUuid, DeviceNumber>) -> Result<Table, StackFault> {
+    let segments = record.backstore.data_tier.blockdev.allocs.iter().flatten();
+    let lines = segments.map(|segment| {
+        let number = numbers.get(&segment.parent).ok_or(StackFault::Missing(segment.parent))?;
+        Ok(LinearLine { length: segment.length, below: Below::Device(*number), start: segment.start })
+    });
+    Ok(Table::Linear(lines.collect::<Result<_, _>>()?))
+}
+
+fn linear(below: Dm, segments: &[Segment]) -> Table {
+    let line = |segment: &Segment| LinearLine { length: segment.length, below: Below::Dm(below), start: segment.start };
+    Table::Linear(segments.iter().map(line).collect())
+}
