@@ -357,7 +357,8 @@ mod tests {
         let mut pool = Fixture::new();
         let small = FilesystemSpec { size: Some(Sectors(8)), ..spec("a") };
         assert_eq!(pool.plan(&small, 1).expect_err("small"), Refusal::SizeSmall(Bytes(4096)));
-        let limited = FilesystemSpec { size: Some(Sectors(4_000_000)), size_limit: Some(Sectors(3_000_000)), ..spec("a") };
+        let limited =
+            FilesystemSpec { size: Some(Sectors(4_000_000)), size_limit: Some(Sectors(3_000_000)), ..spec("a") };
         assert!(matches!(pool.plan(&limited, 1), Err(Refusal::LimitBelowSize { .. })));
     }
 

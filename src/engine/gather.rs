@@ -104,7 +104,8 @@ fn newest(devices: &[Read]) -> Option<(PoolRecord, WallStamp)> {
 }
 
 fn assemble(pool: PoolUuid, devices: &[Read], record: PoolRecord, time: WallStamp) -> Result<Ready, Refusal> {
-    let version = version(devices).ok_or(Refusal::Inconsistent { pool, what: "its devices have both metadata versions" })?;
+    let version =
+        version(devices).ok_or(Refusal::Inconsistent { pool, what: "its devices have both metadata versions" })?;
     let name = Name::try_from(record.name.as_str())?;
     let mut members = Vec::new();
     for device in record.devices() {
@@ -134,12 +135,7 @@ fn assemble(pool: PoolUuid, devices: &[Read], record: PoolRecord, time: WallStam
 }
 
 fn member(read: &Read) -> Member {
-    Member {
-        candidate: read.candidate.clone(),
-        header: read.header,
-        older: mda::older(&read.regions),
-        bad: false,
-    }
+    Member { candidate: read.candidate.clone(), header: read.header, older: mda::older(&read.regions), bad: false }
 }
 
 fn version(devices: &[Read]) -> Option<MetadataVersion> {

@@ -5,6 +5,10 @@
 
 pub mod alloc;
 pub mod check;
+pub mod devices;
+pub mod filesystem;
+pub mod gather;
 pub mod layout;
+pub mod pool;
 pub mod size;
 pub mod stack;

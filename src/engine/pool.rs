@@ -118,7 +118,7 @@ impl Pool {
     /// What filesystems may have together while overprovisioning is off.
     fn data_limit(&self) -> Sectors {
         let metadata: Sectors = self.record.flex_devs.thin_meta_dev.iter().map(|segment| segment.length).sum();
-        self.usable().saturating_sub(size::MDV_SECTORS).saturating_sub(Sectors(2 * metadata.0))
+        self.usable().saturating_sub(size::MDV).saturating_sub(Sectors(2 * metadata.0))
     }
 
     /// Sectors of the data tier that can be handed out at all.
@@ -158,10 +158,17 @@ impl Pool {
     }
 
     /// Marks the record as that of a pool that is being destroyed. A daemon that does not know the
-    /// mark sees a stopped pool, and takes the mark away when it starts it.
-    pub fn set_destroying(&mut self) {
-        self.record.started = Some(false);
+    /// mark sees a stopped pool, and takes the mark away when it starts it. Gives back `started` as it
+    /// was.
+    pub const fn set_destroying(&mut self) -> Option<bool> {
         self.record.destroying = true;
+        self.record.started.replace(false)
+    }
+
+    /// Takes the mark away again, because no device got it.
+    pub const fn unset_destroying(&mut self, started: Option<bool>) {
+        self.record.destroying = false;
+        self.record.started = started;
     }
 
     /// Allows or forbids overprovisioning. Gives back what was on record before, or `None` if nothing
@@ -290,10 +297,8 @@ impl Pool {
 
     /// The pool as clients see it once it is stopped.
     pub fn stopped_view(&self) -> StoppedPoolView {
-        let device = |member: &Member| StoppedDevice {
-            uuid: member.header.device,
-            devnode: member.candidate.path.to_string(),
-        };
+        let device =
+            |member: &Member| StoppedDevice { uuid: member.header.device, devnode: member.candidate.path.to_string() };
         StoppedPoolView {
             uuid: self.uuid,
             name: Some(self.name.clone()),

@@ -46,6 +46,17 @@ pub enum StackFault {
     Encrypted,
 }
 
+impl StackFault {
+    /// The same in fixed words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing(_) => "a device with segments is missing",
+            Self::Cached => "it has a cache",
+            Self::Encrypted => "it is encrypted",
+        }
+    }
+}
+
 /// All private devices of the pool with their tables, in the order in which they are activated:
 /// `OriginSub`, `Cache` (version 2), `ThinMeta`, `ThinData`, `Mdv`, `ThinPool`.
 ///

@@ -69,9 +69,10 @@ impl Operation {
 
     fn conflicts(self, other: Self) -> bool {
         self.uses().iter().any(|(mine, how)| {
-            other.uses().iter().any(|(theirs, their_how)| {
-                mine == theirs && (*how == Use::Exclusive || *their_how == Use::Exclusive)
-            })
+            other
+                .uses()
+                .iter()
+                .any(|(theirs, their_how)| mine == theirs && (*how == Use::Exclusive || *their_how == Use::Exclusive))
         })
     }
 }
@@ -157,12 +158,8 @@ mod tests {
 
     #[test]
     fn conflicts_are_symmetric() {
-        let all = [
-            Operation::LifeCycle,
-            Operation::CreateFilesystems,
-            Operation::ChangeFilesystems,
-            Operation::ChangePool,
-        ];
+        let all =
+            [Operation::LifeCycle, Operation::CreateFilesystems, Operation::ChangeFilesystems, Operation::ChangePool];
         for one in all {
             for other in all {
                 assert_eq!(one.conflicts(other), other.conflicts(one), "{one:?} {other:?}");

@@ -95,7 +95,8 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
         }
         answers.send(answers.places.bus, Message::Reply(Box::new(Reply { call, outcome })));
         left(&answers);
-    });
+    })
+    .detach();
 }
 
 /// Takes in what the event core reports.
@@ -117,8 +118,7 @@ fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
 
 /// Sets up, lists or cleans up what was found, then says so.
 fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>) {
-    let tickets: Vec<_> =
-        pools.into_iter().map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
+    let tickets: Vec<_> = pools.into_iter().map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
     shard.busy.set(shard.busy.get() + 1);
     let shard = Rc::clone(shard);
     rt::spawn("settle", async move {
@@ -138,7 +138,8 @@ fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>) {
         }
         shard.send(shard.places.bus, Message::Settled);
         left(&shard);
-    });
+    })
+    .detach();
 }
 
 fn left<S: Sys>(shard: &Shard<S>) {

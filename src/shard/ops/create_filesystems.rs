@@ -72,11 +72,7 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, mut creation: C
 }
 
 /// Makes volume, XFS and record, up to the commit point.
-async fn make<S: Sys>(
-    shard: &Shard<S>,
-    running: &Running,
-    record: &mut FilesystemRecord,
-) -> Result<(), Failure> {
+async fn make<S: Sys>(shard: &Shard<S>, running: &Running, record: &mut FilesystemRecord) -> Result<(), Failure> {
     let pool = running.uuid;
     make_volume(shard, running, record).await?;
     let device = Dm::Thin(pool, record.uuid);

@@ -9,10 +9,10 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::filesystem::Filesystems;
-use crate::engine::layout::{self, Layout};
+use crate::engine::layout::{self, Layout, LayoutFault};
 use crate::engine::pool::{Member, Pool};
 use crate::engine::stack::LowWater;
-use crate::engine::{devices, stack as tables};
+use crate::engine::{devices, size, stack as tables};
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_CREATING, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
 use crate::format::record::{FS_LIMIT_DEFAULT, PoolRecord};
@@ -22,6 +22,7 @@ use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, MetadataVersion};
+use crate::probe;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{Outcome, headers, stack};
 use crate::shard::wait::all;
@@ -126,32 +127,30 @@ fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, R
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();
-    let layout = layout::first(&sizes, &asked.integrity, FS_LIMIT_DEFAULT).map_err(|fault| Refusal::TooFewSectors {
-        name: asked.name.clone(),
-        wanted: fault.wanted,
-        free: fault.free,
+    let layout = layout::first(&sizes, &asked.integrity, FS_LIMIT_DEFAULT).map_err(|fault| match fault {
+        LayoutFault::Device { size: free, wanted, .. } | LayoutFault::Pool { wanted, free } => {
+            Refusal::TooFewSectors { name: asked.name.clone(), wanted, free }
+        }
     })?;
-    tell_capped(asked, &layout);
-    let record = layout.record(&asked.name, &hardware(&members), kind == Kind::Files);
+    tell_capped(asked, &sizes, &layout);
+    let mut record = layout.record(&asked.name, &asked.integrity, FS_LIMIT_DEFAULT);
+    record.files = kind == Kind::Files;
+    for (device, member) in record.backstore.data_tier.blockdev.devs.iter_mut().zip(&members) {
+        device.hardware_info.clone_from(&member.candidate.hardware);
+    }
     let numbers = members.iter().map(|member| (member.header.device, member.candidate.number)).collect();
     let tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Creation)
         .expect("a layout that was just made has its tables");
     Ok(Plan { pool: asked.pool, name: asked.name.clone(), record, members, tables })
 }
 
-fn hardware(members: &[Member]) -> Vec<(DevUuid, String)> {
-    let known = |member: &Member| member.candidate.hardware.clone().map(|text| (member.header.device, text));
-    members.iter().filter_map(known).collect()
-}
-
-fn tell_capped(asked: &Asked, layout: &Layout) {
-    if let Some(unused) = layout.beyond_first_chunk() {
-        log::warn!(
-            "pool {:?} uses its first 50 GiB: pools do not grow yet, {} stay free (pool={})",
-            asked.name.as_str(),
-            unused,
-            asked.pool
-        );
+/// A pool uses its first 50 GiB of thin data until it can grow, and says so.
+fn tell_capped(asked: &Asked, sizes: &[(DevUuid, Sectors)], layout: &Layout) {
+    let data: Sectors = layout.flex.thin_data_dev.iter().map(|segment| segment.length).sum();
+    if data == size::DATA_CHUNK {
+        let total: Sectors = sizes.iter().map(|(_, size)| *size).sum();
+        let name = asked.name.as_str();
+        log::warn!("a pool does not grow yet: it uses {data} for data of {total} (pool={} name={name:?})", asked.pool);
     }
 }
 
@@ -186,7 +185,7 @@ async fn build<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
         };
         match role {
             // A stale encryption header would be found when the pool is next set up.
-            Role::Cache => zero(shard, *device, layout::CRYPT_SECTORS).await?,
+            Role::Cache => zero(shard, *device, size::CRYPT_RESERVE).await?,
             // The kernel takes metadata that begins with zeroes for a new thin pool.
             Role::ThinMeta => zero(shard, *device, Sectors(8)).await?,
             Role::Mdv => {
@@ -256,7 +255,7 @@ async fn unwind<S: Sys>(shard: &Shard<S>, plan: &Plan) {
 async fn wipe_signed<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
     for member in &plan.members {
         let ours = matches!(
-            headers::signature(&shard.sys, &member.candidate).await,
+            probe::signature(&shard.sys, &member.candidate).await,
             Ok(Some(header)) if header.pool == plan.pool
         );
         if ours {

@@ -105,11 +105,7 @@ async fn delete_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ids: &[ThinId]
 
 /// Snapshots of a destroyed filesystem get its own origin. One that cannot be saved keeps an origin
 /// that no longer exists, as after a power failure here; every daemon must be ready for that.
-async fn adopt_orphans<S: Sys>(
-    shard: &Shard<S>,
-    running: &Running,
-    victims: &[FilesystemRecord],
-) -> Vec<FsUuid> {
+async fn adopt_orphans<S: Sys>(shard: &Shard<S>, running: &Running, victims: &[FilesystemRecord]) -> Vec<FsUuid> {
     let mut adopted = Vec::new();
     for victim in victims {
         running.pool.borrow_mut().filesystems.remove(victim.uuid);

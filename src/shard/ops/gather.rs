@@ -12,6 +12,7 @@ use crate::error::{Failure, Fault};
 use crate::message::{Claim, View};
 use crate::model::device::Candidate;
 use crate::model::ids::PoolUuid;
+use crate::probe;
 use crate::shard::Shard;
 use crate::shard::ops::{headers, start_pool};
 use crate::sys::Sys;
@@ -36,9 +37,9 @@ async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) ->
     // Size and blocks may have changed since the device was found.
     let candidate = shard.sys.examine(&known.path).await?;
     shard.sys.open(&candidate, true).await?;
-    match headers::signature(&shard.sys, &candidate).await {
+    match probe::signature(&shard.sys, &candidate).await {
         Ok(Some(header)) if header.pool == pool => {
-            let regions = headers::regions(&shard.sys, candidate.number, &header).await;
+            let regions = probe::regions(&shard.sys, candidate.number, &header).await;
             Ok(Some(Read { candidate, header, regions }))
         }
         other => {

@@ -1,4 +1,4 @@
-//! Reading and writing the headers and metadata areas of devices.
+//! Writing the headers and metadata areas of devices.
 //!
 //! Invariant: a device never carries a signature of ours above a metadata area that was not cleared
 //! first, so a new pool cannot be mistaken for what lived on the device before. The two copies of a
@@ -7,10 +7,10 @@
 //! Other daemons write the signature first and clear the areas behind it; the bytes in the end are
 //! the same.
 
-use crate::error::{Failure, Fault, Refusal, Why};
-use crate::format::header::{self, BLOCK_BYTES, Choice, Decoded, StaticHeader, Unreadable, Which};
-use crate::format::mda::{self, Geometry, REGIONS, Region};
-use crate::model::device::{Candidate, DeviceNumber};
+use crate::error::{Fault, Why};
+use crate::format::header::{self, StaticHeader, Which};
+use crate::format::mda::{self, Geometry, REGIONS};
+use crate::model::device::DeviceNumber;
 use crate::shard::wait::all;
 use crate::sys::{Sys, Target, Write, WriteData};
 use crate::units::Sectors;
@@ -61,40 +61,6 @@ pub async fn put<S: Sys>(sys: &S, batch: Vec<Write>) -> Result<(), Fault> {
 /// A write of bytes.
 pub fn bytes(target: Target, start: Sectors, data: Vec<u8>) -> Write {
     Write { target, start, data: WriteData::Bytes(data) }
-}
-
-/// Reads the signature of an open device, each copy by its own I/O so that one bad sector does not
-/// hide the other. `None`: the device is not a Stratis device.
-pub async fn signature<S: Sys>(sys: &S, candidate: &Candidate) -> Result<Option<StaticHeader>, Failure> {
-    let first = block(sys, candidate.number, Which::First).await;
-    let second = block(sys, candidate.number, Which::Second).await;
-    match header::choose(first, second, candidate.size) {
-        Choice::NotStratis => Ok(None),
-        Choice::Refused(_) => Err(Refusal::DeviceDamaged { path: candidate.path.clone() }.into()),
-        // A damaged copy is not repaired here: looking at a device never changes it. The next
-        // signature that is written for its own reasons repairs it.
-        Choice::Use { header, repair: _ } => Ok(Some(header)),
-    }
-}
-
-async fn block<S: Sys>(sys: &S, number: DeviceNumber, which: Which) -> Result<Decoded, Unreadable> {
-    let sector = sys.read(Target::Device(number), which.block_start(), Sectors(1)).await.map_err(|_| Unreadable)?;
-    let block: [u8; BLOCK_BYTES] = sector.as_slice().try_into().map_err(|_| Unreadable)?;
-    Ok(header::decode(&block))
-}
-
-/// Reads the four regions of an open device. One that cannot be read counts as torn.
-pub async fn regions<S: Sys>(sys: &S, number: DeviceNumber, header: &StaticHeader) -> [Region; REGIONS] {
-    let geometry = Geometry::of(header);
-    let reads = (0..REGIONS).map(|region| sys.read(Target::Device(number), geometry.start(region), geometry.length()));
-    let mut regions = [const { Region::Torn(mda::Damage::Length) }; REGIONS];
-    for (region, content) in regions.iter_mut().zip(all(reads).await) {
-        match content {
-            Ok(content) => *region = mda::decode(&content),
-            Err(fault) => log::warn!("a metadata region is taken as damaged: {fault}"),
-        }
-    }
-    regions
 }
 
 /// A fault about data that cannot be right.

@@ -46,7 +46,11 @@ pub struct Records {
 pub async fn read_all<S: Sys>(sys: &S, pool: PoolUuid) -> Result<Records, Fault> {
     let files = sys.mdv_list(pool, HERE).await?;
     if files.len() > RECORDS_MAX {
-        return Err(wrong("read the records of", format!("pool {pool}"), "there are more than a metadata volume holds"));
+        return Err(wrong(
+            "read the records of",
+            format!("pool {pool}"),
+            "there are more than a metadata volume holds",
+        ));
     }
     let mut records = Records::default();
     for file in files {

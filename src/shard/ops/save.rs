@@ -150,8 +150,8 @@ pub struct Reach {
 /// # Errors
 /// When the record does not fit a region.
 pub async fn write<S: Sys>(sys: &S, save: &Save) -> Result<Vec<Reach>, Fault> {
-    let encoded = mda::encode(&save.json, save.time)
-        .map_err(|_| wrong("save", "a pool's record", "it does not fit a region"))?;
+    let encoded =
+        mda::encode(&save.json, save.time).map_err(|_| wrong("save", "a pool's record", "it does not fit a region"))?;
     let mut reaches: Vec<Reach> = save
         .places
         .iter()
@@ -175,16 +175,13 @@ enum Piece {
 }
 
 /// One barrier group: the same piece on every device that is still in order, then a flush of each.
-async fn step<S: Sys>(
-    sys: &S,
-    save: &Save,
-    encoded: &[u8],
-    (copy, piece): (usize, Piece),
-    reaches: &mut [Reach],
-) {
+async fn step<S: Sys>(sys: &S, save: &Save, encoded: &[u8], (copy, piece): (usize, Piece), reaches: &mut [Reach]) {
     let mut batch = Vec::new();
     let mut whose = Vec::new();
-    for (place, (member, pair)) in save.places.iter().enumerate().filter(|(place, _)| reaches[*place].fault.is_none()) {
+    for (place, (member, pair)) in save.places.iter().enumerate() {
+        if reaches[place].fault.is_some() {
+            continue;
+        }
         let start = Geometry::of(&member.header).start(pair + copy);
         let physical = member.candidate.blocks.physical;
         let pieces = mda::pieces(encoded, start, physical);
@@ -213,12 +210,7 @@ async fn step<S: Sys>(
 
 /// Widens a write to whole physical blocks, with what is on the device around it: a device with
 /// blocks of 4096 bytes would do the same, but not in one piece.
-async fn widen<S: Sys>(
-    sys: &S,
-    member: &Member,
-    start: Sectors,
-    data: Vec<u8>,
-) -> Result<(Sectors, Vec<u8>), Fault> {
+async fn widen<S: Sys>(sys: &S, member: &Member, start: Sectors, data: Vec<u8>) -> Result<(Sectors, Vec<u8>), Fault> {
     let unit = Sectors((u64::from(member.candidate.blocks.physical) / SECTOR_BYTES).max(1));
     let length = Sectors(data.len() as u64 / SECTOR_BYTES);
     let (first, end) = (start.floor_to(unit), (start + length).ceil_to(unit));

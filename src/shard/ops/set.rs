@@ -52,12 +52,7 @@ async fn record<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, changed: Option
 }
 
 /// Changes the user's tag on a device.
-pub async fn user_info<S: Sys>(
-    shard: &Rc<Shard<S>>,
-    pool: PoolUuid,
-    device: DevUuid,
-    info: Option<Name>,
-) -> Outcome {
+pub async fn user_info<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: DevUuid, info: Option<Name>) -> Outcome {
     let running = shard.changeable(pool)?;
     if !running.pool.borrow().has_device(device) {
         return Err(Refusal::NoDevice(device).into());

@@ -114,7 +114,10 @@ async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
 async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
     let Ready { name, record, time, members, strangers } = ready;
     for stranger in &strangers {
-        log::warn!("a device with the pool's signature is not one of its devices (pool={pool} device={})", stranger.path);
+        log::warn!(
+            "a device with the pool's signature is not one of its devices (pool={pool} device={})",
+            stranger.path
+        );
     }
     rt::stage("stack");
     let numbers = members.iter().map(|member| (member.header.device, member.candidate.number)).collect();
