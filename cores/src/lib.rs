@@ -6,13 +6,16 @@
 //!
 //! Deliberately absent: messages between cores (crate `ring`), and any knowledge of pools.
 
+pub mod buffer;
 pub mod clock;
 pub mod deterministic;
 pub mod executor;
+pub mod lane;
 pub mod limits;
 pub mod placement;
 pub mod preflight;
 pub mod rt;
+pub mod side;
 pub mod signals;
 mod task;
 pub mod topology;
