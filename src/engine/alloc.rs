@@ -336,7 +336,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_sector_is_lost_or_given_out_twice_or_made_up(steps in steps(), ends in prop::array::uniform3(8_000..20_000u64)) {
+        fn no_sector_is_lost_or_given_out_twice_or_made_up(
+            steps in steps(), ends in prop::array::uniform3(8_000..20_000u64),
+        ) {
             let mut ends = ends.map(Sectors);
             let mut allocator = Allocator::default();
             for (device, end) in (1..).zip(ends) {
@@ -360,8 +362,8 @@ mod tests {
                     Step::Reserve(device, length) => {
                         let parent = id(device);
                         let Ok(reserved) = allocator.reserve_high(parent, Sectors(length)) else { continue };
-                        let segments = reserved.into_iter().map(|Segment { start, length }| DeviceSegment { parent, start, length });
-                        held.extend(segments);
+                        let of_device = |Segment { start, length }| DeviceSegment { parent, start, length };
+                        held.extend(reserved.into_iter().map(of_device));
                     }
                     Step::GiveBack(which) if !held.is_empty() => {
                         let segment = held.swap_remove(which % held.len());

@@ -130,6 +130,13 @@ mod tests {
     }
 
     #[test]
+    fn a_begun_block_of_mappings_counts_as_a_whole_one() {
+        // 32 blocks of 4 KiB, eight times, are one step of 1 MiB; the mapping of one data block is the 33rd.
+        assert_eq!(thin_meta(DATA_BLOCK - Sectors(1), 31), Sectors(2_048));
+        assert_eq!(thin_meta(DATA_BLOCK, 31), Sectors(4_096));
+    }
+
+    #[test]
     fn numbers_without_sense_do_not_overflow() {
         let most = Sectors(u64::MAX);
         assert_eq!(integrity(most, &IntegritySpec { journal: most, ..IntegritySpec::default() }), most);

@@ -20,7 +20,7 @@ pub const REGIONS: usize = 4;
 /// Regions written in turn; region k + 2 is the second copy of region k.
 pub const PRIMARIES: usize = 2;
 /// Longest record: what fits the smallest region, which is the only one in use.
-pub const JSON_BYTES_MAX: usize = 508 * 512 - HEADER_BYTES;
+pub const RECORD_BYTES_MAX: usize = 508 * 512 - HEADER_BYTES;
 const _: () = assert!(MDA_SECTORS.0 == 4 * 508, "a region has 508 sectors");
 
 const HEADER_CRC: usize = 0;
@@ -90,7 +90,7 @@ impl Geometry {
 
 /// A record longer than a region.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[error("a record of {bytes} bytes is too long: {JSON_BYTES_MAX} fit a region")]
+#[error("a record of {bytes} bytes is too long: {RECORD_BYTES_MAX} fit a region")]
 pub struct TooLarge {
     /// Its length.
     pub bytes: usize,
@@ -165,7 +165,7 @@ fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
 /// # Errors
 /// When the record does not fit a region.
 pub fn encode(json: &[u8], time: WallStamp) -> Result<Vec<u8>, TooLarge> {
-    if json.len() > JSON_BYTES_MAX {
+    if json.len() > RECORD_BYTES_MAX {
         return Err(TooLarge { bytes: json.len() });
     }
     let mut bytes = header(json, time).to_vec();
@@ -291,11 +291,11 @@ mod tests {
 
     #[test]
     fn a_record_fills_a_region_to_the_last_byte_and_no_further() {
-        assert_eq!(JSON_BYTES_MAX, 260_064);
-        let full = encode(&vec![b'x'; JSON_BYTES_MAX], at(1, 2)).expect("it fits");
+        assert_eq!(RECORD_BYTES_MAX, 260_064);
+        let full = encode(&vec![b'x'; RECORD_BYTES_MAX], at(1, 2)).expect("it fits");
         assert_eq!(full.len(), 508 * 512);
-        assert_eq!(decode(&full), Region::Record { time: at(1, 2), json: vec![b'x'; JSON_BYTES_MAX] });
-        assert_eq!(encode(&vec![b'x'; JSON_BYTES_MAX + 1], at(1, 2)), Err(TooLarge { bytes: 260_065 }));
+        assert_eq!(decode(&full), Region::Record { time: at(1, 2), json: vec![b'x'; RECORD_BYTES_MAX] });
+        assert_eq!(encode(&vec![b'x'; RECORD_BYTES_MAX + 1], at(1, 2)), Err(TooLarge { bytes: 260_065 }));
     }
 
     #[test]
