@@ -384,7 +384,8 @@ mod tests {
 
     const EXAMPLE: &str = concat!(
         r#"{"name":"p1","backstore":{"data_tier":{"blockdev":{"allocs":[[{"#,
-        r#""parent":"b7d1c0f4-7a5e-4a8a-8f0d-2f4f1f7ac111","start":8192,"length":1792000}]],"devs":[{"uuid":"b7d1c0f4-7a5e-4a8a-8f0d-2f4f1f7ac111","#,
+        r#""parent":"b7d1c0f4-7a5e-4a8a-8f0d-2f4f1f7ac111","start":8192,"length":1792000}]],"#,
+        r#""devs":[{"uuid":"b7d1c0f4-7a5e-4a8a-8f0d-2f4f1f7ac111","#,
         r#""integrity_meta_allocs":[[1802232,294920]]}]},"integrity_spec":{"tag_spec":"512b","journal_size":262144,"#,
         r#""block_size":4096,"allocate_superblock":true}},"cap":{"allocs":[[34816,8192],[43008,8192],[51200,692224],"#,
         r#"[743424,1048576]],"crypt_meta_allocs":[[0,34816]]}},"flex_devs":{"meta_dev":[[743424,1048576]],"#,
