@@ -14,13 +14,13 @@ pub const FILESYSTEMS_IN_REQUEST_MAX: usize = 10_000;
 /// Smallest device that a pool takes: 1 GiB. Below that the fixed parts leave no data space.
 pub const DEVICE_SECTORS_MIN: Sectors = Sectors(2_097_152);
 
-/// Largest number of sectors believed when it is read from disk: 64 PiB. A record has fewer than 2^16
-/// of them (`RECORD_BYTES_MAX` of the metadata area), so no sum over one passes 64 bits.
+/// Largest number of sectors believed when it is read from disk: 64 PiB. A record in the largest region
+/// has fewer than 2^17 of them, so no sum over a record passes 64 bits.
 pub const SECTORS_MAX: Sectors = Sectors(1 << 47);
 
-/// Largest metadata area believed when it is read from disk: 64 MiB. All known ones have 2032
-/// sectors; a reader holds a quarter of it in memory at a time.
-pub const MDA_SECTORS_MAX: Sectors = Sectors(131_072);
+/// Largest metadata area believed when it is read from disk: 2 MiB. All known ones have 2032 sectors; a
+/// reader holds it in memory, and its quarter bounds the length of a record.
+pub const MDA_SECTORS_MAX: Sectors = Sectors(4_096);
 
 /// Smallest filesystem: 512 MiB, what Stratis clients expect.
 pub const FILESYSTEM_SECTORS_MIN: Sectors = Sectors(1_048_576);

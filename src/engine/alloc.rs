@@ -216,3 +216,190 @@ pub fn append(list: &mut Vec<DeviceSegment>, more: &[DeviceSegment]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(number: u8) -> DevUuid {
+        DevUuid::from_random([number; 16])
+    }
+
+    fn on(device: u8, start: u64, length: u64) -> DeviceSegment {
+        DeviceSegment { parent: id(device), start: Sectors(start), length: Sectors(length) }
+    }
+
+    fn two() -> Allocator {
+        let mut allocator = Allocator::default();
+        allocator.add(id(1), DATA_START, Sectors(10_000));
+        allocator.add(id(2), DATA_START, Sectors(20_000));
+        allocator
+    }
+
+    #[test]
+    fn devices_are_filled_in_order_from_their_lowest_sectors() {
+        let mut allocator = two();
+        let granted = allocator.allocate(&[Sectors(1_000), Sectors(1_000), Sectors(0)]).expect("enough");
+        let expected = vec![vec![on(1, 8192, 1000)], vec![on(1, 9192, 808), on(2, 8192, 192)], vec![]];
+        assert_eq!(granted, expected);
+        let mut list = Vec::new();
+        granted.iter().for_each(|segments| append(&mut list, segments));
+        assert_eq!(list, [on(1, 8192, 1808), on(2, 8192, 192)]);
+    }
+
+    #[test]
+    fn a_batch_is_granted_whole_or_not_at_all() {
+        let mut allocator = two();
+        let free = allocator.free();
+        assert_eq!(free, Sectors(1_808 + 11_808));
+        let refused = allocator.allocate(&[Sectors(1), free]);
+        assert_eq!(refused, Err(Short { wanted: free + Sectors(1), free }));
+        assert!(allocator.allocate(&[Sectors(u64::MAX), Sectors(u64::MAX)]).is_err());
+        assert_eq!(allocator, two());
+        assert!(allocator.allocate(&[free]).is_ok());
+        assert_eq!(allocator.free(), Sectors::ZERO);
+    }
+
+    #[test]
+    fn integrity_gets_the_highest_sectors_also_across_a_hole() {
+        let mut allocator = two();
+        allocator.take(on(1, 9_990, 5)).expect("free");
+        let reserved = allocator.reserve_high(id(1), Sectors(8)).expect("enough");
+        let segment = |start, length| Segment { start: Sectors(start), length: Sectors(length) };
+        assert_eq!(reserved, [segment(9_995, 5), segment(9_987, 3)]);
+        let free = allocator.free_on(id(1));
+        assert_eq!(free, Sectors(1_808 - 13));
+        let wanted = free + Sectors(1);
+        assert_eq!(allocator.reserve_high(id(1), wanted), Err(Short { wanted, free }));
+        assert_eq!(allocator.reserve_high(id(3), wanted), Err(Short { wanted, free: Sectors::ZERO }));
+    }
+
+    #[test]
+    fn only_what_is_free_can_be_taken() {
+        let mut allocator = two();
+        allocator.take(on(1, 8_500, 100)).expect("free");
+        let after = allocator.clone();
+        let one_too_early = on(1, 8_191, 10);
+        let one_too_late = on(1, 9_999, 2);
+        for taken in [on(1, 8_500, 1), on(1, 8_400, 101), one_too_early, one_too_late, on(3, 9_000, 1), on(1, 9_000, 0)]
+        {
+            assert_eq!(allocator.take(taken), Err(NotFree(taken)));
+        }
+        assert_eq!(allocator.take(on(1, u64::MAX, 2)), Err(NotFree(on(1, u64::MAX, 2))));
+        assert_eq!(allocator, after);
+    }
+
+    #[test]
+    fn a_device_smaller_than_its_metadata_offers_nothing() {
+        let mut allocator = Allocator::default();
+        allocator.add(id(1), DATA_START, Sectors(8_191));
+        allocator.add(id(2), DATA_START, DATA_START);
+        assert_eq!(allocator.free(), Sectors::ZERO);
+        assert_eq!(allocator.allocate(&[Sectors(1)]), Err(Short { wanted: Sectors(1), free: Sectors::ZERO }));
+    }
+
+    #[test]
+    fn a_grown_device_offers_its_new_sectors() {
+        let mut allocator = two();
+        allocator.allocate(&[Sectors(1_808)]).expect("enough");
+        allocator.grow(id(1), Sectors(10_100));
+        assert_eq!(allocator.free_on(id(1)), Sectors(100));
+        assert_eq!(allocator.allocate(&[Sectors(10)]).expect("enough"), [[on(1, 10_000, 10)]]);
+    }
+
+    #[test]
+    #[should_panic(expected = "sectors that were taken")]
+    fn what_is_free_cannot_be_given_back() {
+        two().give_back(&[on(1, 8_192, 1)]);
+    }
+
+    /// What a test does to an allocator.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Allocate(Vec<u64>),
+        Reserve(u8, u64),
+        GiveBack(usize),
+        Grow(u8, u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            prop::collection::vec(0..3_000u64, 1..5).prop_map(Step::Allocate),
+            (1..4u8, 0..2_000u64).prop_map(|(device, length)| Step::Reserve(device, length)),
+            any::<usize>().prop_map(Step::GiveBack),
+            (1..4u8, 0..500u64).prop_map(|(device, more)| Step::Grow(device, more)),
+        ];
+        prop::collection::vec(step, 1..40)
+    }
+
+    proptest! {
+        #[test]
+        fn no_sector_is_lost_or_given_out_twice_or_made_up(
+            steps in steps(), ends in prop::array::uniform3(8_000..20_000u64),
+        ) {
+            let mut ends = ends.map(Sectors);
+            let mut allocator = Allocator::default();
+            for (device, end) in (1..).zip(ends) {
+                allocator.add(id(device), DATA_START, end);
+            }
+            let mut held: Vec<DeviceSegment> = Vec::new();
+            for step in steps {
+                let before = allocator.free();
+                match step {
+                    Step::Allocate(wanted) => {
+                        let wanted: Vec<Sectors> = wanted.into_iter().map(Sectors).collect();
+                        let sum: Sectors = wanted.iter().copied().sum();
+                        let granted = allocator.allocate(&wanted);
+                        prop_assert_eq!(granted.is_ok(), sum <= before);
+                        let Ok(granted) = granted else { continue };
+                        for (wanted, segments) in wanted.iter().zip(&granted) {
+                            prop_assert_eq!(segments.iter().map(|segment| segment.length).sum::<Sectors>(), *wanted);
+                        }
+                        held.extend(granted.into_iter().flatten());
+                    }
+                    Step::Reserve(device, length) => {
+                        let parent = id(device);
+                        let Ok(reserved) = allocator.reserve_high(parent, Sectors(length)) else { continue };
+                        let of_device = |Segment { start, length }| DeviceSegment { parent, start, length };
+                        held.extend(reserved.into_iter().map(of_device));
+                    }
+                    Step::GiveBack(which) if !held.is_empty() => {
+                        let segment = held.swap_remove(which % held.len());
+                        allocator.give_back(&[segment]);
+                    }
+                    Step::GiveBack(_) => {}
+                    Step::Grow(device, more) => {
+                        let end = &mut ends[usize::from(device) - 1];
+                        *end = (*end).max(DATA_START) + Sectors(more);
+                        allocator.grow(id(device), *end);
+                    }
+                }
+                verify(&allocator, &held, ends);
+            }
+            let sizes = (1..).map(id).zip(ends).collect();
+            let device = |device| crate::format::record::Device {
+                uuid: id(device), integrity_meta_allocs: vec![], user_info: None, hardware_info: None,
+            };
+            let tier = Devices { allocs: vec![held], devs: (1..4).map(device).collect() };
+            prop_assert_eq!(Allocator::rebuild(&tier, &sizes), Ok(allocator));
+        }
+    }
+
+    /// Held and free sectors together are each device behind its metadata, exactly.
+    fn verify(allocator: &Allocator, held: &[DeviceSegment], ends: [Sectors; 3]) {
+        for (device, end) in allocator.devices.iter().zip(ends) {
+            assert!(device.runs.windows(2).all(|two| two[0].end() < two[1].start), "runs are sorted and apart");
+            let held = held.iter().filter(|segment| segment.parent == device.uuid).map(DeviceSegment::segment);
+            let mut all: Vec<Segment> = held.chain(device.runs.iter().copied()).collect();
+            all.sort_unstable();
+            let mut next = DATA_START;
+            for segment in all {
+                assert_eq!(segment.start, next, "no gap and no overlap");
+                next = segment.end();
+            }
+            assert_eq!(next, end.max(DATA_START), "nothing beyond the end");
+        }
+    }
+}

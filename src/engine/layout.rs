@@ -150,3 +150,89 @@ impl Layout {
         record
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::check::check;
+    use crate::model::pool::{MetadataVersion, TagSpec};
+
+    fn id(number: u8) -> DevUuid {
+        DevUuid::from_random([number; 16])
+    }
+
+    fn starts(layout: &Layout) -> Vec<u64> {
+        layout.cap_allocs.iter().map(|segment| segment.start.0).collect()
+    }
+
+    #[test]
+    fn the_published_examples_hold() {
+        let spec = IntegritySpec::default();
+        let [one, ten, tera] = [2_097_152, 20_971_520, 2_147_483_648].map(Sectors);
+        let on = |device, start, length| DeviceSegment { parent: id(device), start, length };
+        for (sizes, expected_starts, lengths) in [
+            (vec![one], [34_816, 43_008, 51_200, 743_424], vec![1_792_000]),
+            (vec![ten], [34_816, 47_104, 59_392, 19_322_880], vec![20_371_456]),
+            (vec![ten, ten], [34_816, 53_248, 71_680, 39_696_384], vec![20_373_496, 20_371_464]),
+            (vec![tera], [34_816, 567_296, 1_099_776, 105_957_376], vec![107_005_952]),
+        ] {
+            let devices: Vec<_> = (1..).map(id).zip(sizes).collect();
+            let layout = first(&devices, &spec, 100).expect("large enough");
+            assert_eq!(starts(&layout), expected_starts);
+            let expected = (1..).zip(lengths).map(|(device, length)| on(device, DATA_START, Sectors(length)));
+            assert_eq!(layout.data_allocs, expected.collect::<Vec<_>>());
+        }
+        let layout = first(&[(id(1), one)], &spec, 100).expect("large enough");
+        let room = Segment { start: Sectors(1_802_232), length: Sectors(294_920) };
+        assert_eq!(layout.devices, [(id(1), vec![room])]);
+    }
+
+    #[test]
+    fn too_little_space_is_refused_with_numbers() {
+        let spec = IntegritySpec { tag: TagSpec::B0, journal: Sectors(0), superblock: false };
+        // 34816 + 2 × 8192 + 2048 + 1048576 sectors and the metadata of the device.
+        let least = Sectors(1_101_824 + 8_192);
+        let layout = first(&[(id(1), least)], &spec, 100).expect("one block of data");
+        assert_eq!(layout.flex.thin_data_dev[0].length, DATA_BLOCK);
+        let refused = first(&[(id(1), least - Sectors(1))], &spec, 100);
+        assert_eq!(refused, Err(LayoutFault::Pool { wanted: Sectors(1_101_824), free: Sectors(1_101_823) }));
+        assert_eq!(first(&[], &spec, 100), Err(LayoutFault::Pool { wanted: Sectors(1_101_824), free: Sectors(0) }));
+    }
+
+    #[test]
+    fn a_journal_larger_than_a_device_is_refused() {
+        let size = Sectors(2_097_152);
+        let huge = IntegritySpec { journal: Sectors(u64::MAX), ..IntegritySpec::default() };
+        let refused = first(&[(id(1), size)], &huge, 100);
+        assert_eq!(refused, Err(LayoutFault::Device { device: id(1), size, wanted: Sectors(u64::MAX) }));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_laid_out_is_consistent_and_whole(
+            sizes in prop::collection::vec(2_097_152..400_000_000u64, 1..6),
+            tag in prop::sample::select(vec![TagSpec::B0, TagSpec::B32, TagSpec::B512]),
+            journal in 0..1_000u64, superblock: bool, fs_limit in 0..10_000u64,
+        ) {
+            let integrity = IntegritySpec { tag, journal: Sectors(journal * 8), superblock };
+            let devices: Vec<_> = (1..).map(id).zip(sizes.into_iter().map(Sectors)).collect();
+            let layout = first(&devices, &integrity, fs_limit).expect("a gibibyte is enough");
+            let name = Name::try_from("pool").expect("a name");
+            let record = layout.record(&name, &integrity, fs_limit);
+            let sizes: BTreeMap<_, _> = devices.iter().copied().collect();
+            prop_assert_eq!(check(&record, MetadataVersion::V2, &sizes), Ok(()));
+            prop_assert_eq!(&record.flex_devs.thin_meta_dev[0].length, &record.flex_devs.thin_meta_dev_spare[0].length);
+            let of_devices: Sectors = layout.data_allocs.iter().map(|segment| segment.length).sum();
+            prop_assert_eq!(layout.cap_allocs.last().map(Segment::end), Some(of_devices));
+            prop_assert!(layout.flex.thin_data_dev[0].length <= size::DATA_CHUNK);
+            for (uuid, room) in &layout.devices {
+                let end = room.first().map_or(sizes[uuid], Segment::end);
+                prop_assert_eq!(end, sizes[uuid]);
+            }
+        }
+    }
+}

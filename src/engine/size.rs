@@ -81,3 +81,88 @@ impl Initial {
 pub fn low_water(data: Sectors) -> u64 {
     (data.0 / DATA_BLOCK.0 / 2).min(LOW_WATER_BLOCKS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::header::DATA_START;
+    use crate::units::Bytes;
+
+    const GIB: u64 = 1 << 30;
+
+    fn usable(sizes: &[Sectors], spec: &IntegritySpec) -> Sectors {
+        let free: Sectors = sizes.iter().map(|size| *size - DATA_START - integrity(*size, spec)).sum();
+        free - CRYPT_RESERVE
+    }
+
+    fn gib(count: u64) -> Sectors {
+        Bytes(u128::from(count * GIB)).sectors().expect("whole sectors")
+    }
+
+    #[test]
+    fn the_published_examples_hold() {
+        let spec = IntegritySpec::default();
+        for (sizes, usable_expected, meta, data, low) in [
+            (vec![gib(1)], 1_759_224, 8_192, 692_224, 169),
+            (vec![gib(10)], 20_338_680, 12_288, 19_263_488, 4_703),
+            (vec![gib(10), gib(10)], 40_712_176, 18_432, 39_624_704, 9_674),
+            (vec![gib(1024)], 2_113_624_056, 532_480, 104_857_600, 15_360),
+        ] {
+            let usable = usable(&sizes, &spec);
+            assert_eq!(usable, Sectors(usable_expected), "{sizes:?}");
+            assert_eq!(Initial::of(usable, 100), Initial { meta: Sectors(meta), data: Sectors(data) }, "{sizes:?}");
+            assert_eq!(low_water(Sectors(data)), low, "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn the_room_for_integrity_follows_each_part_of_its_specification() {
+        let spec = IntegritySpec::default();
+        assert_eq!(integrity(gib(1), &spec), Sectors(294_920));
+        assert_eq!(integrity(gib(4), &spec), Sectors(393_224));
+        let bare = IntegritySpec { tag: TagSpec::B0, journal: Sectors(8), superblock: false };
+        assert_eq!(integrity(gib(1), &bare), Sectors(8));
+        assert_eq!(integrity(gib(1), &IntegritySpec { superblock: true, ..bare }), Sectors(16));
+        assert_eq!(integrity(gib(1), &IntegritySpec { tag: TagSpec::B32, ..bare }), Sectors(8 + 2048));
+        // Tags of the last, broken block are not kept; tags are rounded up to a whole block.
+        assert_eq!(integrity(Sectors(8 * 1024 + 7), &IntegritySpec { tag: TagSpec::B32, ..bare }), Sectors(8 + 8));
+        assert_eq!(integrity(Sectors(8 * 1025), &IntegritySpec { tag: TagSpec::B32, ..bare }), Sectors(8 + 16));
+    }
+
+    #[test]
+    fn a_begun_block_of_mappings_counts_as_a_whole_one() {
+        // 32 blocks of 4 KiB, eight times, are one step of 1 MiB; the mapping of one data block is the 33rd.
+        assert_eq!(thin_meta(DATA_BLOCK - Sectors(1), 31), Sectors(2_048));
+        assert_eq!(thin_meta(DATA_BLOCK, 31), Sectors(4_096));
+    }
+
+    #[test]
+    fn numbers_without_sense_do_not_overflow() {
+        let most = Sectors(u64::MAX);
+        assert_eq!(integrity(most, &IntegritySpec { journal: most, ..IntegritySpec::default() }), most);
+        assert_eq!(thin_meta(most, u64::MAX), Sectors(33_292_288));
+        assert_eq!(Initial::of(Sectors::ZERO, u64::MAX).data, Sectors::ZERO);
+        assert_eq!(Initial::of(Sectors::ZERO, 100).meta, Sectors(8_192));
+    }
+
+    /// What stratis-predict-usage of stratisd 3.9.2 printed, in bytes: the devices, what filesystems
+    /// take, then free, stratis-admin-space, stratis-metadata-space, used.
+    #[test]
+    fn the_published_predictions_hold() {
+        const EMPTY_1_GIB: u64 = GIB;
+        for (sizes, filesystems, expected) in [
+            (vec![gib(1)], 0, [355_463_168, 545_259_520, 173_019_136, 718_278_656]),
+            (vec![gib(10)], 0, [9_863_950_336, 549_453_824, 324_014_080, 873_467_904]),
+            (vec![gib(1024)], 0, [1_081_093_386_240, 1_082_130_432, 17_336_111_104, 18_418_241_536]),
+            (vec![gib(10); 2], EMPTY_1_GIB, [19_215_147_008, 555_745_280, 630_202_368, 2_259_689_472]),
+        ] {
+            let usable = usable(&sizes, &IntegritySpec::default());
+            let meta = thin_meta(usable, 100);
+            let admin = meta + meta + MDV;
+            let total: Sectors = sizes.iter().copied().sum();
+            let free = usable - admin - Bytes(filesystems.into()).sectors().expect("whole sectors");
+            let found = [free, admin, total - usable, total - free].map(Sectors::offset);
+            assert_eq!(found, expected, "{sizes:?}");
+        }
+    }
+}

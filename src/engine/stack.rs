@@ -125,3 +125,100 @@ fn linear(below: Dm, segments: &[Segment]) -> Table {
     let line = |segment: &Segment| LinearLine { length: segment.length, below: Below::Dm(below), start: segment.start };
     Table::Linear(segments.iter().map(line).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::layout;
+    use crate::model::dm::ThinFeature;
+    use crate::model::ids::{FsUuid, ThinId};
+    use crate::model::name::Name;
+    use crate::model::pool::IntegritySpec;
+
+    fn pool() -> PoolUuid {
+        PoolUuid::from_random([1; 16])
+    }
+
+    fn device() -> DevUuid {
+        DevUuid::from_random([2; 16])
+    }
+
+    fn name() -> Name {
+        Name::try_from("p1").expect("a name")
+    }
+
+    fn record() -> PoolRecord {
+        let integrity = IntegritySpec::default();
+        let layout = layout::first(&[(device(), Sectors(2_097_152))], &integrity, 100).expect("a gibibyte is enough");
+        layout.record(&name(), &integrity, 100)
+    }
+
+    fn numbers() -> BTreeMap<DevUuid, DeviceNumber> {
+        BTreeMap::from([(device(), DeviceNumber(8, 16))])
+    }
+
+    fn line(length: u64, below: Below, start: u64) -> Table {
+        Table::Linear(vec![LinearLine { length: Sectors(length), below, start: Sectors(start) }])
+    }
+
+    #[test]
+    fn the_published_example_has_these_tables() {
+        let tables = tables(&record(), MetadataVersion::V2, pool(), &numbers(), LowWater::Creation).expect("plain");
+        let dm = |role| Dm::Private(pool(), role);
+        let cap = Below::Dm(dm(Role::Cache));
+        let thin_pool = Table::ThinPool {
+            length: Sectors(692_224),
+            block: Sectors(2_048),
+            low_water: 169,
+            features: vec![ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing],
+        };
+        let expected = [
+            (dm(Role::OriginSub), line(1_792_000, Below::Device(DeviceNumber(8, 16)), 8_192)),
+            (dm(Role::Cache), line(1_792_000, Below::Dm(dm(Role::OriginSub)), 0)),
+            (dm(Role::ThinMeta), line(8_192, cap, 34_816)),
+            (dm(Role::ThinData), line(692_224, cap, 51_200)),
+            (dm(Role::Mdv), line(1_048_576, cap, 743_424)),
+            (dm(Role::ThinPool), thin_pool),
+        ];
+        assert_eq!(tables, expected);
+    }
+
+    #[test]
+    fn low_water_is_what_the_moment_wants() {
+        for (asked, expected) in [(LowWater::Creation, 169), (LowWater::Setup, 338), (LowWater::Blocks(7), 7)] {
+            let Table::ThinPool { low_water, .. } = thin_pool(&record(), asked) else { panic!("a thin pool") };
+            assert_eq!(low_water, expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_activated_is_refused() {
+        let tables = |record: &PoolRecord, numbers: &BTreeMap<_, _>| {
+            tables(record, MetadataVersion::V2, pool(), numbers, LowWater::Setup).map(|tables| tables.len())
+        };
+        assert_eq!(tables(&record(), &numbers()), Ok(6));
+        assert_eq!(tables(&record(), &BTreeMap::new()), Err(StackFault::Missing(device())));
+        let mut encrypted = record();
+        encrypted.features.push("Encryption".into());
+        assert_eq!(tables(&encrypted, &numbers()), Err(StackFault::Encrypted));
+        let mut cached = record();
+        let blockdev = cached.backstore.data_tier.blockdev.clone();
+        cached.backstore.cache_tier = Some(crate::format::record::CacheTier { blockdev });
+        assert_eq!(tables(&cached, &numbers()), Err(StackFault::Cached));
+    }
+
+    #[test]
+    fn a_filesystem_is_a_thin_volume_of_its_size() {
+        let filesystem = FilesystemRecord {
+            name: name(),
+            uuid: FsUuid::from_random([3; 16]),
+            thin_id: ThinId(5),
+            size: Sectors(1_048_576),
+            created: 0,
+            size_limit: None,
+            origin: None,
+            merge: false,
+        };
+        assert_eq!(thin(&filesystem), Table::Thin { length: Sectors(1_048_576), id: ThinId(5) });
+    }
+}

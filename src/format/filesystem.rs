@@ -96,3 +96,62 @@ pub fn decode(json: &[u8]) -> Result<FilesystemRecord, FilesystemFault> {
         merge: on_disk.merge,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = concat!(
+        r#"{"name":"f1","uuid":"1e5f2ad7-6f0b-4d44-9d5c-4c1c5bd44f3e","thin_id":0,"#,
+        r#""size":2147483648,"created":1763697600,"merge":false}"#
+    );
+
+    fn example() -> FilesystemRecord {
+        decode(EXAMPLE.as_bytes()).expect("the published example")
+    }
+
+    #[test]
+    fn the_published_example_comes_back_byte_by_byte() {
+        assert_eq!(encode(&example()), EXAMPLE.as_bytes());
+        assert_eq!(example().size, Sectors(2_147_483_648));
+    }
+
+    #[test]
+    fn optional_keys_have_their_places_and_merge_its_default() {
+        let full = FilesystemRecord {
+            size_limit: Some(Sectors(7)),
+            origin: Some(FsUuid::from_random([9; 16])),
+            merge: true,
+            ..example()
+        };
+        let json = String::from_utf8(encode(&full)).expect("JSON is UTF-8");
+        let uuid = FsUuid::from_random([9; 16]);
+        let end = format!(r#""created":1763697600,"fs_size_limit":7,"origin":"{uuid}","merge":true}}"#);
+        assert!(json.ends_with(&end), "{json}");
+        assert_eq!(decode(json.as_bytes()), Ok(full));
+        let old = EXAMPLE.replace(r#","merge":false"#, r#","fs_size_limit":null"#);
+        assert_eq!(decode(old.as_bytes()), Ok(example()));
+    }
+
+    #[test]
+    fn names_ids_and_sizes_are_checked() {
+        let with = |from: &str, to: &str| decode(EXAMPLE.replacen(from, to, 1).as_bytes());
+        assert!(matches!(with("f1", "f1/"), Err(FilesystemFault::Name(_))));
+        assert_eq!(with(r#""thin_id":0"#, r#""thin_id":16777216"#), Err(FilesystemFault::ThinId(ThinId(16_777_216))));
+        assert!(matches!(with("2147483648", "18446744073709551615"), Err(FilesystemFault::Form(_))));
+        assert!(matches!(with("}", ""), Err(FilesystemFault::Form(_))));
+        let escaped = with("f1", "f\\u00e4").expect("an escape is a character");
+        assert_eq!(escaped.name.as_str(), "fä");
+    }
+
+    #[test]
+    fn only_record_files_are_records() {
+        let name = file_name(example().uuid);
+        assert_eq!(name, "1e5f2ad76f0b4d449d5c4c1c5bd44f3e.json");
+        assert_eq!(uuid_of(&name), Some(example().uuid));
+        let hyphenated = "1e5f2ad7-6f0b-4d44-9d5c-4c1c5bd44f3e.json";
+        for other in ["1e5f2ad76f0b4d449d5c4c1c5bd44f3e.temp", ".json", "x.json", hyphenated] {
+            assert_eq!(uuid_of(other), None, "{other}");
+        }
+    }
+}

@@ -288,3 +288,162 @@ const fn bytes(length: Sectors) -> usize {
     let bytes = (length.0 * SECTOR_BYTES) as usize;
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DEVICE: Sectors = Sectors(2_097_152);
+
+    fn header() -> StaticHeader {
+        StaticHeader {
+            size: DEVICE,
+            version: MetadataVersion::V2,
+            pool: "0e5f2ad7-6f0b-4d44-9d5c-4c1c5bd44f3e".parse().expect("a pool"),
+            device: "b7d1c0f4-7a5e-4a8a-8f0d-2f4f1f7ac111".parse().expect("a device"),
+            mda_size: MDA_SECTORS,
+            reserved: RESERVED_SECTORS,
+            flags: 0,
+            initialized: 1_763_697_600,
+        }
+    }
+
+    fn with_checksum(mut block: [u8; BLOCK_BYTES]) -> [u8; BLOCK_BYTES] {
+        let crc = crc32c::crc32c(&block[MAGIC_AT..]);
+        block[CRC..MAGIC_AT].copy_from_slice(&crc.to_le_bytes());
+        block
+    }
+
+    #[test]
+    fn the_published_example_has_exactly_these_bytes() {
+        let mut expected = [0; BLOCK_BYTES];
+        expected[..16].copy_from_slice(b"\x41\x29\x62\xa5!Stra0tis\x86\xff\x02");
+        expected[16..32].copy_from_slice(b"^Arh\x00\x00\x20\0\0\0\0\0\x02\0\0\0");
+        expected[32..64].copy_from_slice(b"0e5f2ad76f0b4d449d5c4c1c5bd44f3e");
+        expected[64..96].copy_from_slice(b"b7d1c0f47a5e4a8a8f0d2f4f1f7ac111");
+        expected[96..112].copy_from_slice(b"\xf0\x07\0\0\0\0\0\0\x00\x18\0\0\0\0\0\0");
+        expected[112..128].copy_from_slice(b"\0\0\0\0\0\0\0\0\xc0\xe3\x1f\x69\0\0\0\0");
+        assert_eq!(header().block(), expected);
+        assert_eq!(decode(&expected), Decoded::Good(header()));
+        assert_eq!(header().data_start(), Sectors(8192));
+        assert_eq!(DATA_START, Sectors(8192));
+    }
+
+    #[test]
+    fn a_group_is_eight_sectors_with_the_block_in_the_second() {
+        let group = header().group();
+        assert_eq!(group.len(), 4096);
+        assert_eq!(group[512..1024], header().block());
+        assert!(group[..512].iter().chain(&group[1024..]).all(|byte| *byte == 0));
+        assert_eq!((Which::First.block_start(), Which::Second.block_start()), (Sectors(1), Sectors(9)));
+    }
+
+    #[test]
+    fn damage_is_told_from_absence_by_the_magic_alone() {
+        let good = header().block();
+        let mut unsigned = good;
+        unsigned[MAGIC_AT] ^= 1;
+        assert_eq!(decode(&unsigned), Decoded::NoMagic);
+        let mut damaged = good;
+        damaged[511] ^= 1;
+        assert_eq!(decode(&damaged), Decoded::Bad(HeaderFault::Checksum));
+        let mut version = good;
+        version[VERSION] = 3;
+        assert_eq!(decode(&with_checksum(version)), Decoded::Bad(HeaderFault::Version(3)));
+        let mut pool = good;
+        pool[POOL] = b'x';
+        assert_eq!(decode(&with_checksum(pool)), Decoded::Bad(HeaderFault::Uuid));
+    }
+
+    #[test]
+    fn sizes_that_no_device_has_are_not_believed() {
+        for (size, mda, reserved, odd) in [
+            (u64::MAX, 2032, 6144, u64::MAX),
+            (2_097_152, 2032, 1 << 60, 1 << 60),
+            (2_097_152, 2031, 6144, 2031),
+            (2_097_152, 0, 6144, 0),
+            (2_097_152, 2034, 6144, 2034),
+            (2_097_152, 1 << 40, 6144, 1 << 40),
+        ] {
+            let odd_one =
+                StaticHeader { size: Sectors(size), mda_size: Sectors(mda), reserved: Sectors(reserved), ..header() };
+            assert_eq!(decode(&odd_one.block()), Decoded::Bad(HeaderFault::Size(Sectors(odd))));
+        }
+    }
+
+    #[test]
+    fn each_pair_of_copies_has_the_published_result() {
+        let good = Ok(Decoded::Good(header()));
+        let none = Ok(Decoded::NoMagic);
+        let bad = Ok(Decoded::Bad(HeaderFault::Checksum));
+        let worse = Ok(Decoded::Bad(HeaderFault::Version(9)));
+        let lost = Err(Unreadable);
+        let choose = |first, second| choose(first, second, DEVICE);
+        let used = |repair| Choice::Use { header: header(), repair };
+
+        assert_eq!(choose(none, none), Choice::NotStratis);
+        assert_eq!(choose(good, good), used(None));
+        for other in [none, bad, worse, lost] {
+            assert_eq!(choose(good, other), used(Some(Which::Second)), "{other:?}");
+            assert_eq!(choose(other, good), used(Some(Which::First)), "{other:?}");
+        }
+        for other in [none, lost] {
+            assert_eq!(choose(bad, other), Choice::Refused(HeaderFault::Checksum));
+            assert_eq!(choose(other, bad), Choice::Refused(HeaderFault::Checksum));
+        }
+        assert_eq!(choose(bad, worse), Choice::Refused(HeaderFault::Checksum));
+        assert_eq!(choose(lost, none), Choice::NotStratis);
+        assert_eq!(choose(none, lost), Choice::NotStratis);
+        assert_eq!(choose(lost, lost), Choice::Refused(HeaderFault::Unreadable));
+    }
+
+    fn of(first: StaticHeader, second: StaticHeader) -> Choice {
+        choose(Ok(Decoded::Good(first)), Ok(Decoded::Good(second)), DEVICE)
+    }
+
+    #[test]
+    fn of_two_good_copies_the_later_initialised_one_wins() {
+        let other = "11111111-1111-4111-8111-111111111111".parse().expect("a pool");
+        let later = StaticHeader { initialized: header().initialized + 1, pool: other, ..header() };
+        assert_eq!(of(header(), later), Choice::Use { header: later, repair: Some(Which::First) });
+        assert_eq!(of(later, header()), Choice::Use { header: later, repair: Some(Which::Second) });
+        let equally_old = StaticHeader { pool: other, ..header() };
+        assert_eq!(of(header(), equally_old), Choice::Refused(HeaderFault::Disagree));
+    }
+
+    #[test]
+    fn a_growth_that_was_cut_off_ends_with_the_larger_size_that_the_device_has() {
+        let sized = |size| StaticHeader { size: Sectors(size), ..header() };
+        let (small, large, huge) = (sized(1_000_000), sized(DEVICE.0), sized(DEVICE.0 + 1));
+        assert_eq!(of(small, large), Choice::Use { header: large, repair: Some(Which::First) });
+        assert_eq!(of(large, small), Choice::Use { header: large, repair: Some(Which::Second) });
+        assert_eq!(of(small, huge), Choice::Use { header: small, repair: Some(Which::Second) });
+        assert_eq!(of(huge, large), Choice::Use { header: large, repair: Some(Which::First) });
+        assert_eq!(of(huge, sized(DEVICE.0 + 2)), Choice::Refused(HeaderFault::Disagree));
+    }
+
+    #[test]
+    fn a_creation_is_over_when_either_copy_says_so() {
+        let creating = StaticHeader { flags: FLAG_CREATING, ..header() };
+        assert_eq!(of(creating, header()), Choice::Use { header: header(), repair: Some(Which::First) });
+        assert_eq!(of(header(), creating), Choice::Use { header: header(), repair: Some(Which::Second) });
+        assert_eq!(of(creating, creating), Choice::Use { header: creating, repair: None });
+    }
+
+    proptest! {
+        #[test]
+        fn every_header_comes_back_and_every_flipped_bit_is_noticed(
+            size in 0..=SECTORS_MAX.0, old: bool, ids: [[u8; 16]; 2], flags: u64, initialized: u64, bit in 0..4096usize,
+        ) {
+            let version = if old { MetadataVersion::V1 } else { MetadataVersion::V2 };
+            let (pool, device) = (PoolUuid::from_random(ids[0]), DevUuid::from_random(ids[1]));
+            let header = StaticHeader { size: Sectors(size), version, pool, device, flags, initialized, ..header() };
+            let mut block = header.block();
+            prop_assert_eq!(decode(&block), Decoded::Good(header));
+            block[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(!matches!(decode(&block), Decoded::Good(_)));
+        }
+    }
+}

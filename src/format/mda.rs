@@ -227,6 +227,7 @@ fn parse(region: &[u8]) -> Result<Option<(WallStamp, &[u8])>, Damage> {
     if time.seconds > SECONDS_MAX || time.nanoseconds >= NANOSECONDS_IN_SECOND {
         return Err(Damage::Time);
     }
+    // A length that does not fit the machine's words does not fit the region either.
     let json = usize::try_from(used).ok().and_then(|used| data.get(..used)).ok_or(Damage::Length)?;
     if header[DATA_CRC..USED] != crc32c::crc32c(json).to_le_bytes() {
         return Err(Damage::RecordChecksum);
@@ -259,4 +260,214 @@ pub fn damaged(regions: &[Region; REGIONS]) -> bool {
     let torn = regions.iter().any(|region| matches!(region, Region::Torn(_)));
     let apart = (0..PRIMARIES).any(|pair| regions[pair] != regions[pair + PRIMARIES]);
     torn || apart
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn at(seconds: u64, nanoseconds: u32) -> WallStamp {
+        WallStamp { seconds, nanoseconds }
+    }
+
+    fn record(seconds: u64) -> Region {
+        Region::Record { time: at(seconds, 0), json: format!("{{\"n\":{seconds}}}").into_bytes() }
+    }
+
+    const TORN: Region = Region::Torn(Damage::RecordChecksum);
+
+    #[test]
+    fn an_empty_header_has_the_published_bytes() {
+        let mut expected = [0; 32];
+        expected[..4].copy_from_slice(&[0xaf, 0xff, 0xcd, 0x8f]);
+        expected[28..30].copy_from_slice(&[1, 1]);
+        assert_eq!(empty_header(), expected);
+        assert_eq!(decode(&empty_sector()), Region::Empty);
+        assert_eq!(empty_sector().len(), 512);
+        assert_eq!(decode(&[0; 512]), Region::Torn(Damage::HeaderChecksum));
+    }
+
+    #[test]
+    fn a_record_fills_a_region_to_the_last_byte_and_no_further() {
+        assert_eq!(RECORD_BYTES_MAX, 260_064);
+        let full = encode(&vec![b'x'; RECORD_BYTES_MAX], at(1, 2)).expect("it fits");
+        assert_eq!(full.len(), 508 * 512);
+        assert_eq!(decode(&full), Region::Record { time: at(1, 2), json: vec![b'x'; RECORD_BYTES_MAX] });
+        assert_eq!(encode(&vec![b'x'; RECORD_BYTES_MAX + 1], at(1, 2)), Err(TooLarge { bytes: 260_065 }));
+    }
+
+    #[test]
+    fn each_kind_of_damage_is_told_apart() {
+        let good = encode(b"{}", at(7, 8)).expect("it fits");
+        let change = |position: usize, byte: u8, checksum: bool| {
+            let mut bytes = good.clone();
+            bytes[position] = byte;
+            if checksum {
+                let crc = crc32c::crc32c(&bytes[DATA_CRC..HEADER_BYTES]);
+                bytes[HEADER_CRC..DATA_CRC].copy_from_slice(&crc.to_le_bytes());
+            }
+            decode(&bytes)
+        };
+        assert_eq!(change(SECONDS, 9, false), Region::Torn(Damage::HeaderChecksum));
+        assert_eq!(change(HEADER_VERSION, 2, true), Region::Torn(Damage::Version));
+        assert_eq!(change(RECORD_VERSION, 2, true), Region::Torn(Damage::Version));
+        assert_eq!(change(USED + 7, 1, true), Region::Torn(Damage::Length));
+        assert_eq!(change(SECONDS + 7, 0x80, true), Region::Torn(Damage::Time));
+        assert_eq!(change(NANOSECONDS + 3, 0x80, true), Region::Torn(Damage::Time));
+        assert_eq!(change(HEADER_BYTES, b'[', false), Region::Torn(Damage::RecordChecksum));
+        assert_eq!(decode(&good[..HEADER_BYTES + 1]), Region::Torn(Damage::Length));
+        assert_eq!(decode(&good[..HEADER_BYTES - 1]), Region::Torn(Damage::Length));
+    }
+
+    #[test]
+    fn the_newest_is_found_wherever_it_is_and_never_overwritten() {
+        let newest_in = |regions: [Region; 4]| newest(&regions).map(|(pair, time, _)| (pair, time.seconds));
+        let empty = Region::Empty;
+        let none = [empty.clone(), empty.clone(), empty.clone(), empty.clone()];
+        assert_eq!((newest_in(none.clone()), older(&none), damaged(&none)), (None, 0, false));
+
+        let first = [record(1), empty.clone(), record(1), empty.clone()];
+        assert_eq!((newest_in(first.clone()), older(&first), damaged(&first)), (Some((0, 1)), 1, false));
+
+        // The first copy of the newest pair is gone; the pair is still not the one to overwrite.
+        let copy_only = [TORN, record(1), record(2), record(1)];
+        assert_eq!((newest_in(copy_only.clone()), older(&copy_only), damaged(&copy_only)), (Some((0, 2)), 1, true));
+
+        // A first write was torn: what it was to replace is older than the other pair.
+        let torn_save = [TORN, record(2), record(1), record(2)];
+        assert_eq!((newest_in(torn_save.clone()), older(&torn_save)), (Some((1, 2)), 0));
+
+        let copy_behind = [record(3), record(2), record(1), record(2)];
+        assert_eq!((newest_in(copy_behind.clone()), older(&copy_behind)), (Some((0, 3)), 1));
+        assert!(damaged(&copy_behind));
+
+        // Equally old: other daemons call pair 0 the older one.
+        let equal = [record(1), record(1), record(1), record(1)];
+        assert_eq!((newest_in(equal.clone()), older(&equal)), (Some((1, 1)), 0));
+    }
+
+    #[test]
+    fn the_stamp_grows_also_when_the_clock_does_not() {
+        assert_eq!(WallStamp::next(at(5, 6), None), at(5, 6));
+        assert_eq!(WallStamp::next(at(5, 6), Some(at(4, 999_999_999))), at(5, 6));
+        assert_eq!(WallStamp::next(at(5, 6), Some(at(5, 6))), at(5, 7));
+        assert_eq!(WallStamp::next(at(5, 6), Some(at(9, 999_999_999))), at(10, 0));
+    }
+
+    #[test]
+    fn a_region_is_cut_behind_the_block_that_holds_its_header() {
+        let encoded = encode(&[b'x'; 9_000], at(1, 0)).expect("it fits");
+        let starts = |start, physical| {
+            let Pieces { first, rest } = pieces(&encoded, Sectors(start), physical);
+            let rest = rest.expect("more than one block");
+            assert_eq!([first.1.as_slice(), rest.1.as_slice()].concat(), encoded);
+            assert_eq!(first.0, Sectors(start));
+            (first.1.len(), rest.0)
+        };
+        assert_eq!(starts(16, 512), (512, Sectors(17)));
+        assert_eq!(starts(16, 4096), (4096, Sectors(24)));
+        // Region 1 starts in the middle of a block of 4096 bytes.
+        assert_eq!(starts(524, 4096), (2048, Sectors(528)));
+        assert_eq!(starts(524, 0), (512, Sectors(525)));
+        let small = encode(b"{}", at(1, 0)).expect("it fits");
+        assert_eq!(pieces(&small, Sectors(16), 4096), Pieces { first: (Sectors(16), small.clone()), rest: None });
+    }
+
+    fn regions(geometry: Geometry, image: &[u8]) -> [Region; REGIONS] {
+        std::array::from_fn(|region| decode(slice(image, geometry.start(region), geometry.length())))
+    }
+
+    fn slice(image: &[u8], start: Sectors, length: Sectors) -> &[u8] {
+        let start = usize::try_from(start.offset()).expect("a small image");
+        &image[start..start + usize::try_from(length.offset()).expect("a small image")]
+    }
+
+    fn put(image: &mut [u8], start: Sectors, bytes: &[u8]) {
+        let start = usize::try_from(start.offset()).expect("a small image");
+        image[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Saves, and loses power during write number `cut` of the save: of that write only the sectors
+    /// in `kept` arrive, but a first piece, which is one physical block, arrives whole or not at all.
+    fn save(image: &mut [u8], json: &[u8], time: WallStamp, physical: u32, cut: Option<(usize, u64)>) {
+        let geometry = Geometry { region: Sectors(508) };
+        let pair = older(&regions(geometry, image));
+        let encoded = encode(json, time).expect("it fits");
+        let mut writes = Vec::new();
+        for region in [pair, pair + PRIMARIES] {
+            let Pieces { first, rest } = pieces(&encoded, geometry.start(region), physical);
+            writes.extend(rest.map(|rest| (rest, false)));
+            writes.push((first, true));
+        }
+        let (last, kept) = cut.unwrap_or((writes.len(), 0));
+        for ((start, bytes), _) in &writes[..last.min(writes.len())] {
+            put(image, *start, bytes);
+        }
+        if let Some(((start, bytes), whole)) = writes.get(last) {
+            for (index, sector) in bytes.chunks(512).enumerate() {
+                let bit = if *whole { 0 } else { index % 64 };
+                if kept >> bit & 1 == 1 {
+                    put(image, *start + Sectors(index as u64), sector);
+                }
+            }
+        }
+    }
+
+    /// What other daemons find: they trust the headers of the first copies, look into the second copy
+    /// only where the first is bad, and never fall back to the older pair.
+    fn strict(geometry: Geometry, image: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
+        let region = |region| slice(image, geometry.start(region), geometry.length());
+        let good = |region: &&[u8]| region[..4] == crc32c::crc32c(&region[4..32]).to_le_bytes();
+        let mut newest: Option<(WallStamp, usize, u32, usize)> = None;
+        for pair in 0..PRIMARIES {
+            let copies = [region(pair), region(pair + PRIMARIES)];
+            let header = copies.into_iter().find(good).ok_or("both headers of a pair are bad")?;
+            let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+            let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+            let used = usize::try_from(number(8)).expect("a small record");
+            let this = (at(number(16), word(24)), pair, word(4), used);
+            if used != 0 && newest.is_none_or(|newest| newest < this) {
+                newest = Some(this);
+            }
+        }
+        let Some((_, pair, checksum, used)) = newest else { return Ok(None) };
+        let copies = [pair, pair + PRIMARIES].map(|copy| &region(copy)[32..32 + used]);
+        let json = copies.into_iter().find(|json| crc32c::crc32c(json) == checksum);
+        json.map(|json| Some(json.to_vec())).ok_or("neither copy has the data of the newest header")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn power_may_fail_in_every_save_and_no_finished_save_is_lost(
+            blocks in prop::sample::select(vec![512, 4096]),
+            saves in prop::collection::vec((1..9_000usize, prop::option::of((0..5usize, any::<u64>()))), 1..12),
+        ) {
+            let geometry = Geometry { region: Sectors(508) };
+            let mut image = vec![0; 1 << 20];
+            for region in 0..REGIONS {
+                put(&mut image, geometry.start(region), &empty_sector());
+            }
+            let mut known: Option<Vec<u8>> = None;
+            for (number, (length, cut)) in saves.into_iter().enumerate() {
+                let json = vec![b'a' + u8::try_from(number).expect("few saves"); length];
+                save(&mut image, &json, at(number as u64 + 1, 0), blocks, cut);
+                let found = regions(geometry, &image);
+                let found = newest(&found).map(|(_, _, json)| json.to_vec());
+                let arrived = found.as_ref() == Some(&json);
+                prop_assert!(arrived || (cut.is_some() && found == known), "save {} is neither old nor new", number);
+                prop_assert_eq!(strict(geometry, &image), Ok(found.clone()));
+                known = found;
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let record = matches!(decode(&bytes), Region::Record { .. });
+            prop_assert!(!record, "no checksum holds by chance");
+        }
+    }
 }

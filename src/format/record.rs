@@ -375,3 +375,142 @@ fn cut_option<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::E
 fn is_false(value: &bool) -> bool {
     !value
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EXAMPLE: &str = concat!(
+        r#"{"name":"p1","backstore":{"data_tier":{"blockdev":{"allocs":[[{"#,
+        r#""parent":"b7d1c0f4-7a5e-4a8a-8f0d-2f4f1f7ac111","start":8192,"length":1792000}]],"#,
+        r#""devs":[{"uuid":"b7d1c0f4-7a5e-4a8a-8f0d-2f4f1f7ac111","#,
+        r#""integrity_meta_allocs":[[1802232,294920]]}]},"integrity_spec":{"tag_spec":"512b","journal_size":262144,"#,
+        r#""block_size":4096,"allocate_superblock":true}},"cap":{"allocs":[[34816,8192],[43008,8192],[51200,692224],"#,
+        r#"[743424,1048576]],"crypt_meta_allocs":[[0,34816]]}},"flex_devs":{"meta_dev":[[743424,1048576]],"#,
+        r#""thin_meta_dev":[[34816,8192]],"thin_data_dev":[[51200,692224]],"thin_meta_dev_spare":[[43008,8192]]},"#,
+        r#""thinpool_dev":{"data_block_size":2048,"feature_args":["no_discard_passdown","skip_block_zeroing"],"#,
+        r#""fs_limit":100,"enable_overprov":true},"started":true}"#,
+    );
+
+    fn example() -> PoolRecord {
+        decode(EXAMPLE.as_bytes()).expect("the published example")
+    }
+
+    fn text(record: &PoolRecord) -> String {
+        String::from_utf8(encode(record)).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn the_published_example_comes_back_byte_by_byte() {
+        assert_eq!(text(&example()), EXAMPLE);
+        assert_eq!(example().thin_features(), [ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing]);
+        assert_eq!(example().integrity(), IntegritySpec::default());
+    }
+
+    #[test]
+    fn the_published_region_header_belongs_to_the_published_example() {
+        use crate::format::mda::{self, HEADER_BYTES, WallStamp};
+        let time = WallStamp { seconds: 1_763_697_600, nanoseconds: 123_456_789 };
+        let region = mda::encode(EXAMPLE.as_bytes(), time).expect("it fits");
+        let hex: String = region[..HEADER_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(&hex[16..], "f602000000000000c0e31f690000000015cd5b0701010000");
+        assert_eq!(&hex[..16], "c319209fda79ae1e");
+    }
+
+    #[test]
+    fn keys_of_ours_stand_at_the_end_and_only_when_set() {
+        let mut record = example();
+        record.files = true;
+        record.destroying = true;
+        assert!(text(&record).ends_with(r#","started":true,"files":true,"destroying":true}"#));
+        assert_eq!(decode(&encode(&record)), Ok(record));
+    }
+
+    #[test]
+    fn optional_keys_have_their_places() {
+        let mut record = example();
+        record.features = vec!["Encryption".into(), "ClevisEnabled".into()];
+        record.last_reencrypt = Some(7);
+        record.backstore.data_tier.blockdev.devs[0].user_info = Some("tag".into());
+        record.backstore.data_tier.blockdev.devs[0].hardware_info = Some("wwn".into());
+        let devs = Vec::new();
+        record.backstore.cache_tier =
+            Some(CacheTier { blockdev: Devices { allocs: vec![Vec::new(), Vec::new()], devs } });
+        let json = text(&record);
+        assert!(json.contains(r#"[[1802232,294920]],"user_info":"tag","hardware_info":"wwn"}]},"integrity_spec""#));
+        assert!(json.contains(r#"[[0,34816]]},"cache_tier":{"blockdev":{"allocs":[[],[]],"devs":[]}}},"flex_devs""#));
+        assert!(json.ends_with(r#""started":true,"features":["Encryption","ClevisEnabled"],"last_reencrypt":7}"#));
+        assert!(record.is_encrypted() && !example().is_encrypted());
+        assert_eq!(decode(json.as_bytes()), Ok(record));
+    }
+
+    #[test]
+    fn what_an_old_record_leaves_out_has_a_meaning_and_stays_out() {
+        let old = EXAMPLE
+            .replace(r#","started":true"#, "")
+            .replace(r#","feature_args":["no_discard_passdown","skip_block_zeroing"]"#, "")
+            .replace(r#","fs_limit":100,"enable_overprov":true"#, "");
+        let record = decode(old.as_bytes()).expect("an old record");
+        assert!(record.started() && record.overprovisioning());
+        assert_eq!((record.fs_limit(3), record.fs_limit(300)), (100, 300));
+        assert_eq!(record.thin_features(), [ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing]);
+        assert_eq!(text(&record), old);
+    }
+
+    #[test]
+    fn unknown_keys_and_other_spellings_of_an_id_are_accepted() {
+        let other = EXAMPLE
+            .replace(r#"{"name":"p1","#, r#"{"colour":{"deep":[1,null]},"name":"p1","#)
+            .replace("b7d1c0f4-7a5e-4a8a-8f0d-2f4f1f7ac111", "b7d1c0f47a5e4a8a8f0d2f4f1f7ac111");
+        assert_eq!(decode(other.as_bytes()), Ok(example()));
+    }
+
+    #[test]
+    fn what_is_not_a_record_is_refused_with_the_place() {
+        let fault = |from: &str, to: &str| decode(EXAMPLE.replacen(from, to, 1).as_bytes()).expect_err("refused");
+        assert_eq!(decode(b"{"), Err(RecordFault::Syntax { column: 1 }));
+        assert!(matches!(fault("{\"name\"", "{name"), RecordFault::Syntax { column: 2 }));
+        assert!(matches!(fault(r#""name":"p1","#, ""), RecordFault::Shape { .. }));
+        assert!(matches!(fault("512b", "513b"), RecordFault::Shape { .. }));
+        assert!(matches!(fault("[0,34816]", "[0]"), RecordFault::Shape { .. }));
+        assert!(matches!(fault("[0,34816]", "[0,34816,1]"), RecordFault::Syntax { .. }));
+        assert!(matches!(fault("[0,34816]", "[0,-1]"), RecordFault::Shape { .. }));
+        // Numbers that no device has: sums over a record must not pass 64 bits.
+        for huge in ["140737488355329", "18446744073709551615"] {
+            assert!(matches!(fault("[0,34816]", &format!("[0,{huge}]")), RecordFault::Shape { .. }));
+            assert!(matches!(fault(r#""start":8192"#, &format!(r#""start":{huge}"#)), RecordFault::Shape { .. }));
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let mut record = example();
+        record.name = "x".repeat(254) + "ä";
+        record.backstore.data_tier.blockdev.devs[0].user_info = Some("ä".repeat(200));
+        let written = decode(&encode(&record)).expect("a record");
+        assert_eq!(written.name, "x".repeat(254));
+        assert_eq!(written.backstore.data_tier.blockdev.devs[0].user_info, Some("ä".repeat(127)));
+    }
+
+    #[test]
+    fn features_are_recorded_in_the_order_of_their_names() {
+        let mut record = example();
+        let all = [ThinFeature::SkipBlockZeroing, ThinFeature::ErrorIfNoSpace, ThinFeature::NoDiscardPassdown];
+        record.set_thin_features(&all);
+        assert!(text(&record).contains(r#"["error_if_no_space","no_discard_passdown","skip_block_zeroing"]"#));
+        assert_eq!(record.thin_features().len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_with_one_byte_changed_is_read_or_refused(at in 0..EXAMPLE.len(), byte: u8) {
+            let mut bytes = EXAMPLE.as_bytes().to_vec();
+            bytes[at] = byte;
+            if let Ok(record) = decode(&bytes) {
+                prop_assert_eq!(decode(&encode(&record)), Ok(record));
+            }
+        }
+    }
+}
