@@ -63,5 +63,3 @@ pub const RECORD_BYTES_MAX: usize = 4_096;
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
 
-/// Slow turns kept for inspection; the oldest is dropped.
-pub const SLOW_TURNS_MAX: usize = 256;

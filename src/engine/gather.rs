@@ -76,16 +76,23 @@ pub struct Ready {
 
 /// Judges a set.
 pub fn judge(pool: PoolUuid, devices: &[Read]) -> Verdict {
-    let Some((record, time)) = newest(devices) else {
-        let half_made = !devices.is_empty()
-            && devices.iter().all(|device| device.header.flags & FLAG_CREATING != 0 && without_record(device));
-        let unread = Refusal::NoMetadata { pool, devices: devices.len() };
-        return if half_made { Verdict::HalfMade } else { Verdict::Unfit(unread) };
+    let (record, time) = match newest(devices) {
+        Newest::Good(record, time) => (record, time),
+        Newest::Strange => {
+            let what = "its newest record is whole, but not one that can be understood";
+            return Verdict::Unfit(Refusal::Inconsistent { pool, what });
+        }
+        Newest::None => {
+            let marked = |device: &Read| device.header.flags & FLAG_CREATING != 0;
+            let half_made = !devices.is_empty() && devices.iter().all(marked);
+            let unread = Refusal::NoMetadata { pool, devices: devices.len() };
+            return if half_made { Verdict::HalfMade } else { Verdict::Unfit(unread) };
+        }
     };
     if record.destroying {
         return Verdict::Destroying;
     }
-    match assemble(pool, devices, record, time) {
+    match assemble(pool, devices, *record, time) {
         Ok(ready) => Verdict::Ready(Box::new(ready)),
         Err(refusal) => Verdict::Unfit(refusal),
     }
@@ -95,12 +102,29 @@ fn without_record(device: &Read) -> bool {
     mda::newest(&device.regions).is_none()
 }
 
-/// The newest record of all devices that can be read and understood.
-fn newest(devices: &[Read]) -> Option<(PoolRecord, WallStamp)> {
-    let mut records: Vec<(WallStamp, &[u8])> =
-        devices.iter().filter_map(|device| mda::newest(&device.regions)).map(|(_, time, json)| (time, json)).collect();
-    records.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
-    records.into_iter().find_map(|(time, json)| record::decode(json).ok().map(|record| (record, time)))
+/// The newest record of a set.
+enum Newest {
+    /// No device has one whose checksums hold.
+    None,
+    /// Its checksums hold and it makes no sense. An older one would not do: its tables would lie over
+    /// newer allocations.
+    Strange,
+    /// It counts.
+    Good(Box<PoolRecord>, WallStamp),
+}
+
+fn newest(devices: &[Read]) -> Newest {
+    let records = devices.iter().filter_map(|device| mda::newest(&device.regions));
+    let Some((_, time, json)) = records.max_by_key(|(_, time, _)| *time) else {
+        return Newest::None;
+    };
+    match record::decode(json) {
+        Ok(record) => Newest::Good(Box::new(record), time),
+        Err(fault) => {
+            log::error!("a pool's newest record cannot be understood: {fault}");
+            Newest::Strange
+        }
+    }
 }
 
 fn assemble(pool: PoolUuid, devices: &[Read], record: PoolRecord, time: WallStamp) -> Result<Ready, Refusal> {
@@ -145,14 +169,17 @@ fn version(devices: &[Read]) -> Option<MetadataVersion> {
 
 /// The set as clients see it while it is not running.
 pub fn stopped_view(pool: PoolUuid, devices: &[Read]) -> StoppedPoolView {
-    let record = newest(devices).map(|(record, _)| record);
+    let record = match newest(devices) {
+        Newest::Good(record, _) => Some(record),
+        Newest::None | Newest::Strange => None,
+    };
     let device = |read: &Read| StoppedDevice { uuid: read.header.device, devnode: read.candidate.path.to_string() };
     StoppedPoolView {
         uuid: pool,
         name: record.as_ref().and_then(|record| Name::try_from(record.name.as_str()).ok()),
         devices: devices.iter().map(device).collect(),
         version: version(devices),
-        features: record.as_ref().map(features),
+        features: record.as_deref().map(features),
     }
 }
 
