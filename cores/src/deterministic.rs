@@ -23,6 +23,7 @@ use std::time::Duration;
 use crate::clock::{Instant, WallTime, nanoseconds};
 use crate::limits::TURNS_IN_RUN_MAX;
 use crate::rt::{Boxed, Entered, Join, Panicked, Queue, Runtime};
+use crate::side::Side;
 use crate::task::Watched;
 use crate::turns::{Counters, Turns};
 
@@ -376,5 +377,9 @@ impl Runtime for World {
 
     fn wake_ups(&self) -> u64 {
         self.clock.jumps.get()
+    }
+
+    fn side(&self) -> Option<Rc<Side>> {
+        None
     }
 }

@@ -7,6 +7,7 @@
 //! Deliberately absent: glommio's own blocking pool and its file I/O (see `lane` and `side`), and
 //! the choice of CPUs (see `placement`).
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::io;
 use std::process;
@@ -21,6 +22,7 @@ use nix::unistd::Pid;
 use crate::clock::{Instant, WallTime};
 use crate::limits::{IO_MEMORY_BYTES, PREEMPT_AFTER, SINGLETON_PANIC_EXIT};
 use crate::rt::{self, Boxed, Entered, Panicked, Queue, Runtime};
+use crate::side::Side;
 use crate::turns::Turns;
 
 /// How many shares of a busy core the urgent queue gets, against glommio's default of 1 for the
@@ -77,8 +79,9 @@ where
         .spawn(move || run(core.name, up, main))
         .map_err(|fault| io::Error::other(format!("core {name} does not start: {fault}")))?;
     match running.recv() {
-        Ok(()) => Ok(CoreHandle { name, thread }),
-        // The sender is gone, so the executor has ended before `run` said that it is up.
+        Ok(Ok(())) => Ok(CoreHandle { name, thread }),
+        Ok(Err(error)) => Err(error),
+        // The sender is gone, so the executor has ended before `run` could say anything.
         Err(_) => match thread.join() {
             Ok(_) => unreachable!("an executor that ran to its end has said that it is up"),
             Err(fault) => Err(io::Error::other(format!("core {name} does not start: {fault}"))),
@@ -87,7 +90,7 @@ where
 }
 
 /// The main future of the executor itself.
-async fn run<T, F, M>(name: String, up: Sender<()>, main: M) -> Result<T, Panicked>
+async fn run<T, F, M>(name: String, up: Sender<io::Result<()>>, main: M) -> Result<T, Panicked>
 where
     T: 'static,
     F: Future<Output = T> + 'static,
@@ -95,10 +98,23 @@ where
 {
     name_thread(&name);
     let urgent = glommio::executor().create_task_queue(URGENT_SHARES, URGENT_LATENCY, "urgent");
-    let runtime = Rc::new(Core { urgent, turns: Turns::new(Instant::monotonic()) });
-    let _entered = Entered::new(runtime);
-    up.send(()).expect("start() waits for this message");
-    rt::spawn("main", async move { main().await }).await
+    let runtime = Rc::new(Core { urgent, turns: Turns::new(Instant::monotonic()), side: OnceCell::new() });
+    let _entered = Entered::new(runtime.clone());
+    let (side, listener) = match Side::start() {
+        Ok(started) => started,
+        Err(error) => {
+            let message = format!("core {name} has no side ring: {error}");
+            up.send(Err(error)).expect("start() waits for this message");
+            return Err(Panicked { task: "executor", message });
+        }
+    };
+    let side = runtime.side.get_or_init(|| side);
+    up.send(Ok(())).expect("start() waits for this message");
+    let result = rt::spawn("main", async move { main().await }).await;
+    // The only task of ours that can be told to end; its descriptors would be leaked with it.
+    side.close();
+    listener.await?;
+    result
 }
 
 /// Where the core's thread goes: pinned if that is possible.
@@ -138,6 +154,8 @@ fn name_thread(name: &str) {
 struct Core {
     urgent: TaskQueueHandle,
     turns: Turns,
+    /// Empty only while the core starts.
+    side: OnceCell<Rc<Side>>,
 }
 
 impl Runtime for Core {
@@ -174,7 +192,11 @@ impl Runtime for Core {
 
     fn staged(&self, _stage: &'static str) {}
 
-    fn turn_ended(&self) {}
+    fn turn_ended(&self) {
+        if let Some(side) = self.side.get() {
+            side.flush();
+        }
+    }
 
     fn singleton_panicked(&self, panicked: Panicked) {
         log::error!("the process ends, it cannot do without this task: {panicked}");
@@ -187,6 +209,10 @@ impl Runtime for Core {
 
     fn wake_ups(&self) -> u64 {
         voluntary_switches()
+    }
+
+    fn side(&self) -> Option<Rc<Side>> {
+        self.side.get().cloned()
     }
 }
 

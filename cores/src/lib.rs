@@ -6,10 +6,13 @@
 //!
 //! Deliberately absent: messages between cores (crate `ring`), and any knowledge of pools.
 
+pub mod buffer;
 pub mod clock;
 pub mod deterministic;
 pub mod executor;
+pub mod lane;
 pub mod limits;
 pub mod rt;
+pub mod side;
 mod task;
 pub mod turns;

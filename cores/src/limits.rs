@@ -29,3 +29,22 @@ pub const SINGLETON_PANIC_EXIT: i32 = 101;
 /// Polls in one run of a deterministic universe. A run of the whole daemon takes some 100,000; a
 /// run that gets here is a loop that never sleeps.
 pub const TURNS_IN_RUN_MAX: u64 = 10_000_000;
+
+/// Operations of one core that the kernel may hold at a time; more wait for a slot. Forty devices
+/// with four writes each, every socket and poll of a core, and room to spare.
+pub const SIDE_OPERATIONS_MAX: usize = 1024;
+
+/// Entries of the side ring's submission queue. When it is full it is submitted, so this only sets
+/// how many operations one system call takes.
+pub const SIDE_SUBMISSIONS: u32 = 256;
+
+/// Entries of its completion queue: each operation may have one completion and one of its cancel.
+#[allow(clippy::cast_possible_truncation, reason = "2,048 fits any integer")]
+pub const SIDE_COMPLETIONS: u32 = 2 * SIDE_OPERATIONS_MAX as u32;
+
+/// Bytes in one buffer. The kernel moves at most 2 GiB - 4 KiB at once, and the largest thing we
+/// move is a D-Bus message of 128 MiB.
+pub const BUFFER_BYTES_MAX: usize = 1 << 30;
+
+/// Descriptors taken with one message from a socket: the default of the D-Bus daemon.
+pub const DESCRIPTORS_MAX: usize = 16;

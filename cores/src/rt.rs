@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::clock::{Instant, WallTime};
+use crate::side::Side;
 use crate::task::{self, Watched};
 use crate::turns::{Counters, Turns};
 
@@ -45,6 +46,8 @@ pub(crate) trait Runtime {
     fn singleton_panicked(&self, panicked: Panicked);
     fn turns(&self) -> &Turns;
     fn wake_ups(&self) -> u64;
+    /// The side ring, where there is one.
+    fn side(&self) -> Option<Rc<Side>>;
 }
 
 thread_local! {
@@ -88,6 +91,19 @@ pub fn spawn_urgent<T: 'static>(task: &'static str, body: impl Future<Output = T
 /// `SINGLETON_PANIC_EXIT`, or the run of a universe with `Ended::Panicked`.
 pub fn spawn_singleton(task: &'static str, body: impl Future<Output = ()> + 'static) {
     start(Queue::Normal, task, true, body).detach();
+}
+
+/// A task of the urgent queue that the core cannot do without.
+pub(crate) fn spawn_urgent_singleton(task: &'static str, body: impl Future<Output = ()> + 'static) -> Join<()> {
+    start(Queue::Urgent, task, true, body)
+}
+
+/// The side ring of this core.
+///
+/// # Panics
+/// In a universe, which has none: code that runs there reaches the machine through `Sys` only.
+pub fn side() -> Rc<Side> {
+    current().side().expect("this code runs on a core, which has a side ring")
 }
 
 fn start<T: 'static>(

@@ -162,7 +162,9 @@ fn turns_and_messages_are_counted() {
             rt::yield_now().await;
         }
         let after = rt::counters();
-        assert_eq!((after.turns - before.turns, after.messages - before.messages, after.ring_depth), (5, 3, 2));
+        assert_eq!((after.messages - before.messages, after.ring_depth), (3, 2));
+        // A core has tasks of its own.
+        assert!(after.turns - before.turns >= 5, "{} turns", after.turns - before.turns);
     });
 }
 
