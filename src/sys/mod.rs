@@ -10,6 +10,9 @@
 //!
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
+mod linear;
+pub mod sim;
+
 use crate::error::{Failure, Fault};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinMessage};
