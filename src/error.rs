@@ -113,6 +113,8 @@ pub enum Refusal {
     FilesystemLimit { name: Name, limit: u64 },
     #[error("filesystem {name:?} exists with a size of {present}; {asked} were asked for", name = .name.as_str())]
     FilesystemDiffers { name: Name, present: Sectors, asked: Sectors },
+    #[error("filesystem {name:?} exists, but it could not be brought up; the log says why", name = .name.as_str())]
+    FilesystemLost { name: Name },
     #[error("filesystem {name:?} is being created or destroyed", name = .name.as_str())]
     FilesystemBusy { name: Name },
     #[error("filesystem {0} does not exist")]

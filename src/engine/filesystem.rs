@@ -36,6 +36,8 @@ pub struct Filesystem {
 pub struct Filesystems {
     pool: PoolUuid,
     table: BTreeMap<FsUuid, Filesystem>,
+    /// On record, but their volumes could not be brought up: they hold their names and nothing more.
+    lost: Vec<Name>,
     reserved: Vec<(Weak<()>, Name, Sectors)>,
     next_id: u32,
 }
@@ -69,12 +71,17 @@ pub struct Rules<'a> {
 }
 
 impl Filesystems {
-    /// The filesystems that were found when the pool was set up. Thin ids start above all of
-    /// `ids_seen`, which includes those of records that could not be set up.
-    pub fn new(pool: PoolUuid, found: Vec<Filesystem>, ids_seen: impl IntoIterator<Item = ThinId>) -> Self {
+    /// The filesystems that were found when the pool was set up, and the names of those that are on
+    /// record and could not be brought up. Thin ids start above all of `ids_seen`, lost ones included.
+    pub fn new(
+        pool: PoolUuid,
+        found: Vec<Filesystem>,
+        lost: Vec<Name>,
+        ids_seen: impl IntoIterator<Item = ThinId>,
+    ) -> Self {
         let next_id = ids_seen.into_iter().map(|id| id.0 + 1).max().unwrap_or(0);
         let table = found.into_iter().map(|filesystem| (filesystem.record.uuid, filesystem)).collect();
-        Self { pool, table, reserved: Vec::new(), next_id }
+        Self { pool, table, lost, reserved: Vec::new(), next_id }
     }
 
     /// All of them, by UUID.
@@ -82,14 +89,9 @@ impl Filesystems {
         self.table.values()
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+    /// How many there are, lost ones included.
+    pub fn count(&self) -> usize {
+        self.table.len() + self.lost.len()
     }
 
     /// One of them, unless it is being destroyed.
@@ -117,7 +119,7 @@ impl Filesystems {
         created: u64,
     ) -> Result<Planned, Refusal> {
         self.reserved.retain(|(live, ..)| live.strong_count() > 0);
-        let count = (self.table.len() + self.reserved.len()) as u64;
+        let count = (self.count() + self.reserved.len()) as u64;
         if count >= rules.fs_limit {
             return Err(Refusal::FilesystemLimit { name: rules.pool.clone(), limit: rules.fs_limit });
         }
@@ -133,6 +135,9 @@ impl Filesystems {
         }
         if self.reserved.iter().any(|(_, name, _)| *name == spec.name) {
             return Err(Refusal::FilesystemBusy { name: spec.name.clone() });
+        }
+        if self.lost.contains(&spec.name) {
+            return Err(Refusal::FilesystemLost { name: spec.name.clone() });
         }
         if let Some(present) = self.table.values().find(|filesystem| filesystem.record.name == spec.name) {
             return compare(present, size);
@@ -306,11 +311,11 @@ mod tests {
 
     impl Fixture {
         fn new() -> Self {
-            Self(Filesystems::new(PoolUuid::from_random([0; 16]), Vec::new(), []), name("p"))
+            Self(Filesystems::new(PoolUuid::from_random([0; 16]), Vec::new(), vec![name("lost")], []), name("p"))
         }
 
         fn plan(&mut self, spec: &FilesystemSpec, n: u8) -> Result<Planned, Refusal> {
-            let rules = Rules { pool: &self.1, fs_limit: 3, total_limit: None };
+            let rules = Rules { pool: &self.1, fs_limit: 4, total_limit: None };
             self.0.plan(spec, rules, uuid(n), 7)
         }
 
@@ -341,6 +346,12 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_filesystem_keeps_its_name() {
+        let lost = Fixture::new().plan(&spec("lost"), 1).expect_err("the name is on record");
+        assert_eq!(lost, Refusal::FilesystemLost { name: name("lost") });
+    }
+
+    #[test]
     fn an_existing_filesystem_is_compared_by_size_and_counts_against_the_limit() {
         let mut pool = Fixture::new();
         pool.create("a", 1);
@@ -349,7 +360,7 @@ mod tests {
         assert!(matches!(pool.plan(&larger, 2), Err(Refusal::FilesystemDiffers { .. })));
         pool.create("b", 2);
         pool.create("c", 3);
-        assert!(matches!(pool.plan(&spec("a"), 4), Err(Refusal::FilesystemLimit { limit: 3, .. })));
+        assert!(matches!(pool.plan(&spec("a"), 4), Err(Refusal::FilesystemLimit { limit: 4, .. })));
     }
 
     #[test]

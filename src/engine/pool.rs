@@ -110,7 +110,7 @@ impl Pool {
 
     /// What a filesystem creation must respect.
     pub fn rules(&self) -> (Name, u64, Option<Sectors>) {
-        let limit = self.record.fs_limit(self.filesystems.len() as u64);
+        let limit = self.record.fs_limit(self.filesystems.count() as u64);
         let total = (!self.record.overprovisioning()).then(|| self.data_limit());
         (self.name.clone(), limit, total)
     }
@@ -252,7 +252,7 @@ impl Pool {
             physical_used: self.physical_used(total),
             allocated: (total - self.free().min(total)).bytes(),
             no_alloc_space: self.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace),
-            fs_limit: self.record.fs_limit(self.filesystems.len() as u64),
+            fs_limit: self.record.fs_limit(self.filesystems.count() as u64),
             overprovisioning: self.record.overprovisioning(),
         }
     }

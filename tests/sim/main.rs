@@ -204,7 +204,12 @@ fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
     assert_eq!(machine.bugs(), Vec::<String>::new(), "{at}");
     machine.kill();
     let seen = look(SEED, &machine);
-    assert_eq!(seen.running, told.running, "{at}");
+    if before == Before::Stopped {
+        // A filesystem whose volume cannot be brought up is left out; the pool starts all the same.
+        assert_eq!(seen.running.keys().collect::<Vec<_>>(), told.running.keys().collect::<Vec<_>>(), "{at}");
+    } else {
+        assert_eq!(seen.running, told.running, "{at}\n{:#?}", machine.trace());
+    }
     assert_eq!(
         seen.stopped.keys().collect::<Vec<_>>(),
         told.stopped.keys().collect::<Vec<_>>(),

@@ -35,17 +35,17 @@ const FIRST_SHARD: usize = 2;
 
 /// What clients see.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Running pools: name, and the filesystems by UUID with their names.
-    pub running: BTreeMap<PoolUuid, (String, BTreeMap<FsUuid, String>)>,
+    pub(crate) running: BTreeMap<PoolUuid, (String, BTreeMap<FsUuid, String>)>,
     /// Stopped pools: name and number of devices.
-    pub stopped: BTreeMap<PoolUuid, (Option<String>, usize)>,
+    pub(crate) stopped: BTreeMap<PoolUuid, (Option<String>, usize)>,
     /// Values of properties that can be set.
-    pub settings: BTreeSet<String>,
+    pub(crate) settings: BTreeSet<String>,
 }
 
 /// Stands where the bus core stands.
-pub struct Driver {
+pub(crate) struct Driver {
     endpoint: Rc<Endpoint<Message>>,
     directory: RefCell<Directory>,
     views: RefCell<Vec<View>>,
@@ -57,7 +57,7 @@ pub struct Driver {
 
 impl Driver {
     /// Asks for something and waits for the answer.
-    pub async fn call(&self, wish: Wish) -> Result<Answer, Failure> {
+    pub(crate) async fn call(&self, wish: Wish) -> Result<Answer, Failure> {
         let call = CallId(self.next_call.get());
         self.next_call.set(call.0 + 1);
         let to = FIRST_SHARD + home(wish.pool(), SHARDS);
@@ -67,7 +67,7 @@ impl Driver {
     }
 
     /// What clients see now.
-    pub fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> Seen {
         let mut seen = Seen::default();
         for view in self.views.borrow().iter() {
             apply(&mut seen, view);
@@ -148,7 +148,7 @@ fn apply(seen: &mut Seen, view: &View) {
 }
 
 /// Boots a daemon over a machine and waits until everything found is settled.
-pub async fn boot(machine: &Machine) -> Rc<Driver> {
+pub(crate) async fn boot(machine: &Machine) -> Rc<Driver> {
     let sizes = Sizes { ring_slots: 4, outbox_max: OUTBOX_MAX };
     let mut endpoints = mesh(FIRST_SHARD + SHARDS, sizes).into_iter().map(Rc::new);
     let mut next = || endpoints.next().expect("the mesh has an endpoint for each role");
@@ -176,7 +176,7 @@ pub async fn boot(machine: &Machine) -> Rc<Driver> {
 }
 
 /// Runs a story in a universe of its own over a machine.
-pub fn live<T: 'static, F: Future<Output = T> + 'static>(
+pub(crate) fn live<T: 'static, F: Future<Output = T> + 'static>(
     seed: u64,
     machine: &Machine,
     story: impl FnOnce(Rc<Driver>) -> F + 'static,
@@ -186,34 +186,34 @@ pub fn live<T: 'static, F: Future<Output = T> + 'static>(
 }
 
 /// What a daemon shows that boots over the machine now.
-pub fn look(seed: u64, machine: &Machine) -> Seen {
+pub(crate) fn look(seed: u64, machine: &Machine) -> Seen {
     live(seed, machine, |driver| async move { driver.seen() }).finished()
 }
 
 /// The pool of most stories.
-pub fn pool() -> PoolUuid {
+pub(crate) fn pool() -> PoolUuid {
     PoolUuid::from_random([7; 16])
 }
 
 /// A name.
-pub fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::try_from(text).expect("a name")
 }
 
 /// The wish for the pool of most stories on two disks.
-pub fn create_pool(devices: &[&str]) -> Wish {
+pub(crate) fn create_pool(devices: &[&str]) -> Wish {
     let devices = devices.iter().map(|path| DevicePath::try_from(*path).expect("absolute")).collect();
     Wish::CreatePool { pool: pool(), name: name("p"), devices, integrity: IntegritySpec::default() }
 }
 
 /// The wish for a filesystem of 1 GiB.
-pub fn create_filesystem(text: &str) -> Wish {
+pub(crate) fn create_filesystem(text: &str) -> Wish {
     let spec = FilesystemSpec { name: name(text), size: Some(Sectors(2_097_152)), size_limit: None };
     Wish::CreateFilesystems(pool(), vec![spec])
 }
 
 /// The UUID of a filesystem that clients see.
-pub fn filesystem(seen: &Seen, text: &str) -> FsUuid {
+pub(crate) fn filesystem(seen: &Seen, text: &str) -> FsUuid {
     let all = seen.running.values().flat_map(|(_, filesystems)| filesystems);
     let mut named = all.filter(|(_, name)| *name == text).map(|(uuid, _)| *uuid);
     named.next().expect("the filesystem is there")

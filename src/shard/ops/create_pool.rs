@@ -204,7 +204,7 @@ async fn zero<S: Sys>(shard: &Shard<S>, device: Dm, sectors: Sectors) -> Result<
 }
 
 fn running(plan: &Plan) -> Running {
-    let filesystems = Filesystems::new(plan.pool, Vec::new(), []);
+    let filesystems = Filesystems::new(plan.pool, Vec::new(), Vec::new(), []);
     let pool = Pool::new(plan.pool, plan.name.clone(), plan.record.clone(), plan.members.clone(), None, filesystems);
     Running { uuid: plan.pool, pool: pool.into(), saver: Saver::default() }
 }

@@ -24,7 +24,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
     };
     let (name, count) = {
         let engine = running.pool.borrow();
-        (engine.name().clone(), engine.filesystems.len())
+        (engine.name().clone(), engine.filesystems.count())
     };
     if count > 0 {
         return Err(Refusal::PoolNotEmpty { name, count }.into());

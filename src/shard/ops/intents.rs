@@ -54,17 +54,18 @@ pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &Records) -> Resu
         log::warn!("{} intents wait until every record can be read (pool={pool})", ids.len());
         return Ok(ids);
     }
-    let recorded = |id: ThinId| records.good.iter().any(|record| record.thin_id == id);
-    let orphans: Vec<ThinId> = ids.iter().copied().filter(|id| !recorded(*id)).collect();
-    for id in &orphans {
+    let recorded = |id: &ThinId| records.good.iter().any(|record| record.thin_id == *id);
+    let (mut settled, orphans): (Vec<ThinId>, Vec<ThinId>) = ids.iter().copied().partition(recorded);
+    for id in orphans {
         log::info!("a volume of an operation that was cut off is deleted (pool={pool} thin_id={id})");
-        delete(sys, pool, *id).await?;
+        match delete(sys, pool, id).await {
+            Ok(()) => settled.push(id),
+            Err(fault) => log::warn!("an intent stays, its volume cannot be deleted now: {fault}"),
+        }
     }
-    if !orphans.is_empty() {
+    if !settled.is_empty() {
         sys.thin_commit(pool).await?;
-    }
-    if !ids.is_empty() {
-        drop_durably(sys, pool, &ids).await?;
+        drop_durably(sys, pool, &settled).await?;
     }
     Ok(ids)
 }

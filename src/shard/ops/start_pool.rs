@@ -20,9 +20,11 @@ use crate::model::ids::PoolUuid;
 use crate::model::name::Name;
 use crate::model::pool::MetadataVersion;
 use crate::shard::ops::save::{self, Saver};
+use crate::shard::ops::records::Records;
 use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack};
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Sys};
+use crate::units::Bytes;
 
 /// Starts a stopped pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
@@ -127,11 +129,12 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let found = records::read_all(&shard.sys, pool).await?;
+    clear_volumes(shard, pool, &found).await?;
     let noted = intents::recover(&shard.sys, pool, &found).await?;
     rt::stage("filesystems");
     let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
-    let filesystems = volumes_up(shard, pool, &name, found.good).await;
-    let filesystems = Filesystems::new(pool, filesystems, seen);
+    let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
+    let filesystems = Filesystems::new(pool, filesystems, lost, seen);
     let engine = Pool::new(pool, name, record, members, Some(time), filesystems);
     let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
     if running.pool.borrow_mut().set_started(true) {
@@ -141,21 +144,42 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     Ok(running)
 }
 
-/// Activates the volume of each filesystem. One that cannot be is logged and left out; its record stays.
+/// Takes down active volumes that no record names: what a daemon that died was making or destroying. One
+/// that somebody uses stays.
+async fn clear_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, found: &Records) -> Result<(), Fault> {
+    for device in shard.sys.active(pool).await? {
+        match device {
+            Dm::Thin(_, uuid) if !found.good.iter().any(|record| record.uuid == uuid) => {
+                if let Err(fault) = shard.sys.deactivate(device).await {
+                    log::warn!("a volume without a record stays (pool={pool} filesystem={uuid}): {fault}");
+                }
+            }
+            Dm::Thin(..) | Dm::Private(..) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Activates the volume of each filesystem. One that cannot be is logged and left out; its record stays,
+/// and so its name is taken.
 async fn volumes_up<S: Sys>(
     shard: &Shard<S>,
     pool: PoolUuid,
     of_pool: &Name,
     found: Vec<FilesystemRecord>,
-) -> Vec<Filesystem> {
+) -> (Vec<Filesystem>, Vec<Name>) {
     let mut filesystems = Vec::with_capacity(found.len());
+    let mut lost = Vec::new();
     for record in found {
         match volume_up(shard, pool, of_pool, &record).await {
             Ok(used) => filesystems.push(Filesystem::new(record, used)),
-            Err(fault) => log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid),
+            Err(fault) => {
+                log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
+                lost.push(record.name);
+            }
         }
     }
-    filesystems
+    (filesystems, lost)
 }
 
 async fn volume_up<S: Sys>(
@@ -163,7 +187,7 @@ async fn volume_up<S: Sys>(
     pool: PoolUuid,
     of_pool: &Name,
     record: &FilesystemRecord,
-) -> Result<Option<crate::units::Bytes>, Fault> {
+) -> Result<Option<Bytes>, Fault> {
     shard.sys.activate(Dm::Thin(pool, record.uuid), &tables::thin(record)).await?;
     shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
     // Without the figure the filesystem is as good; clients see that it is not known.
