@@ -195,3 +195,132 @@ pub fn features(record: &PoolRecord) -> BTreeMap<String, bool> {
     };
     record.features.iter().filter_map(|recorded| spelled(recorded)).map(|name| (name.to_owned(), true)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::layout;
+    use crate::format::header::{MDA_SECTORS, RESERVED_SECTORS};
+    use crate::model::device::{BlockSizes, DeviceNumber, DevicePath, Occupant};
+    use crate::model::pool::IntegritySpec;
+
+    const SIZE: Sectors = Sectors(8_388_608);
+
+    fn pool() -> PoolUuid {
+        PoolUuid::from_random([7; 16])
+    }
+
+    fn device(n: u8) -> DevUuid {
+        DevUuid::from_random([n; 16])
+    }
+
+    fn record(devices: &[u8]) -> PoolRecord {
+        let sizes: Vec<_> = devices.iter().map(|n| (device(*n), SIZE)).collect();
+        let integrity = IntegritySpec::default();
+        let layout = layout::first(&sizes, &integrity, 100).expect("large enough");
+        layout.record(&Name::try_from("p").expect("a name"), &integrity, 100)
+    }
+
+    fn read(n: u8, flags: u64, found: &[(u64, &PoolRecord)]) -> Read {
+        let header = StaticHeader {
+            size: SIZE,
+            version: MetadataVersion::V2,
+            pool: pool(),
+            device: device(n),
+            mda_size: MDA_SECTORS,
+            reserved: RESERVED_SECTORS,
+            flags,
+            initialized: 1,
+        };
+        let mut regions = [const { Region::Empty }; REGIONS];
+        for (pair, (seconds, record)) in found.iter().enumerate() {
+            let time = WallStamp { seconds: *seconds, nanoseconds: 0 };
+            regions[pair] = Region::Record { time, json: record::encode(record) };
+        }
+        let candidate = Candidate {
+            path: DevicePath::try_from(&*format!("/dev/{n}")).expect("absolute"),
+            number: DeviceNumber(u64::from(n), 0),
+            size: SIZE,
+            blocks: BlockSizes { logical: 512, physical: 512 },
+            occupant: Occupant::Stratis,
+            hardware: None,
+        };
+        Read { candidate, header, regions }
+    }
+
+    fn unfit(devices: &[Read]) -> Refusal {
+        match judge(pool(), devices) {
+            Verdict::Unfit(refusal) => refusal,
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+
+    #[test]
+    fn the_newest_record_of_any_device_counts() {
+        let (old, mut new) = (record(&[1, 2]), record(&[1, 2]));
+        new.started = Some(false);
+        match judge(pool(), &[read(1, 0, &[(5, &old)]), read(2, 0, &[(5, &old), (6, &new)])]) {
+            Verdict::Ready(ready) => {
+                assert!(!ready.record.started());
+                assert_eq!(ready.members.iter().map(|member| member.older).collect::<Vec<_>>(), [1, 0]);
+            }
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+
+    #[test]
+    fn only_marked_devices_without_any_record_are_half_made() {
+        assert!(matches!(judge(pool(), &[read(1, FLAG_CREATING, &[]), read(2, FLAG_CREATING, &[])]), Verdict::HalfMade));
+        assert!(matches!(unfit(&[read(1, FLAG_CREATING, &[]), read(2, 0, &[])]), Refusal::NoMetadata { .. }));
+        assert!(matches!(unfit(&[]), Refusal::NoMetadata { .. }));
+        let whole = record(&[1, 2]);
+        let marked = [read(1, FLAG_CREATING, &[(5, &whole)]), read(2, FLAG_CREATING, &[])];
+        assert!(matches!(judge(pool(), &marked), Verdict::Ready(_)));
+    }
+
+    #[test]
+    fn a_destruction_is_gone_on_with_whatever_is_left() {
+        let mut marked = record(&[1, 2]);
+        marked.destroying = true;
+        assert!(matches!(judge(pool(), &[read(2, 0, &[(5, &marked)])]), Verdict::Destroying));
+    }
+
+    #[test]
+    fn a_missing_device_keeps_the_pool_stopped() {
+        let whole = record(&[1, 2]);
+        assert!(matches!(unfit(&[read(1, 0, &[(5, &whole)])]), Refusal::PoolIncomplete { missing: 1, total: 2, .. }));
+        let view = stopped_view(pool(), &[read(1, 0, &[(5, &whole)])]);
+        assert_eq!((view.devices.len(), view.version), (1, Some(MetadataVersion::V2)));
+        assert_eq!(view.name.expect("it is on record").as_str(), "p");
+    }
+
+    #[test]
+    fn a_stranger_is_ignored_unless_it_has_a_record() {
+        let one = record(&[1]);
+        match judge(pool(), &[read(1, 0, &[(5, &one)]), read(9, 0, &[])]) {
+            Verdict::Ready(ready) => assert_eq!(ready.strangers.len(), 1),
+            verdict => panic!("{verdict:?}"),
+        }
+        let refusal = unfit(&[read(1, 0, &[(5, &one)]), read(9, 0, &[(4, &one)])]);
+        assert!(matches!(refusal, Refusal::Inconsistent { .. }));
+    }
+
+    #[test]
+    fn a_whole_record_that_makes_no_sense_is_not_passed_over() {
+        let good = record(&[1]);
+        let mut device = read(1, 0, &[(5, &good)]);
+        let time = WallStamp { seconds: 6, nanoseconds: 0 };
+        device.regions[1] = Region::Record { time, json: b"{}".to_vec() };
+        assert!(matches!(unfit(&[device]), Refusal::Inconsistent { .. }));
+    }
+
+    #[test]
+    fn one_device_twice_or_of_two_versions_is_refused() {
+        let one = record(&[1]);
+        let clone = read(1, 0, &[(5, &one)]);
+        assert!(matches!(unfit(&[clone.clone(), clone.clone()]), Refusal::Inconsistent { .. }));
+        let mut other = read(2, 0, &[]);
+        other.header.version = MetadataVersion::V1;
+        assert!(matches!(unfit(&[clone, other]), Refusal::Inconsistent { .. }));
+    }
+}
