@@ -50,6 +50,10 @@ pub const BUS_MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// Jobs waiting on one lane of blocking threads; more are refused, their operation fails cleanly.
 pub const LANE_QUEUE_MAX: usize = 1_024;
 
+/// Threads for other blocking calls on files, per shard: one may wait for the host's journal while
+/// another looks at a device.
+pub const BLOCKING_THREADS: usize = 2;
+
 /// Threads that run formatters, per shard. Two keep one slow format from holding up the next;
 /// the work is in child processes, which the kernel schedules.
 pub const FORMAT_THREADS: usize = 2;

@@ -10,8 +10,10 @@
 //!
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
+pub mod files;
 mod linear;
 pub mod sim;
+mod stack;
 
 use crate::error::{Failure, Fault};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};

@@ -16,7 +16,6 @@ mod disk;
 mod disks;
 mod gate;
 mod mdv;
-mod stack;
 mod state;
 #[cfg(test)]
 mod tests;

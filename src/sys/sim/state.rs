@@ -13,7 +13,6 @@ use super::dice::Dice;
 use super::disk::{Disk, UNIT_BYTES};
 use super::gate::Gate;
 use super::mdv::MdvStore;
-use super::stack::{Blocked, Stack};
 use super::thin::ThinStore;
 use crate::error::Why;
 use crate::model::device::{DeviceNumber, DevicePath};
@@ -21,6 +20,7 @@ use crate::model::dm::{Below, Dm, Role, Table, ThinMessage};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::linear::Piece;
+use crate::sys::stack::{Blocked, Stack};
 use crate::sys::{Target, Write, WriteData};
 use crate::units::{SECTOR_BYTES, Sectors};
 
@@ -322,12 +322,10 @@ impl State {
 
     /// Makes or drops a thin volume. One that is active is not dropped.
     pub(super) fn thin_message(&mut self, pool: PoolUuid, message: ThinMessage) -> Result<(), Why> {
-        let active = |table: &Table, gone| matches!(table, Table::Thin { id, .. } if *id == gone);
         let outcome = match message {
             ThinMessage::Create(id) => self.thin_store_mut(pool)?.create(id),
             ThinMessage::Delete(id) => {
-                let mut devices = self.stack.tables().iter().filter(|(device, _)| device.pool() == pool);
-                if devices.any(|(_, table)| active(table, id)) {
+                if self.stack.is_thin_active(pool, id) {
                     return Err(Why::Errno(libc::EBUSY));
                 }
                 self.thin_store_mut(pool)?.delete(id)

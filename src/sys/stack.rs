@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use crate::error::Why;
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
-use crate::model::ids::PoolUuid;
+use crate::model::ids::{PoolUuid, ThinId};
 use crate::sys::linear::{Piece, overlap, resolve};
 use crate::units::Sectors;
 
@@ -73,6 +73,13 @@ impl Stack {
             (present, wanted) => present == wanted,
         };
         if same { Ok(true) } else { Err(Why::OtherTable) }
+    }
+
+    /// Whether a thin volume is active, under whatever name.
+    pub(super) fn is_thin_active(&self, pool: PoolUuid, volume: ThinId) -> bool {
+        self.tables
+            .iter()
+            .any(|(device, table)| device.pool() == pool && matches!(table, Table::Thin { id, .. } if *id == volume))
     }
 
     /// Checks a table against what is active. `size` tells the size of an existing device.
