@@ -24,3 +24,6 @@ pub mod error;
 pub mod message;
 
 pub mod sys;
+
+pub mod args;
+pub mod lock;
