@@ -35,3 +35,6 @@ pub mod probe;
 pub mod directory;
 pub mod event;
 pub mod shard;
+
+pub mod args;
+pub mod lock;
