@@ -24,3 +24,5 @@ pub mod error;
 pub mod message;
 
 pub mod sys;
+
+pub mod bus;
