@@ -57,3 +57,14 @@ pub const DISCOVERED_MAX: usize = 65_536;
 
 /// Slow turns kept for inspection; the oldest is dropped.
 pub const SLOW_TURNS_MAX: usize = 256;
+
+/// Replies up to this many bytes are sent in turn; larger listings wait until nothing else does.
+/// At 64 KiB the bus daemon's own buffer takes one in a single write.
+pub const REPLY_SMALL_BYTES_MAX: usize = 64 << 10;
+
+/// Messages that may pass a waiting listing. At 20,000 calls a second they delay it by 3 ms.
+pub const LISTING_PASSED_MAX: usize = 64;
+
+/// Largest listing of all objects: what a system bus daemon takes from a service in one message
+/// (32 MiB, its default), less room for the header. Beyond, it would cut the connection.
+pub const BUS_LISTING_BYTES_MAX: usize = (32 << 20) - 4_096;

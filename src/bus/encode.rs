@@ -250,8 +250,50 @@ fn signature_of(values: &[Value]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A call as a client sends it.
+    #[derive(Clone)]
+    pub(crate) struct Call<'a> {
+        pub(crate) path: &'a str,
+        pub(crate) interface: &'a str,
+        pub(crate) member: &'a str,
+        pub(crate) values: &'a [Value],
+        /// In place of the values' own.
+        pub(crate) signature: Option<&'a str>,
+        pub(crate) descriptors: u32,
+        pub(crate) sender: &'a str,
+        pub(crate) serial: u32,
+        pub(crate) no_reply: bool,
+    }
+
+    impl<'a> Call<'a> {
+        pub(crate) fn new(path: &'a str, interface: &'a str, member: &'a str, values: &'a [Value]) -> Self {
+            let (sender, serial) = (":1.4", 77);
+            Self { path, interface, member, values, signature: None, descriptors: 0, sender, serial, no_reply: false }
+        }
+
+        pub(crate) fn bytes(&self) -> Vec<u8> {
+            let flags = if self.no_reply { NO_REPLY_EXPECTED } else { 0 };
+            let mut message = Outgoing::new(METHOD_CALL, flags, self.serial, |header| {
+                header.field_text(PATH, 'o', self.path);
+                if !self.interface.is_empty() {
+                    header.field_text(INTERFACE, 's', self.interface);
+                }
+                header.field_text(MEMBER, 's', self.member);
+                header.field_text(DESTINATION, 's', "org.storage.stratis3");
+                let own = signature_of(self.values);
+                header.field_signature(self.signature.unwrap_or(&own));
+                header.field_text(7, 's', self.sender);
+                if self.descriptors > 0 {
+                    header.field_u32(9, self.descriptors);
+                }
+            });
+            self.values.iter().for_each(|value| value.write(&mut message.buffer));
+            message.finish()
+        }
+    }
 
     #[test]
     fn each_kind_of_message_reads_back() {

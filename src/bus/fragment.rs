@@ -25,9 +25,10 @@ impl Fragment {
         Self { interface: family.interface, runs: runs.collect() }
     }
 
-    /// Bytes that this object adds to `GetManagedObjects`, without its path and padding.
+    /// Bytes that this object adds to `GetManagedObjects`, at most.
     pub fn size(&self) -> usize {
-        (0..=LATEST).map(|rev| self.interface.len() + self.at(rev).len()).sum()
+        let interfaces = (0..=LATEST).map(|rev| self.interface.len() + self.at(rev).len() + INTERFACE_ROOM);
+        OBJECT_ROOM + interfaces.sum::<usize>()
     }
 
     /// Appends `a{sa{sv}}`: every interface with its properties.
@@ -47,6 +48,12 @@ impl Fragment {
         &self.runs[after - 1].1
     }
 }
+
+/// Padding (three times 7 at most), two lengths, the revision and a NUL.
+const INTERFACE_ROOM: usize = 33;
+
+/// The path (45 bytes with the largest number), two lengths, padding, a NUL.
+const OBJECT_ROOM: usize = 72;
 
 const REVISIONS: [&str; LATEST as usize + 1] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
