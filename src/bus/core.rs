@@ -13,7 +13,6 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use dbus::MessageType;
 use log::{debug, error, warn};
 
 use crate::bus::announce::signals;
@@ -22,7 +21,7 @@ use crate::bus::daemon::{Daemon, Event};
 use crate::bus::decide::{Context, Decision, Shape, decide, subject};
 use crate::bus::encode::Outgoing;
 use crate::bus::errors::{FAILED, LIMITS_EXCEEDED, SET_FAILED};
-use crate::bus::incoming::{self, Incoming, Unreadable};
+use crate::bus::incoming::{self, Incoming, Kind, Unreadable};
 use crate::bus::table::Replying;
 use crate::bus::tree::Tree;
 use crate::bus::value::Value;
@@ -82,12 +81,10 @@ impl Bus {
     /// The bytes are no message: whoever sent them cannot be answered.
     pub fn handle_message(&mut self, bytes: &mut [u8], descriptors: usize) -> Result<(), Unreadable> {
         let incoming = incoming::read(bytes)?;
-        match incoming.message.msg_type() {
-            MessageType::MethodCall => self.handle_call(incoming, descriptors),
-            MessageType::MethodReturn | MessageType::Error => {
-                self.events.extend(self.daemon.handle(&incoming.message));
-            }
-            MessageType::Signal => {}
+        match incoming.kind {
+            Kind::Call => self.handle_call(incoming, descriptors),
+            Kind::Answer => self.events.extend(self.daemon.handle(&incoming.message)),
+            Kind::Other => {}
         }
         Ok(())
     }

@@ -16,7 +16,8 @@ use thiserror::Error;
 use crate::limits::BUS_MESSAGE_BYTES_MAX;
 
 // The fixed part of a header (D-Bus specification, "Message Format").
-const BODY_LENGTH_OFFSET: usize = 4;
+const KIND_OFFSET: usize = 1;
+const BODY_LENGTH_OFFSET: usize = KIND_OFFSET + 3;
 const SERIAL_OFFSET: usize = BODY_LENGTH_OFFSET + size_of::<u32>();
 const FIELDS_LENGTH_OFFSET: usize = SERIAL_OFFSET + size_of::<u32>();
 const FIELDS_OFFSET: usize = FIELDS_LENGTH_OFFSET + size_of::<u32>();
@@ -41,9 +42,22 @@ pub enum Unreadable {
     Body,
 }
 
+/// What a message is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A client wants something.
+    Call,
+    /// The bus daemon answers, with a value or an error.
+    Answer,
+    /// A signal, or a type that D-Bus may yet define, which must be ignored.
+    Other,
+}
+
 /// One message from the bus.
 #[derive(Debug)]
 pub struct Incoming {
+    /// What it is for. `Message::msg_type` panics where it does not know the type.
+    pub kind: Kind,
     /// Header fields and body.
     pub message: Message,
     /// The signature of the body, as it was sent.
@@ -85,7 +99,12 @@ pub fn read(bytes: &mut [u8]) -> Result<Incoming, Unreadable> {
         bytes.get_mut(at..at + size_of::<u32>()).ok_or(Unreadable::Header)?.fill(0);
     }
     let message = Message::demarshal(bytes).map_err(|_| Unreadable::Body)?;
-    Ok(Incoming { message, signature })
+    let kind = match bytes.get(KIND_OFFSET) {
+        Some(1) => Kind::Call,
+        Some(2 | 3) => Kind::Answer,
+        Some(_) | None => Kind::Other,
+    };
+    Ok(Incoming { kind, message, signature })
 }
 
 #[derive(Clone, Copy)]

@@ -20,6 +20,7 @@ type OldClevis = (bool, (String, String));
 type Key = ((bool, u32), String);
 type Clevis = ((bool, u32), String, String);
 type Journal = (bool, u64);
+type Unlock = (bool, (bool, u32));
 
 const ENCRYPTION: Refusal = Refusal::Unsupported { what: "creating an encrypted pool" };
 
@@ -120,13 +121,13 @@ pub(in crate::bus::table) fn start_pool_r4(ask: &Asked<'_>) -> Result<Decoded, C
 }
 
 pub(in crate::bus::table) fn start_pool_r8(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
-    let (id, id_type, unlock, key): (String, String, (bool, (bool, u32)), (bool, u32)) = ask.args.all()?;
+    let (id, id_type, unlock, key): (String, String, Unlock, (bool, u32)) = ask.args.all()?;
     let key = ask.args.descriptor(key)?;
     start_pool(ask, &id, &id_type, unlock.0 || key, false)
 }
 
 pub(in crate::bus::table) fn start_pool_r9(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
-    type Shape = (String, String, (bool, (bool, u32)), (bool, u32), bool);
+    type Shape = (String, String, Unlock, (bool, u32), bool);
     let (id, id_type, unlock, key, remove_cache): Shape = ask.args.all()?;
     let key = ask.args.descriptor(key)?;
     start_pool(ask, &id, &id_type, unlock.0 || key, remove_cache)
