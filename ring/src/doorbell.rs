@@ -15,7 +15,8 @@ use crate::primitive::{AtomicBool, Ordering, SharedWaker, fence};
 
 #[derive(Debug, Default)]
 pub(crate) struct Doorbell {
-    /// Whether somebody sleeps, or is about to.
+    /// Whether somebody sleeps, or is about to. Every write is a swap: swaps form one chain, in which loom can see
+    /// that arming again comes after the ring before; plain stores beside swaps it would order any way.
     armed: AtomicBool,
     waker: SharedWaker,
 }
@@ -24,13 +25,13 @@ impl Doorbell {
     /// Says that the task of `waker` is about to sleep. It must look for work once more after this.
     pub(crate) fn arm(&self, waker: &Waker) {
         self.waker.register(waker);
-        self.armed.store(true, Ordering::Release);
+        self.armed.swap(true, Ordering::Release);
         fence(Ordering::SeqCst);
     }
 
     /// The task found work after all. A ring that is under way may still wake it, which does no harm.
     pub(crate) fn disarm(&self) {
-        self.armed.store(false, Ordering::Relaxed);
+        self.armed.swap(false, Ordering::Relaxed);
     }
 
     /// Wakes the sleeper if there is one; says whether it did. Call after the work is in place.

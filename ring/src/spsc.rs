@@ -79,7 +79,8 @@ impl<T> Consumer<T> {
 pub(crate) struct Ring<T> {
     producer: CachePadded<Side>,
     consumer: CachePadded<Side>,
-    /// The producer has more than fits and wants to be told about room.
+    /// The producer has more than fits and wants to be told about room. Written by swaps only, as `armed` is (see
+    /// `doorbell`).
     blocked: CachePadded<AtomicBool>,
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
 }
@@ -198,13 +199,13 @@ impl<T> Pusher<'_, T> {
     /// Asks the consumer to tell us when there is room. Try to push once more after this: the consumer may have made
     /// room just before it could see the request. The fence pairs with that in [`Popper::take_blocked`].
     pub(crate) fn set_blocked(&mut self) {
-        self.ring.blocked.store(true, Ordering::Relaxed);
+        self.ring.blocked.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// Takes the request back. The consumer may have answered it already.
     pub(crate) fn clear_blocked(&mut self) {
-        self.ring.blocked.store(false, Ordering::Relaxed);
+        self.ring.blocked.swap(false, Ordering::Relaxed);
     }
 }
 
