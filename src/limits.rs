@@ -68,3 +68,15 @@ pub const LISTING_PASSED_MAX: usize = 64;
 /// Largest listing of all objects: what a system bus daemon takes from a service in one message
 /// (32 MiB, its default), less room for the header. Beyond, it would cut the connection.
 pub const BUS_LISTING_BYTES_MAX: usize = (32 << 20) - 4_096;
+
+/// Bytes asked of the bus socket at a time: a few hundred calls.
+pub const BUS_READ_BYTES: usize = 64 << 10;
+
+/// Calls decoded in one turn of the bus core: at 20 µs each they stay below 1 ms.
+pub const BUS_READ_CALLS: usize = 32;
+
+/// Small messages are sent together up to this many bytes; one system call for each costs more.
+pub const BUS_SEND_BYTES: usize = 64 << 10;
+
+/// Messages taken from the mesh in one turn of the bus core.
+pub const MESH_RECEIVE_MAX: usize = 64;

@@ -114,7 +114,7 @@ impl Bus {
         self.stopping = true;
     }
 
-    /// Say hello to the bus daemon; answered by `Event::Greeted`.
+    /// Say hello to the bus daemon, before anything else.
     pub fn greet(&mut self) {
         let serial = self.next_serial();
         let bytes = self.daemon.hello(serial);
@@ -147,11 +147,27 @@ impl Bus {
         self.events.pop_front()
     }
 
+    /// Whether the bus daemon has answered.
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next whole message for the socket. Asked when the one before has left.
     pub fn poll_bytes(&mut self) -> Option<Vec<u8>> {
         if !self.listings.is_empty() && (self.out.is_empty() || self.passed >= LISTING_PASSED_MAX) {
             self.queue_listing();
         }
+        self.pop()
+    }
+
+    /// Appends messages that are queued already, as long as they fit into `max` bytes.
+    pub fn poll_more(&mut self, bytes: &mut Vec<u8>, max: usize) {
+        while self.out.front().is_some_and(|next| bytes.len() + next.len() <= max) {
+            bytes.extend(self.pop().into_iter().flatten());
+        }
+    }
+
+    fn pop(&mut self) -> Option<Vec<u8>> {
         let bytes = self.out.pop_front()?;
         self.out_bytes -= bytes.len();
         self.passed += 1;

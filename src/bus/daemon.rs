@@ -31,8 +31,6 @@ pub enum NameFault {
 /// What the bus daemon answered.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// We are on the bus.
-    Greeted,
     /// Whether we have the name.
     Named(Result<(), NameFault>),
     /// We have given the name back.
@@ -79,10 +77,11 @@ impl Daemon {
         let place = self.asked.iter().position(|(asked, _)| *asked == serial)?;
         let (_, question) = self.asked.swap_remove(place);
         let failed = message.msg_type() == MessageType::Error;
+        let denied = || Event::Named(Err(NameFault::Denied(text(message))));
         Some(match question {
-            Question::Hello if failed => Event::Named(Err(NameFault::Denied(text(message)))),
-            Question::Hello => Event::Greeted,
-            Question::RequestName if failed => Event::Named(Err(NameFault::Denied(text(message)))),
+            Question::Hello if failed => denied(),
+            Question::Hello => return None,
+            Question::RequestName if failed => denied(),
             Question::RequestName => Event::Named(match message.read1::<u32>() {
                 Ok(PRIMARY_OWNER | ALREADY_OWNER) => Ok(()),
                 Ok(_) | Err(_) => Err(NameFault::Taken),

@@ -13,7 +13,9 @@
 //!
 //! Deliberately absent: rules about pools. They live in `engine`; here is only the form of calls.
 
+pub mod address;
 pub mod announce;
+pub mod auth;
 pub mod calls;
 pub mod changes;
 pub mod core;
@@ -24,10 +26,15 @@ pub mod errors;
 pub mod facts;
 pub mod fragment;
 pub mod incoming;
+pub mod read;
+pub mod run;
 pub mod table;
 pub mod tree;
 pub mod value;
+pub mod write;
 pub mod xml;
+
+pub use run::{BusConfig, BusFault, run};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 mod filesystems;
 mod fuzz;
+mod live;
 mod order;
 mod pools;
 mod properties;
