@@ -36,9 +36,11 @@ const MAY_IMPORT: &[(&str, &[&str], bool)] = &[
     ("xfs", &["model"], true),
     ("engine", &["format", "model", "xfs"], true),
     ("sys", &["model"], true),
-    ("shard", &["engine", "format", "model", "sys"], true),
+    // Reads what is on a device: sys brings the bytes, format knows what they mean.
+    ("probe", &["format", "model", "sys"], true),
+    ("shard", &["engine", "format", "model", "probe", "sys"], true),
     ("directory", &["model"], true),
-    ("event", &["format", "model", "sys"], true),
+    ("event", &["format", "model", "probe", "sys"], true),
     ("bus", &["model"], true),
 ];
 
