@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str], bool)] = &[
     ("xfs", &["model"], true),
     ("engine", &["format", "model", "xfs"], true),
     ("sys", &["model"], true),
-    // Reads what is on a device: sys brings the bytes, format knows what they mean.
+    // Reads signatures where devices are found and where they are set up, so both may import it.
     ("probe", &["format", "model", "sys"], true),
     ("shard", &["engine", "format", "model", "probe", "sys"], true),
     ("directory", &["model"], true),
