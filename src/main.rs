@@ -7,7 +7,6 @@
 
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use clap::Parser;
 use cores::executor::{self, CoreHandle, CoreSpec};
@@ -73,9 +72,9 @@ fn run(args: &Args) -> Ended {
             serve(&placement, &stop, sim)
         }
         Machine::Files(folder) => {
-            let root = Arc::new(FilesRoot::open(&folder).map_err(words)?);
+            let root = FilesRoot::open(&folder).map_err(words)?;
             log::info!("devices and volumes are files (folder={})", folder.display());
-            serve(&placement, &stop, move |cpu| FilesSys::new(root.share().map_err(words)?, cpu).map_err(words))
+            serve(&placement, &stop, move |cpu| FilesSys::new(root.clone(), cpu).map_err(words))
         }
         Machine::Kernel => Err("real devices are not managed yet: start it with --files DIR or --sim".to_owned()),
     }

@@ -226,8 +226,10 @@ impl Sys for FilesSys {
     async fn open(&self, candidate: &Candidate, remember: bool) -> Result<(), Failure> {
         if !self.inner.open.borrow().contains_key(&candidate.number) {
             let own = candidate.clone();
-            let file = self.lane(move || devices::open(&own)).await.map_err(fault("open", &candidate.path))??;
-            let open = Open { path: candidate.path.clone(), fd: Fd::new(file.into()), size: candidate.size };
+            let opened = self.lane(move || devices::open(&own)).await.map_err(fault("open", &candidate.path))?;
+            let (file, lock) = opened?;
+            let (path, size) = (candidate.path.clone(), candidate.size);
+            let open = Open { path, fd: Fd::new(file.into()), size, _lock: lock };
             self.inner.open.borrow_mut().insert(candidate.number, open);
         }
         if remember {

@@ -16,7 +16,7 @@ use cores::side::Buffer;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::examine::{examine, identity};
-use super::root::{place_link, remove_if_there, sync_folder};
+use super::root::{Locked, place_link, remove_if_there, sync_folder};
 use crate::error::{Failure, Fault, Refusal};
 use crate::limits::DISCOVERED_MAX;
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
@@ -26,8 +26,8 @@ pub(super) const ALIGNMENT: usize = 4_096;
 /// The smallest piece that we write, and one that does not start on a larger block.
 const PROBE_BYTES: usize = 512;
 
-/// Opens and locks a file that was examined.
-pub(super) fn open(candidate: &Candidate) -> Result<File, Failure> {
+/// Opens and locks a file that was examined; gives the descriptor and the lock on it.
+pub(super) fn open(candidate: &Candidate) -> Result<(File, Locked), Failure> {
     let path = &candidate.path;
     let fault = |error: &io::Error| Failure::from(Fault::io("open", path, error));
     let file = match OpenOptions::new().read(true).write(true).open(path.as_path()) {
@@ -41,13 +41,13 @@ pub(super) fn open(candidate: &Candidate) -> Result<File, Failure> {
     if identity(&file).ok() != Some((candidate.number, candidate.size)) {
         return Err(Refusal::DeviceChanged { path: path.clone() }.into());
     }
-    match file.try_lock() {
-        Ok(()) => {}
+    let lock = match Locked::new(file.try_clone().map_err(|error| fault(&error))?) {
+        Ok(lock) => lock,
         Err(TryLockError::WouldBlock) => return Err(Refusal::DeviceTaken { path: path.clone() }.into()),
         Err(TryLockError::Error(error)) => return Err(fault(&error)),
-    }
+    };
     bypass_cache(&file).map_err(|error| fault(&error))?;
-    Ok(file)
+    Ok((file, lock))
 }
 
 /// Turns direct I/O on where the host takes it in sectors, and leaves it off elsewhere (tmpfs, or a

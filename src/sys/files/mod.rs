@@ -33,6 +33,7 @@ use cores::rt;
 use cores::side::{Fd, Side};
 
 use self::formats::Formats;
+use self::root::Locked;
 use crate::error::{Fault, Why};
 use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX};
 use crate::model::device::{DeviceNumber, DevicePath};
@@ -49,6 +50,7 @@ struct Open {
     path: DevicePath,
     fd: Fd,
     size: Sectors,
+    _lock: Locked,
 }
 
 struct Inner {

@@ -16,9 +16,9 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -64,11 +64,33 @@ pub enum RootFault {
     },
 }
 
-/// The folder of a daemon, locked. Shares of it keep the lock as well.
-#[derive(Debug)]
+/// The folder of a daemon, locked. Clones for other cores keep the lock as well.
+#[derive(Clone, Debug)]
 pub struct FilesRoot {
     path: PathBuf,
-    lock: OwnedFd,
+    /// Shared, and never touched again: it is there to be dropped by the last.
+    _lock: Arc<Locked>,
+}
+
+/// A file that is locked (flock) as long as this lives.
+#[derive(Debug)]
+pub(super) struct Locked(File);
+
+impl Locked {
+    /// Locks the file, unless somebody else has it.
+    pub(super) fn new(file: File) -> Result<Self, TryLockError> {
+        file.try_lock().map(|()| Self(file))
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that was forked a moment ago, and has not yet called exec,
+        // has the file open too.
+        if let Err(error) = self.0.unlock() {
+            log::warn!("a lock is not given back: {error}");
+        }
+    }
 }
 
 impl FilesRoot {
@@ -87,11 +109,11 @@ impl FilesRoot {
         };
         check(&path)?;
         let lock = File::create(path.join(LOCK)).map_err(fault("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
+        let lock = match Locked::new(lock) {
+            Ok(lock) => Arc::new(lock),
             Err(TryLockError::WouldBlock) => return Err(RootFault::Taken { path }),
             Err(TryLockError::Error(error)) => return Err(fault("lock")(error)),
-        }
+        };
         for folder in [STRATIS, LINKS] {
             clear_links(&path.join(folder)).map_err(fault("remove old links in"))?;
         }
@@ -99,15 +121,7 @@ impl FilesRoot {
             make_folder(&path.join(folder)).map_err(fault("create folders in"))?;
         }
         sync_folder(&path).map_err(fault("flush"))?;
-        Ok(Self { path, lock: lock.into() })
-    }
-
-    /// Another handle on the same folder and lock, for another core.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn share(&self) -> io::Result<Self> {
-        Ok(Self { path: self.path.clone(), lock: self.lock.try_clone()? })
+        Ok(Self { path, _lock: lock })
     }
 
     /// The folder itself, absolute.
@@ -229,9 +243,9 @@ mod tests {
         let path = folder.path().join("new/deep");
         let root = FilesRoot::open(&path).expect("free");
         assert!(matches!(FilesRoot::open(&path), Err(RootFault::Taken { .. })));
-        let share = root.share().expect("a descriptor");
+        let share = root.clone();
         drop(root);
-        assert!(matches!(FilesRoot::open(&path), Err(RootFault::Taken { .. })), "a share keeps the lock");
+        assert!(matches!(FilesRoot::open(&path), Err(RootFault::Taken { .. })), "a clone keeps the lock");
         drop(share);
         FilesRoot::open(&path).expect("free again");
     }

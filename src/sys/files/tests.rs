@@ -167,7 +167,7 @@ fn a_device_is_opened_by_one_daemon_and_only_as_it_was_examined() {
         other.lock().expect("free");
         let taken = sys.open(&candidate, false).await;
         assert!(matches!(taken, Err(Failure::Refused(Refusal::DeviceTaken { .. }))));
-        drop(other);
+        other.unlock().expect("ours");
         File::options().write(true).open(&path).expect("there").set_len(512).expect("sized");
         let changed = sys.open(&candidate, false).await;
         assert!(matches!(changed, Err(Failure::Refused(Refusal::DeviceChanged { .. }))));
@@ -291,7 +291,7 @@ fn a_volume_that_somebody_uses_stays_active() {
         user.lock_shared().expect("free");
         assert_eq!(sys.busy(VOLUME).await, Ok(true));
         assert_eq!(why(sys.deactivate(VOLUME).await), Why::Errno(libc::EBUSY));
-        drop(user);
+        user.unlock().expect("ours");
         sys.deactivate(VOLUME).await.expect("free");
         sys.deactivate(VOLUME).await.expect("one that does not exist is fine");
     });

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::root::{make_folder, sync_folder};
+use super::root::{Locked, make_folder, sync_folder};
 use crate::model::ids::ThinId;
 use crate::units::{Bytes, Sectors};
 
@@ -82,8 +82,8 @@ pub(super) fn used(volume: &Path) -> io::Result<Bytes> {
 /// Whether somebody uses a volume: it is locked, or a loop device lies on it (a file is mounted
 /// through one). Who merely has it open is not seen.
 pub(super) fn busy(volume: &Path) -> io::Result<bool> {
-    match File::open(volume)?.try_lock() {
-        Ok(()) => {}
+    match Locked::new(File::open(volume)?) {
+        Ok(locked) => drop(locked),
         Err(TryLockError::WouldBlock) => return Ok(true),
         Err(TryLockError::Error(error)) => return Err(error),
     }
