@@ -20,3 +20,4 @@ pub mod signals;
 mod task;
 pub mod topology;
 pub mod turns;
+mod wake;
