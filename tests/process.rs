@@ -178,14 +178,11 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn a_missing_bus_is_one_line_that_names_the_cure() {
     let rig = Rig::sim();
-    for address in ["unix:path=/no/such/socket", "nonsense", ""] {
+    for address in ["unix:path=/no/such/socket", "nonsense"] {
         let mut command = Command::new(BINARY);
         command.env("DBUS_SYSTEM_BUS_ADDRESS", address).env_remove("RUST_LOG");
         let output =
             command.arg("--sim").arg("--run-dir").arg(rig.run_folder()).output().expect("the binary can be executed");
-        if address.is_empty() && output.status.code() == Some(0) {
-            continue;
-        }
         assert_eq!(output.status.code(), Some(1), "{address:?}");
         let said = lines(&output.stderr);
         assert_eq!(said.len(), 1, "{address:?}: one line: {said:?}");

@@ -318,11 +318,7 @@ impl Client {
     /// `GetManagedObjects`.
     pub(crate) fn objects(&self) -> Objects {
         let reply = self.exchange(method(TOP, OBJECT_MANAGER, "GetManagedObjects")).expect("objects can be listed");
-        let body = Value::body(&reply);
-        assert_eq!(body[0].signature(), "a{oa{sa{sv}}}", "the type of the object list");
-        let interfaces =
-            |object: Value| object.entries().into_iter().map(|(name, all)| (name, all.entries())).collect();
-        body[0].entries().into_iter().map(|(path, object)| (path, interfaces(object))).collect()
+        objects_of(&Value::body(&reply))
     }
 
     /// `Introspect`.
@@ -354,6 +350,13 @@ impl<T> Answer<T> {
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
         Answer { value: change(self.value), code: self.code, text: self.text }
     }
+}
+
+/// The objects in the reply of `GetManagedObjects`.
+pub(crate) fn objects_of(body: &[Value]) -> Objects {
+    assert_eq!(body[0].signature(), "a{oa{sa{sv}}}", "the type of the object list");
+    let interfaces = |object: Value| object.entries().into_iter().map(|(name, all)| (name, all.entries())).collect();
+    body[0].entries().into_iter().map(|(path, object)| (path, interfaces(object))).collect()
 }
 
 /// A method call to the daemon.
