@@ -1,2 +1,2 @@
-//! stratisd
+//! The daemon; its roles are wired when the bus role is there.
 fn main() {}

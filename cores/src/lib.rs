@@ -1,1 +1,22 @@
-//! cores
+//! Cores and what runs on them: the runtime facade with its two implementations (glommio on a
+//! pinned thread, and a deterministic one for tests), the side ring, lanes of blocking threads.
+//!
+//! Invariant: nothing outside this crate names glommio, io_uring or a thread. What the rooms of the
+//! daemon see is `rt` (tasks, time, randomness), `side` (descriptors) and `lane` (what blocks).
+//!
+//! Deliberately absent: messages between cores (crate `ring`), and any knowledge of pools.
+
+pub mod buffer;
+pub mod clock;
+pub mod deterministic;
+pub mod executor;
+pub mod lane;
+pub mod limits;
+pub mod placement;
+pub mod preflight;
+pub mod rt;
+pub mod side;
+pub mod signals;
+mod task;
+pub mod topology;
+pub mod turns;

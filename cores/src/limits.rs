@@ -1,0 +1,50 @@
+//! Every bound of this crate in one place, each with its reason. What has no bound here must not
+//! grow.
+
+use std::time::Duration;
+
+/// A turn longer than this is recorded. A low-water event must be answered within 5 ms, so one
+/// turn of this length already breaks a promise of the daemon.
+pub const SLOW_TURN: Duration = Duration::from_millis(5);
+
+/// Slow turns kept for inspection per core; the oldest is dropped. A page of them is more than a
+/// person reads.
+pub const SLOW_TURNS_MAX: usize = 256;
+
+/// Distinct (task, stage) pairs that are logged as slow. Both are literals in the source, so more
+/// than this many slow places means that everything is slow and the log need not say so again.
+pub const SLOW_PLACES_MAX: usize = 256;
+
+/// How long a core runs tasks before it looks at its rings. glommio's own 100 ms would make a busy
+/// core answer others in 60 ms.
+pub const PREEMPT_AFTER: Duration = Duration::from_millis(1);
+
+/// Memory that glommio registers for its own file I/O. We do ours on the side ring, and glommio
+/// pins three times this much for each executor; 64 KiB is its floor.
+pub const IO_MEMORY_BYTES: usize = 64 << 10;
+
+/// Exit code of the process when a singleton task panicked: the code Rust itself uses for a panic.
+pub const SINGLETON_PANIC_EXIT: i32 = 101;
+
+/// Polls in one run of a deterministic universe. A run of the whole daemon takes some 100,000; a
+/// run that gets here is a loop that never sleeps.
+pub const TURNS_IN_RUN_MAX: u64 = 10_000_000;
+
+/// Operations of one core that the kernel may hold at a time; more wait for a slot. Forty devices
+/// with four writes each, every socket and poll of a core, and room to spare.
+pub const SIDE_OPERATIONS_MAX: usize = 1024;
+
+/// Entries of the side ring's submission queue. When it is full it is submitted, so this only sets
+/// how many operations one system call takes.
+pub const SIDE_SUBMISSIONS: u32 = 256;
+
+/// Entries of its completion queue: each operation may have one completion and one of its cancel.
+#[allow(clippy::cast_possible_truncation, reason = "2,048 fits any integer")]
+pub const SIDE_COMPLETIONS: u32 = 2 * SIDE_OPERATIONS_MAX as u32;
+
+/// Bytes in one buffer. The kernel moves at most 2 GiB - 4 KiB at once, and the largest thing we
+/// move is a D-Bus message of 128 MiB.
+pub const BUFFER_BYTES_MAX: usize = 1 << 30;
+
+/// Descriptors taken with one message from a socket: the default of the D-Bus daemon.
+pub const DESCRIPTORS_MAX: usize = 16;

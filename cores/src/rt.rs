@@ -1,0 +1,176 @@
+//! The runtime facade: tasks, time and randomness, for code that runs under either runtime.
+//!
+//! Each thread that runs tasks has a current runtime: glommio (`executor`) in the daemon, the
+//! deterministic one (`deterministic`) in tests. The functions here pass to it.
+//!
+//! Invariant: outside of a runtime every function here panics; that is a bug of the caller.
+//!
+//! Deliberately absent: blocking (`lane`), descriptors (`side`), and foreign wakers: another thread
+//! wakes a task through an `AtomicWaker` only, because a glommio waker counts its clones in 16 bits.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::clock::{Instant, WallTime};
+use crate::side::Side;
+use crate::task::{self, Watched};
+use crate::turns::{Counters, Turns};
+
+pub use crate::task::{Join, Panicked};
+
+/// A future on the heap that stays on its core.
+pub(crate) type Boxed = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Which task queue of a core a task belongs to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Queue {
+    Normal,
+    Urgent,
+}
+
+/// What the two runtimes provide.
+pub(crate) trait Runtime {
+    fn start(&self, queue: Queue, task: Boxed);
+    fn now(&self) -> Instant;
+    fn wall(&self) -> WallTime;
+    fn random(&self) -> [u8; 16];
+    fn sleep(&self, duration: Duration) -> Boxed;
+    fn yield_now(&self) -> Boxed;
+    /// The running task named its stage.
+    fn staged(&self, stage: &'static str);
+    /// A turn of one of our tasks is over; its operations may go to the kernel now.
+    fn turn_ended(&self);
+    fn singleton_panicked(&self, panicked: Panicked);
+    fn turns(&self) -> &Turns;
+    fn wake_ups(&self) -> u64;
+    /// The side ring, where there is one.
+    fn side(&self) -> Option<Rc<Side>>;
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<dyn Runtime>>> = const { RefCell::new(None) };
+}
+
+/// Makes a runtime the current one of this thread until it is dropped.
+pub(crate) struct Entered {
+    outer: Option<Rc<dyn Runtime>>,
+}
+
+impl Entered {
+    pub(crate) fn new(runtime: Rc<dyn Runtime>) -> Entered {
+        Entered { outer: CURRENT.replace(Some(runtime)) }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.outer.take());
+    }
+}
+
+/// The current runtime.
+pub(crate) fn current() -> Rc<dyn Runtime> {
+    CURRENT.with_borrow(|current| current.clone()).expect("this code runs inside a task of a runtime")
+}
+
+/// Starts a task. `task` names it in logs and records. Its panic is caught and becomes the result.
+pub fn spawn<T: 'static>(task: &'static str, body: impl Future<Output = T> + 'static) -> Join<T> {
+    start(Queue::Normal, task, false, body)
+}
+
+/// As `spawn`, in the queue that preempts the others: for tasks that take messages from rings or
+/// results from the kernel, and hand them on.
+pub fn spawn_urgent<T: 'static>(task: &'static str, body: impl Future<Output = T> + 'static) -> Join<T> {
+    start(Queue::Urgent, task, false, body)
+}
+
+/// Starts a task that the process cannot do without: its panic ends the process with
+/// `SINGLETON_PANIC_EXIT`, or the run of a universe with `Ended::Panicked`.
+pub fn spawn_singleton(task: &'static str, body: impl Future<Output = ()> + 'static) {
+    start(Queue::Normal, task, true, body).detach();
+}
+
+/// A task of the urgent queue that the core cannot do without.
+pub(crate) fn spawn_urgent_singleton(task: &'static str, body: impl Future<Output = ()> + 'static) -> Join<()> {
+    start(Queue::Urgent, task, true, body)
+}
+
+/// The side ring of this core.
+///
+/// # Panics
+/// In a universe, which has none: code that runs there reaches the machine through `Sys` only.
+pub fn side() -> Rc<Side> {
+    current().side().expect("this code runs on a core, which has a side ring")
+}
+
+fn start<T: 'static>(
+    queue: Queue,
+    task: &'static str,
+    singleton: bool,
+    body: impl Future<Output = T> + 'static,
+) -> Join<T> {
+    let (watched, join) = Watched::new(task, singleton, body);
+    current().start(queue, Box::pin(watched));
+    join
+}
+
+/// Labels the running task; the label sticks to the task until it is changed. Slow turns are
+/// recorded with it.
+pub fn stage(name: &'static str) {
+    task::set_stage(name);
+    current().staged(name);
+}
+
+/// The name and the stage of the running task; both empty outside of tasks.
+pub fn running() -> (&'static str, &'static str) {
+    task::running()
+}
+
+/// The monotonic clock.
+pub fn now() -> Instant {
+    current().now()
+}
+
+/// The time of day.
+pub fn wall() -> WallTime {
+    current().wall()
+}
+
+/// 16 random bytes: from the kernel, or from the seed of the universe.
+pub fn random() -> [u8; 16] {
+    current().random()
+}
+
+/// Waits for at least `duration`.
+pub async fn sleep(duration: Duration) {
+    current().sleep(duration).await;
+}
+
+/// Gives way: other tasks that can run get turns (in a universe, the seed decides how many).
+pub async fn yield_now() {
+    current().yield_now().await;
+}
+
+/// Counts messages taken from rings, for `counters`.
+pub fn count_messages(count: usize) {
+    current().turns().count_messages(count);
+}
+
+/// Sets the gauge of messages waiting towards this core, for `counters`.
+pub fn set_ring_depth(depth: usize) {
+    current().turns().set_ring_depth(depth);
+}
+
+/// A copy of this core's counters.
+pub fn counters() -> Counters {
+    let runtime = current();
+    runtime.turns().counters(runtime.now(), runtime.wake_ups())
+}
+
+/// The slow turns of this core that are kept, oldest first.
+pub fn slow_turns() -> Vec<crate::turns::SlowTurn> {
+    current().turns().slow_turns()
+}

@@ -1,0 +1,338 @@
+//! The side ring: an io_uring of our own beside those of the executor, for every descriptor.
+//!
+//! Operations that one turn queues go to the kernel in one system call, at the end of the turn (see
+//! `task`). What the kernel answers at once is taken right after that call; for the rest it rings a
+//! plain eventfd, which a task of the urgent queue reads through glommio. An idle core sleeps.
+//!
+//! Invariant: buffer and descriptor of an operation belong to its slot, never to the future. A
+//! dropped future cancels its operation, and the slot is freed when the kernel says that it is done;
+//! whether a cancelled write took place, and what a cancelled receive had read, is not known.
+//!
+//! Deliberately absent: linked entries (they make writes run one after the other, 7 times slower)
+//! and fixed files or buffers (nothing here is hot enough to gain from them).
+
+mod message;
+mod operation;
+mod slots;
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use glommio::io::BufferedFile;
+use io_uring::{IoUring, opcode, squeue};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use self::message::Message;
+use self::operation::{Kind, Operation, count};
+use self::slots::{Completed, Found, Key, Left, Slots};
+use crate::limits::{SIDE_COMPLETIONS, SIDE_OPERATIONS_MAX, SIDE_SUBMISSIONS};
+use crate::rt::{self, Join};
+
+pub use crate::buffer::Buffer;
+
+/// A descriptor that operations in flight keep open.
+pub type Fd = Rc<OwnedFd>;
+
+/// Marks the completion of a cancel, which nobody waits for. No key looks like this: it would name
+/// slot 2^32 - 1.
+const CANCEL: u64 = u64::MAX;
+
+/// The side ring of one core; `rt::side()` gives it.
+pub struct Side {
+    ring: RefCell<IoUring>,
+    slots: RefCell<Slots>,
+    /// Tasks that wait for a slot.
+    waiters: RefCell<Vec<Waker>>,
+    /// Entries were queued since the last submit.
+    queued: Cell<bool>,
+    closing: Cell<bool>,
+    bell: EventFd,
+}
+
+impl Side {
+    /// Sets up the ring and the task that waits for its bell.
+    pub(crate) fn start() -> io::Result<(Rc<Side>, Join<()>)> {
+        let ring = IoUring::builder().setup_cqsize(SIDE_COMPLETIONS).build(SIDE_SUBMISSIONS)?;
+        // Blocking, because a read of a non-blocking eventfd would fail instead of waiting in the ring.
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        // Not register_eventfd_async: completions that come from task work do not ring that one.
+        ring.submitter().register_eventfd(bell.as_raw_fd())?;
+        let heard = bell.as_fd().try_clone_to_owned()?;
+        let side = Rc::new(Side {
+            ring: RefCell::new(ring),
+            slots: RefCell::new(Slots::new(SIDE_OPERATIONS_MAX)),
+            waiters: RefCell::default(),
+            queued: Cell::new(false),
+            closing: Cell::new(false),
+            bell,
+        });
+        let join = rt::spawn_urgent_singleton("side ring", listen(side.clone(), heard));
+        Ok((side, join))
+    }
+
+    /// Ends the task that waits for the bell. Operations in flight stay with the kernel.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+        self.ring_own_bell();
+    }
+
+    /// Reads up to `buffer.len()` bytes at `offset`; 0 is the end of the file.
+    pub async fn read(self: &Rc<Self>, fd: &Fd, offset: u64, buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        let (result, operation) = self.run(fd, Kind::Read { offset, buffer }).await;
+        (count(result), operation.into_buffer())
+    }
+
+    /// Writes `buffer` at `offset`. Fewer bytes than asked for are for the caller to judge.
+    pub async fn write(self: &Rc<Self>, fd: &Fd, offset: u64, buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        let (result, operation) = self.run(fd, Kind::Write { offset, buffer }).await;
+        (count(result), operation.into_buffer())
+    }
+
+    /// Writes all of `writes` at once, in no order, and gives the result of each in theirs. A short
+    /// write is the caller's to judge. None of them is durable before an `fsync`.
+    pub async fn write_batch(self: &Rc<Self>, writes: Vec<(Fd, u64, Buffer)>) -> Vec<io::Result<usize>> {
+        let operation = |(fd, offset, buffer)| Operation { fd, kind: Kind::Write { offset, buffer } };
+        let mut pending: Vec<_> = writes.into_iter().map(|write| self.operate(operation(write))).collect();
+        let mut results: Vec<_> = pending.iter().map(|_| None).collect();
+        let mut left = pending.len();
+        poll_fn(|context| {
+            for (flight, result) in pending.iter_mut().zip(&mut results).filter(|(_, result)| result.is_none()) {
+                if let Poll::Ready((done, _)) = Pin::new(flight).poll(context) {
+                    *result = Some(count(done));
+                    left -= 1;
+                }
+            }
+            if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        results.into_iter().map(|result| result.expect("each write was awaited")).collect()
+    }
+
+    /// Makes what was written durable; with `data_only`, without times and the like.
+    pub async fn fsync(self: &Rc<Self>, fd: &Fd, data_only: bool) -> io::Result<()> {
+        count(self.run(fd, Kind::Fsync { data_only }).await.0).map(drop)
+    }
+
+    /// fallocate(2): `mode` is a set of FALLOC_FL flags.
+    pub async fn fallocate(self: &Rc<Self>, fd: &Fd, mode: i32, offset: u64, len: u64) -> io::Result<()> {
+        count(self.run(fd, Kind::Fallocate { mode, offset, len }).await.0).map(drop)
+    }
+
+    /// Waits until `fd` can be read, or reading it would report an error or an end.
+    pub async fn readable(self: &Rc<Self>, fd: &Fd) -> io::Result<()> {
+        count(self.run(fd, Kind::Readable).await.0).map(drop)
+    }
+
+    /// Receives bytes and at most `DESCRIPTORS_MAX` descriptors from a Unix socket; 0 bytes are the
+    /// end. The descriptors are closed on exec.
+    ///
+    /// # Errors
+    /// Those of recvmsg(2), and `InvalidData` for more descriptors, all of which are closed.
+    pub async fn receive(self: &Rc<Self>, socket: &Fd, buffer: Buffer) -> (io::Result<(usize, Vec<OwnedFd>)>, Buffer) {
+        let (result, operation) = self.run(socket, Kind::Receive(Message::new(buffer))).await;
+        operation.received(count(result))
+    }
+
+    /// Sends the bytes of `bytes` from position `from` on; possibly fewer than that. A closed peer is
+    /// an error (EPIPE), never a signal.
+    pub async fn send(self: &Rc<Self>, socket: &Fd, bytes: Buffer, from: usize) -> (io::Result<usize>, Buffer) {
+        let (result, operation) = self.run(socket, Kind::Send { buffer: bytes, from }).await;
+        (count(result), operation.into_buffer())
+    }
+
+    /// Operations that the kernel holds or whose result nobody has fetched, orphans included.
+    pub fn in_flight(&self) -> usize {
+        self.slots.borrow().used()
+    }
+
+    fn run(self: &Rc<Self>, fd: &Fd, kind: Kind) -> Flight {
+        self.operate(Operation { fd: fd.clone(), kind })
+    }
+
+    fn operate(self: &Rc<Self>, operation: Operation) -> Flight {
+        Flight { side: self.clone(), state: Progress::Waiting(operation) }
+    }
+
+    /// Puts an entry into the submission queue; it goes to the kernel at the end of the turn.
+    fn push(&self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: what the entry points at belongs to an operation in a slot, which is freed only
+            // at its completion; a cancel points at nothing.
+            if unsafe { self.ring.borrow_mut().submission().push(entry) }.is_ok() {
+                break;
+            }
+            // The queue is full: hand it over, and make room for what the kernel answers.
+            self.submit();
+            self.drain();
+        }
+        self.queued.set(true);
+    }
+
+    /// Hands over what the turn has queued, and takes what was answered at once.
+    pub(crate) fn flush(&self) {
+        if self.queued.replace(false) {
+            self.submit();
+            self.drain();
+        }
+    }
+
+    fn submit(&self) {
+        loop {
+            let ring = &mut *self.ring.borrow_mut();
+            if ring.submission().is_empty() {
+                return;
+            }
+            let Err(error) = ring.submit() else { continue };
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // No memory, or completions are waiting: later, when the bell's turn comes.
+                Some(libc::EAGAIN | libc::EBUSY) => {
+                    self.queued.set(true);
+                    self.ring_own_bell();
+                    return;
+                }
+                _ => panic!("the kernel does not take entries of the side ring: {error}"),
+            }
+        }
+    }
+
+    /// Takes every completion there is.
+    fn drain(&self) {
+        let mut wakers = Vec::new();
+        let mut orphans = Vec::new();
+        {
+            let mut ring = self.ring.borrow_mut();
+            let mut slots = self.slots.borrow_mut();
+            for entry in ring.completion().filter(|entry| entry.user_data() != CANCEL) {
+                match slots.complete(Key::from_user_data(entry.user_data()), entry.result()) {
+                    Completed::Wake(waker) => wakers.push(waker),
+                    Completed::Kept => {}
+                    Completed::Orphaned(operation, result) => orphans.push((operation, result)),
+                }
+            }
+        }
+        if !orphans.is_empty() {
+            wakers.append(&mut self.waiters.borrow_mut());
+        }
+        for (operation, result) in orphans {
+            operation.abandon(result);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// A slot is free again.
+    fn freed(&self) {
+        let waiters = self.waiters.take();
+        waiters.into_iter().for_each(Waker::wake);
+    }
+
+    fn wait_for_slot(&self, waker: &Waker) {
+        let mut waiters = self.waiters.borrow_mut();
+        // A batch asks once for each of its writes; one waker of it is enough.
+        if !waiters.last().is_some_and(|last| last.will_wake(waker)) {
+            waiters.push(waker.clone());
+        }
+    }
+
+    fn ring_own_bell(&self) {
+        self.bell.write(1).expect("a counter of wake-ups does not reach 2^64");
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        // Futures hold the side ring, so only orphans can be left here. The kernel may write into
+        // their memory until it has cancelled them, some time after the ring is closed.
+        self.slots.get_mut().forget();
+    }
+}
+
+/// Waits for the bell and takes what has completed.
+async fn listen(side: Rc<Side>, heard: OwnedFd) {
+    // SAFETY: the descriptor is open, and ownership of it passes to the file.
+    let bell = unsafe { BufferedFile::from_raw_fd(heard.into_raw_fd()) };
+    while !side.closing.get() {
+        bell.read_at(0, size_of::<u64>()).await.expect("an eventfd can always be read");
+        side.drain();
+        side.flush();
+    }
+    if let Err(error) = bell.close().await {
+        log::warn!("the bell of a side ring is not closed: {error}");
+    }
+}
+
+/// How far an operation is.
+enum Progress {
+    /// It has no slot yet.
+    Waiting(Operation),
+    Queued(Key),
+    Ended,
+}
+
+/// The future of one operation.
+struct Flight {
+    side: Rc<Side>,
+    state: Progress,
+}
+
+impl Future for Flight {
+    type Output = (i32, Operation);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        match std::mem::replace(&mut this.state, Progress::Ended) {
+            Progress::Waiting(operation) => {
+                let inserted = this.side.slots.borrow_mut().insert(operation, context.waker().clone());
+                match inserted {
+                    Ok(key) => {
+                        let entry = this.side.slots.borrow_mut().operation(key).entry().user_data(key.user_data());
+                        this.side.push(&entry);
+                        this.state = Progress::Queued(key);
+                    }
+                    Err(operation) => {
+                        this.side.wait_for_slot(context.waker());
+                        this.state = Progress::Waiting(operation);
+                    }
+                }
+                Poll::Pending
+            }
+            Progress::Queued(key) => {
+                let found = this.side.slots.borrow_mut().poll(key, context.waker());
+                match found {
+                    Found::Pending => {
+                        this.state = Progress::Queued(key);
+                        Poll::Pending
+                    }
+                    Found::Done(operation, result) => {
+                        this.side.freed();
+                        Poll::Ready((result, operation))
+                    }
+                }
+            }
+            Progress::Ended => panic!("an operation is not polled after its end"),
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let Progress::Queued(key) = self.state else { return };
+        let left = self.side.slots.borrow_mut().leave(key);
+        match left {
+            Left::Pending => {
+                self.side.push(&opcode::AsyncCancel::new(key.user_data()).build().user_data(CANCEL));
+                // At once: the drop may come from outside of a turn.
+                self.side.flush();
+            }
+            Left::Done(operation, result) => {
+                operation.abandon(result);
+                self.side.freed();
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Lanes of blocking threads, awaited from a core.
+
+use std::future::Future;
+use std::sync::mpsc::{Receiver, channel};
+use std::task::{Context, Waker};
+
+use cores::executor::{self, CoreSpec};
+use cores::lane::{Lane, LaneFault};
+
+fn on_a_core<T: Send + 'static, F: Future<Output = T> + 'static>(body: impl FnOnce() -> F + Send + 'static) -> T {
+    let core = CoreSpec { name: "lane".to_owned(), cpu: None };
+    executor::start(core, body).expect("an executor starts").join().expect("the main future does not panic")
+}
+
+fn lane(threads: usize, queue_max: usize) -> Lane {
+    Lane::new("helper", threads, queue_max, None).expect("threads start")
+}
+
+/// A job that says when it has begun and then blocks until its gate is opened or dropped.
+fn gated(lane: &Lane) -> (std::sync::mpsc::Sender<()>, Receiver<()>, cores::lane::Outcome<()>) {
+    let (open, gate) = channel::<()>();
+    let (begun, has_begun) = channel();
+    let outcome = lane.run(move || {
+        begun.send(()).expect("the test waits for this");
+        gate.recv().unwrap_or_default();
+    });
+    (open, has_begun, outcome)
+}
+
+#[test]
+fn a_job_runs_on_a_thread_of_its_lane() {
+    let name = on_a_core(|| async {
+        let lane = lane(1, 4);
+        let result = lane.run(|| std::fs::read_to_string("/proc/thread-self/comm")).await;
+        result.expect("the job runs").expect("every thread has a name")
+    });
+    assert_eq!(name, "helper\n");
+}
+
+#[test]
+fn one_thread_runs_jobs_in_the_order_of_the_calls() {
+    let order = on_a_core(|| async {
+        let lane = lane(1, 100);
+        let (sender, order) = channel();
+        let jobs: Vec<_> = (0..100)
+            .map(|index| {
+                let sender = sender.clone();
+                lane.run(move || sender.send(index).expect("the test waits for this"))
+            })
+            .collect();
+        for job in jobs {
+            job.await.expect("the job runs");
+        }
+        drop(sender);
+        order.into_iter().collect::<Vec<i32>>()
+    });
+    assert_eq!(order, (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_lane_says_so_and_runs_what_it_has() {
+    on_a_core(|| async {
+        let lane = lane(1, 2);
+        let (open, has_begun, first) = gated(&lane);
+        has_begun.recv().expect("the job begins");
+        let waiting = [lane.run(|| 1), lane.run(|| 2)];
+        assert_eq!(lane.waiting(), 2);
+        let refused = lane.run(|| 3).await;
+        assert_eq!(refused, Err(LaneFault::Full { lane: "helper".into(), queue_max: 2 }));
+        drop(open);
+        first.await.expect("the job runs");
+        for (job, expected) in waiting.into_iter().zip([1, 2]) {
+            assert_eq!(job.await, Ok(expected));
+        }
+    });
+}
+
+#[test]
+fn two_threads_of_a_lane_run_two_jobs_at_a_time() {
+    on_a_core(|| async {
+        let lane = lane(2, 4);
+        let (open, has_begun, slow) = gated(&lane);
+        has_begun.recv().expect("the job begins");
+        assert_eq!(lane.run(|| "quick").await, Ok("quick"));
+        drop(open);
+        slow.await.expect("the job runs");
+    });
+}
+
+#[test]
+fn a_panic_is_the_result_of_its_job_and_the_thread_lives_on() {
+    on_a_core(|| async {
+        let lane = lane(1, 4);
+        let fault = lane.run(|| panic!("a job, on purpose")).await;
+        assert_eq!(fault, Err::<(), _>(LaneFault::Panicked("a job, on purpose".to_owned())));
+        assert_eq!(lane.run(|| 5).await, Ok(5));
+    });
+}
+
+/// Panics when it is dropped.
+#[derive(Debug)]
+struct Explosive;
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        panic!("a destructor, on purpose");
+    }
+}
+
+#[test]
+fn a_result_that_panics_when_nobody_wants_it_does_not_end_the_thread() {
+    let lane = lane(1, 4);
+    drop(lane.run(|| Explosive));
+    on_a_core(move || async move {
+        assert_eq!(lane.run(|| 5).await, Ok(5));
+        lane.join();
+    });
+}
+
+#[test]
+fn a_dropped_lane_runs_its_queue_and_ends_its_threads() {
+    let lane = lane(2, 10);
+    let (open, has_begun, slow) = gated(&lane);
+    has_begun.recv().expect("the job begins");
+    let (sender, results) = channel();
+    for index in 0..5 {
+        let sender = sender.clone();
+        drop(lane.run(move || sender.send(index).expect("the test waits for this")));
+    }
+    drop(sender);
+    drop(lane);
+    drop(open);
+    // The channel ends when the last job is gone.
+    let mut results: Vec<_> = results.into_iter().collect();
+    results.sort_unstable();
+    assert_eq!(results, [0, 1, 2, 3, 4]);
+    on_a_core(|| async move { slow.await.expect("the job runs") });
+}
+
+#[test]
+fn join_waits_for_every_job() {
+    let lane = lane(3, 10);
+    let jobs: Vec<_> = (0..10).map(|index| lane.run(move || index)).collect();
+    lane.join();
+    for (index, job) in jobs.into_iter().enumerate() {
+        let mut job = std::pin::pin!(job);
+        let polled = job.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(polled, std::task::Poll::Ready(Ok(index)));
+    }
+}
+
+#[test]
+fn a_pinned_lane_stays_on_its_cpu() {
+    let mine = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).expect("a thread has an affinity");
+    let cpu = (0..nix::sched::CpuSet::count())
+        .find(|cpu| mine.is_set(*cpu).expect("the CPU is below the size of the set"))
+        .expect("a thread may run somewhere");
+    let status = on_a_core(move || async move {
+        let lane = Lane::new("pinned", 1, 4, Some(cpu)).expect("a thread starts");
+        let status = lane.run(|| std::fs::read_to_string("/proc/thread-self/status")).await;
+        status.expect("the job runs").expect("every thread has a status")
+    });
+    assert!(status.contains(&format!("Cpus_allowed_list:\t{cpu}\n")), "{status}");
+}
