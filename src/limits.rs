@@ -66,4 +66,3 @@ pub const RECORD_BYTES_MAX: usize = 4_096;
 
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
-

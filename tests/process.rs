@@ -222,6 +222,33 @@ fn an_unusable_folder_is_one_line() {
 }
 
 #[test]
+fn a_folder_is_not_shared_and_not_taken_from_others() {
+    let rig = Rig::files();
+    let mut first = rig.start();
+    let bus = support::bus::PrivateBus::start();
+    let elsewhere = rig.disks_folder();
+    let run = |folder: &std::path::Path| {
+        let mut command = rig.bare_command();
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", bus.address()).arg("--files").arg(folder);
+        command.arg("--run-dir").arg(&elsewhere).output().expect("the binary can be executed")
+    };
+    let foreign = rig.disks_folder().join("university");
+    fs::create_dir(&foreign).expect("the folder is writable");
+    fs::write(foreign.join("thesis.tex"), b"years of work").expect("the folder is writable");
+    for (folder, named) in [(rig.files_folder(), "files"), (foreign.clone(), "thesis.tex")] {
+        let output = run(&folder);
+        assert_eq!(output.status.code(), Some(1), "{folder:?}");
+        let said = lines(&output.stderr);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains(named), "{said:?} names {named}");
+    }
+    assert!(first.is_alive());
+    assert_eq!(rig.client().process_of(NAME), Some(first.id()));
+    let left = fs::read_dir(foreign).expect("the folder exists").count();
+    assert_eq!(left, 1, "nothing was put beside the thesis");
+}
+
+#[test]
 fn the_log_goes_to_stderr_in_the_documented_form() {
     let rig = Rig::sim();
     let mut daemon = rig.start();

@@ -94,7 +94,11 @@ fn every_crash_point(before: Before, wish: fn(&Seen) -> Wish) {
             let (_, ended) = attempt(&machine, before, wish, Some(point));
             let replied = matches!(ended, Ended::Finished(Ok(_)));
             // Crash 0 is the process dying: the kernel keeps what it was given, tables stay active.
-            if crash == 0 { machine.kill() } else { machine.crash(crash) }
+            if crash == 0 {
+                machine.kill()
+            } else {
+                machine.crash(crash)
+            }
             let at = format!("{before:?}, action {point} of {actions}, crash {crash}");
             let seen = look(SEED + crash, &machine);
             assert!(seen == undone || seen == done, "half an operation: {at}\n{seen:#?}\n{:#?}", machine.trace());
@@ -230,7 +234,12 @@ fn of_two_creations_with_one_name_or_one_device_one_wins() {
             let other = match create_pool(&[devices[1]]) {
                 Wish::CreatePool { name: own, devices: paths, integrity, .. } => {
                     let name = if devices[0] == devices[1] { name("q") } else { own };
-                    Wish::CreatePool { pool: stratisd::model::ids::PoolUuid::from_random([9; 16]), name, devices: paths, integrity }
+                    Wish::CreatePool {
+                        pool: stratisd::model::ids::PoolUuid::from_random([9; 16]),
+                        name,
+                        devices: paths,
+                        integrity,
+                    }
                 }
                 wish => panic!("{wish:?}"),
             };

@@ -14,6 +14,7 @@ use cores::rt;
 use ring::{Endpoint, Lane, Sizes, mesh};
 use stratisd::directory::Directory;
 use stratisd::error::Failure;
+use stratisd::event;
 use stratisd::limits::OUTBOX_MAX;
 use stratisd::message::{Answer, CallId, Message, Reply, Request, View, Wish};
 use stratisd::model::device::DevicePath;
@@ -26,7 +27,6 @@ use stratisd::shard::wait::Signal;
 use stratisd::shard::{Places, Shard, turn};
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
-use stratisd::event;
 
 const SHARDS: usize = 2;
 const BUS: usize = 0;
