@@ -32,6 +32,7 @@ pub mod sys;
 
 pub mod probe;
 
+pub mod bus;
 pub mod directory;
 pub mod event;
 pub mod shard;

@@ -66,3 +66,30 @@ pub const RECORD_BYTES_MAX: usize = 4_096;
 
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
+
+/// Replies up to this many bytes are sent in turn; larger listings wait until nothing else does.
+/// At 64 KiB the bus daemon's own buffer takes one in a single write.
+pub const REPLY_SMALL_BYTES_MAX: usize = 64 << 10;
+
+/// Messages that may pass a waiting listing. At 20,000 calls a second they delay it by 3 ms.
+pub const LISTING_PASSED_MAX: usize = 64;
+
+/// Largest listing of all objects: what a system bus daemon takes from a service in one message
+/// (32 MiB, its default), less room for the header. Beyond, it would cut the connection.
+pub const BUS_LISTING_BYTES_MAX: usize = (32 << 20) - 4_096;
+
+/// Bytes asked of the bus socket at a time: a few hundred calls.
+pub const BUS_READ_BYTES: usize = 64 << 10;
+
+/// Calls decoded in one turn of the bus core: at 20 µs each they stay below 1 ms.
+pub const BUS_READ_CALLS: usize = 32;
+
+/// Small messages are sent together up to this many bytes; one system call for each costs more.
+pub const BUS_SEND_BYTES: usize = 64 << 10;
+
+/// Messages taken from the mesh in one turn of the bus core.
+pub const MESH_RECEIVE_MAX: usize = 64;
+
+/// Files that must be allowed to be open: each device of each running pool keeps one, a core a dozen.
+/// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
+pub const FILES_OPEN_MIN: u64 = 4_096;

@@ -36,9 +36,11 @@ const MAY_IMPORT: &[(&str, &[&str], bool)] = &[
     ("xfs", &["model"], true),
     ("engine", &["format", "model", "xfs"], true),
     ("sys", &["model"], true),
-    ("shard", &["engine", "format", "model", "sys"], true),
+    // Reads signatures where devices are found and where they are set up, so both may import it.
+    ("probe", &["format", "model", "sys"], true),
+    ("shard", &["engine", "format", "model", "probe", "sys"], true),
     ("directory", &["model"], true),
-    ("event", &["format", "model", "sys"], true),
+    ("event", &["format", "model", "probe", "sys"], true),
     ("bus", &["model"], true),
 ];
 

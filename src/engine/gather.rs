@@ -270,10 +270,8 @@ mod tests {
 
     #[test]
     fn only_marked_devices_without_any_record_are_half_made() {
-        assert!(matches!(
-            judge(pool(), &[read(1, FLAG_CREATING, &[]), read(2, FLAG_CREATING, &[])]),
-            Verdict::HalfMade
-        ));
+        let half = [read(1, FLAG_CREATING, &[]), read(2, FLAG_CREATING, &[])];
+        assert!(matches!(judge(pool(), &half), Verdict::HalfMade));
         assert!(matches!(unfit(&[read(1, FLAG_CREATING, &[]), read(2, 0, &[])]), Refusal::NoMetadata { .. }));
         assert!(matches!(unfit(&[]), Refusal::NoMetadata { .. }));
         let whole = record(&[1, 2]);

@@ -7,12 +7,14 @@
 
 mod world;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use cores::deterministic::Ended;
 use stratisd::error::{Failure, Refusal};
 use stratisd::message::{Answer, Wish};
-use stratisd::model::ids::{DevUuid, ThinId};
+use stratisd::model::ids::{DevUuid, PoolUuid, ThinId};
+use stratisd::shard::wait::all;
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
 use world::{Driver, Seen, create_filesystem, create_pool, filesystem, live, look, name, pool};
@@ -60,7 +62,7 @@ fn attempt(
     wish: fn(&Seen) -> Wish,
     stop_after: Option<u64>,
 ) -> (u64, Ended<Result<Answer, Failure>>) {
-    let start = std::rc::Rc::new(std::cell::Cell::new(0));
+    let start = Rc::new(Cell::new(0));
     let (counted, counting) = (Rc::clone(&start), machine.clone());
     let ended = live(SEED, machine, move |driver| async move {
         prepare(&driver, before).await;
@@ -231,22 +233,17 @@ fn of_two_creations_with_one_name_or_one_device_one_wins() {
     for seed in 0..40 {
         for devices in [["/dev/a", "/dev/b"], ["/dev/a", "/dev/a"]] {
             let machine = machine();
-            let other = match create_pool(&[devices[1]]) {
-                Wish::CreatePool { name: own, devices: paths, integrity, .. } => {
-                    let name = if devices[0] == devices[1] { name("q") } else { own };
-                    Wish::CreatePool {
-                        pool: stratisd::model::ids::PoolUuid::from_random([9; 16]),
-                        name,
-                        devices: paths,
-                        integrity,
-                    }
+            let mut other = create_pool(&[devices[1]]);
+            if let Wish::CreatePool { pool, name: own, .. } = &mut other {
+                *pool = PoolUuid::from_random([9; 16]);
+                if devices[0] == devices[1] {
+                    *own = name("q");
                 }
-                wish => panic!("{wish:?}"),
-            };
+            }
             let one = create_pool(&[devices[0]]);
             let (first, second, seen) = live(seed, &machine, move |driver| async move {
                 let calls = vec![driver.call(one), driver.call(other)];
-                let mut outcomes = stratisd::shard::wait::all(calls).await;
+                let mut outcomes = all(calls).await;
                 let second = outcomes.pop().expect("two calls");
                 (outcomes.pop().expect("two calls"), second, driver.seen())
             })
@@ -270,7 +267,7 @@ fn many_creations_at_once_get_each_their_own_volume() {
             prepare(&driver, Before::Pool).await;
             let names: Vec<String> = (0..10).map(|n| format!("fs{n}")).collect();
             let calls = names.iter().map(|name| driver.call(create_filesystem(name)));
-            for outcome in stratisd::shard::wait::all(calls).await {
+            for outcome in all(calls).await {
                 outcome.expect("each is created");
             }
             driver.seen()

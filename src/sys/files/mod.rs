@@ -97,12 +97,6 @@ impl FilesSys {
         Ok(Self { inner: Rc::new(inner) })
     }
 
-    /// Kills formatters that run and starts no more: their calls, and all later ones, end with
-    /// `Why::Cancelled`. For the stop of the daemon.
-    pub fn cancel_formats(&self) {
-        self.inner.formats.cancel();
-    }
-
     /// Runs a job that blocks on the lane.
     async fn lane<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Why> {
         self.inner.lane.run(job).await.map_err(|fault| match fault {

@@ -245,7 +245,7 @@ fn what_the_formatter_says_comes_with_its_failure() {
             }
             other => panic!("{other}"),
         }
-        sys.cancel_formats();
+        sys.cancel_long_work();
         assert_eq!(why(sys.format(VOLUME, XFS).await), Why::Cancelled);
     });
 }

@@ -1,0 +1,108 @@
+//! Calls whose answer is not known yet: who waits, for what, and how many.
+//!
+//! Invariant: the count of each sender is the number of calls of that sender in here, and a sender
+//! without calls has no entry. A call leaves exactly once, when its answer is formed.
+//!
+//! A client that disconnects keeps its entries until its calls are answered: what was started runs
+//! to its end, so the work it stands for is still being done. Unique names are never reused.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::bus::decide::Shape;
+use crate::limits::{CALLS_MAX, CALLS_PER_SENDER_MAX};
+use crate::message::CallId;
+use crate::model::ids::PoolUuid;
+
+/// Where an answer goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Caller {
+    /// Its unique name.
+    pub sender: String,
+    /// The number it gave the call.
+    pub serial: u32,
+    /// Whether it wants no answer.
+    pub no_reply: bool,
+}
+
+/// A call that its pool's home works on.
+#[derive(Debug)]
+pub struct Pending {
+    /// Who asked.
+    pub caller: Caller,
+    /// The form of the answer.
+    pub shape: Shape,
+    /// Which pool it is about.
+    pub pool: PoolUuid,
+    /// What it is about.
+    pub subject: Uuid,
+}
+
+/// A bound that was reached, and its name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Reached(pub &'static str, pub usize);
+
+/// All calls in flight, and those that wait for a listing.
+#[derive(Debug, Default)]
+pub struct Calls {
+    last: u64,
+    pending: HashMap<CallId, Pending>,
+    total: usize,
+    per_sender: HashMap<String, usize>,
+}
+
+impl Calls {
+    /// Whether one more call of a sender fits.
+    pub fn admit(&self, sender: &str) -> Result<(), Reached> {
+        if self.total >= CALLS_MAX {
+            return Err(Reached("calls of all clients", CALLS_MAX));
+        }
+        if self.per_sender.get(sender).is_some_and(|count| *count >= CALLS_PER_SENDER_MAX) {
+            return Err(Reached("calls of one client", CALLS_PER_SENDER_MAX));
+        }
+        Ok(())
+    }
+
+    /// Counts a call without keeping it.
+    pub fn enter(&mut self, sender: &str) {
+        self.total += 1;
+        *self.per_sender.entry(sender.to_owned()).or_default() += 1;
+    }
+
+    /// Undoes `enter`.
+    pub fn leave(&mut self, sender: &str) {
+        let count = self.per_sender.get_mut(sender).expect("a call leaves after it entered");
+        *count -= 1;
+        if *count == 0 {
+            self.per_sender.remove(sender);
+        }
+        self.total -= 1;
+    }
+
+    /// Keeps a call and gives it an id.
+    pub fn push(&mut self, pending: Pending) -> CallId {
+        self.enter(&pending.caller.sender);
+        self.last += 1;
+        let call = CallId(self.last);
+        self.pending.insert(call, pending);
+        call
+    }
+
+    /// Takes out the call with this id.
+    pub fn take(&mut self, call: CallId) -> Option<Pending> {
+        let pending = self.pending.remove(&call)?;
+        self.leave(&pending.caller.sender);
+        Some(pending)
+    }
+
+    /// Whether any call is about this pool. Asked for start and stop only, so a scan is enough.
+    pub fn about(&self, pool: PoolUuid) -> bool {
+        self.pending.values().any(|pending| pending.pool == pool)
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+}

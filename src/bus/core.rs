@@ -1,0 +1,335 @@
+//! The bus role without its socket: messages, views and replies in, bytes and requests out.
+//!
+//! `handle_*` tells it what happened, `poll_*` asks what to do; the caller polls until it gets
+//! `None` after each `handle_*`. No I/O, no clock, no waiting: it runs the same in a test.
+//!
+//! Invariants: signals that show an effect are queued before the reply that reports it. Whatever is
+//! queued leaves in its order, except for listings (`GetManagedObjects`): a large one is built when
+//! it is its turn to leave, so it shows every signal sent before it, small messages may pass it
+//! while it waits, and no more than `LISTING_PASSED_MAX` of them do.
+//!
+//! A panic in decoding or reading (our bug) fails that call: `decide` is pure, so the state is whole.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use log::{debug, error, warn};
+
+use crate::bus::announce::signals;
+use crate::bus::calls::{Caller, Calls, Pending};
+use crate::bus::daemon::{Daemon, Event};
+use crate::bus::decide::{Context, Decision, Shape, decide, subject};
+use crate::bus::encode::Outgoing;
+use crate::bus::errors::{FAILED, LIMITS_EXCEEDED, SET_FAILED};
+use crate::bus::incoming::{self, Incoming, Kind, Unreadable};
+use crate::bus::table::Replying;
+use crate::bus::tree::Tree;
+use crate::bus::value::Value;
+use crate::error::{Failure, Refusal};
+use crate::limits::{BUS_LISTING_BYTES_MAX, BUS_OUT_BYTES_MAX, LISTING_PASSED_MAX, REPLY_SMALL_BYTES_MAX};
+use crate::message::{Answer, Reply, Request, View, Wish};
+
+/// The role's whole state.
+pub struct Bus {
+    tree: Tree,
+    calls: Calls,
+    daemon: Daemon,
+    random: Box<dyn Fn() -> [u8; 16]>,
+    machine_id: Option<String>,
+    stopping: bool,
+    serial: u32,
+    requests: VecDeque<Box<Request>>,
+    events: VecDeque<Event>,
+    out: VecDeque<Vec<u8>>,
+    out_bytes: usize,
+    /// Callers of large listings, oldest first.
+    listings: VecDeque<Caller>,
+    /// Messages that left since the oldest listing waits.
+    passed: usize,
+}
+
+impl Bus {
+    /// Knows nothing yet. `random` gives sixteen random bytes each time, for the ids of new pools.
+    pub fn new(version: &str, machine_id: Option<String>, random: impl Fn() -> [u8; 16] + 'static) -> Self {
+        Self {
+            tree: Tree::new(version),
+            calls: Calls::default(),
+            daemon: Daemon::default(),
+            random: Box::new(random),
+            machine_id,
+            stopping: false,
+            serial: 0,
+            requests: VecDeque::new(),
+            events: VecDeque::new(),
+            out: VecDeque::new(),
+            out_bytes: 0,
+            listings: VecDeque::new(),
+            passed: 0,
+        }
+    }
+
+    /// All objects.
+    pub const fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    // ---- what happened -------------------------------------------------------------------------
+
+    /// A whole message came from the bus, with so many descriptors. Its bytes are used up.
+    ///
+    /// # Errors
+    /// The bytes are no message: whoever sent them cannot be answered.
+    pub fn handle_message(&mut self, bytes: &mut [u8], descriptors: usize) -> Result<(), Unreadable> {
+        let incoming = incoming::read(bytes)?;
+        match incoming.kind {
+            Kind::Call => self.handle_call(incoming, descriptors),
+            Kind::Answer => self.events.extend(self.daemon.handle(&incoming.message)),
+            Kind::Other => {}
+        }
+        Ok(())
+    }
+
+    /// Changes that belong together came from a shard.
+    pub fn handle_views(&mut self, views: Vec<View>) {
+        for notice in self.tree.apply(views) {
+            let serial = &mut self.serial;
+            for signal in signals(&self.tree, &notice, || next(serial)) {
+                let bytes = signal.finish();
+                self.out_bytes += bytes.len();
+                self.out.push_back(bytes);
+            }
+        }
+    }
+
+    /// A call has ended. The views that show its effect came before.
+    pub fn handle_reply(&mut self, reply: Reply) {
+        let Some(pending) = self.calls.take(reply.call) else {
+            return error!("a reply came to a call that is not in flight (call={})", reply.call.0);
+        };
+        self.conclude(&pending.caller, pending.shape, pending.subject, &reply.outcome);
+    }
+
+    /// Accept nothing new that changes anything; go on answering.
+    pub const fn handle_stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Say hello to the bus daemon, before anything else.
+    pub fn greet(&mut self) {
+        let serial = self.next_serial();
+        let bytes = self.daemon.hello(serial);
+        self.push(bytes);
+    }
+
+    /// Ask for the well-known name; answered by `Event::Named`.
+    pub fn request_name(&mut self) {
+        let serial = self.next_serial();
+        let bytes = self.daemon.request_name(serial);
+        self.push(bytes);
+    }
+
+    /// Give the well-known name back; answered by `Event::Released`.
+    pub fn release_name(&mut self) {
+        let serial = self.next_serial();
+        let bytes = self.daemon.release_name(serial);
+        self.push(bytes);
+    }
+
+    // ---- what to do ----------------------------------------------------------------------------
+
+    /// The next request, for the home of `wish.pool()`.
+    pub fn poll_request(&mut self) -> Option<Box<Request>> {
+        self.requests.pop_front()
+    }
+
+    /// The next answer of the bus daemon.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether the bus daemon has answered.
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// The next whole message for the socket. Asked when the one before has left.
+    pub fn poll_bytes(&mut self) -> Option<Vec<u8>> {
+        if !self.listings.is_empty() && (self.out.is_empty() || self.passed >= LISTING_PASSED_MAX) {
+            self.queue_listing();
+        }
+        self.pop()
+    }
+
+    /// Appends messages that are queued already, as long as they fit into `max` bytes.
+    pub fn poll_more(&mut self, bytes: &mut Vec<u8>, max: usize) {
+        while self.out.front().is_some_and(|next| bytes.len() + next.len() <= max) {
+            bytes.extend(self.pop().into_iter().flatten());
+        }
+    }
+
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let bytes = self.out.pop_front()?;
+        self.out_bytes -= bytes.len();
+        self.passed += 1;
+        Some(bytes)
+    }
+
+    /// Whether nothing waits to be sent.
+    pub fn is_drained(&self) -> bool {
+        self.out.is_empty() && self.listings.is_empty()
+    }
+
+    /// Whether so much waits to be sent that no more calls should be read.
+    pub const fn is_congested(&self) -> bool {
+        self.out_bytes > BUS_OUT_BYTES_MAX
+    }
+
+    /// Whether no call is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    // ---- calls -----------------------------------------------------------------------------------
+
+    fn handle_call(&mut self, call: Incoming, descriptors: usize) {
+        let message = &call.message;
+        let (Some(sender), Some(serial)) = (message.sender(), message.get_serial()) else {
+            return warn!("a call without a sender cannot be answered");
+        };
+        let caller = Caller { sender: sender.to_string(), serial, no_reply: message.get_no_reply() };
+        debug!("{} calls {:?} {:?} on {:?}", sender, message.interface(), message.member(), message.path());
+        let context = Context {
+            tree: &self.tree,
+            descriptors,
+            random: &*self.random,
+            busy: &|pool| self.calls.about(pool),
+            machine_id: self.machine_id.as_deref(),
+        };
+        // `decide` changes nothing, so nothing is left half changed.
+        let decision = catch_unwind(AssertUnwindSafe(|| decide(&context, call)));
+        let bug = || Decision::Error(FAILED, "a bug in stratisd, see its log".to_owned());
+        self.carry_out(caller, decision.unwrap_or_else(|_panic| bug()));
+    }
+
+    fn carry_out(&mut self, caller: Caller, decision: Decision) {
+        match decision {
+            Decision::Values(values) => self.reply(&caller, &values),
+            Decision::Objects => self.list(caller),
+            Decision::Wish(wish, shape) => self.request(caller, wish, shape),
+            Decision::Known(answer, shape) => self.conclude(&caller, shape, uuid::Uuid::nil(), &Ok(answer)),
+            Decision::Refused(refusal, shape) => self.refuse(&caller, shape, refusal),
+            Decision::Error(name, text) => self.reply_error(&caller, name, &text),
+        }
+    }
+
+    fn request(&mut self, caller: Caller, wish: Wish, shape: Shape) {
+        if self.stopping {
+            return self.refuse(&caller, shape, Refusal::Stopping);
+        }
+        if let Err(reached) = self.calls.admit(&caller.sender) {
+            return self.reply_limit(&caller, reached.0, reached.1);
+        }
+        let pending = Pending { caller, shape, pool: wish.pool(), subject: subject(&wish) };
+        let call = self.calls.push(pending);
+        self.requests.push_back(Box::new(Request { call, wish }));
+    }
+
+    fn refuse(&mut self, caller: &Caller, shape: Shape, refusal: Refusal) {
+        self.conclude(caller, shape, uuid::Uuid::nil(), &Err(Failure::Refused(refusal)));
+    }
+
+    /// Forms the answer to a call in the shape of the revision that was called.
+    fn conclude(&mut self, caller: &Caller, shape: Shape, subject: uuid::Uuid, outcome: &Result<Answer, Failure>) {
+        let (answer, code, text) = match outcome {
+            Ok(answer) => (answer, 0, "Ok".to_owned()),
+            Err(failure) => (&Answer::Identity, 1, failure.to_string()),
+        };
+        match shape {
+            Shape::Call(first) => {
+                let first = first(&Replying { tree: &self.tree, subject, answer });
+                self.reply(caller, &[first, Value::U16(code), Value::Text(text)]);
+            }
+            Shape::Set if code == 0 => self.reply(caller, &[]),
+            Shape::Set => self.reply_error(caller, SET_FAILED, &text),
+        }
+    }
+
+    // ---- replies -----------------------------------------------------------------------------------
+
+    fn reply(&mut self, caller: &Caller, values: &[Value]) {
+        if !caller.no_reply {
+            let serial = self.next_serial();
+            self.push(Outgoing::returns(serial, &caller.sender, caller.serial, values).finish());
+        }
+    }
+
+    fn reply_error(&mut self, caller: &Caller, name: &str, text: &str) {
+        if !caller.no_reply {
+            let serial = self.next_serial();
+            self.push(Outgoing::error(serial, &caller.sender, caller.serial, name, text).finish());
+        }
+    }
+
+    fn reply_limit(&mut self, caller: &Caller, what: &'static str, max: usize) {
+        self.reply_error(caller, LIMITS_EXCEEDED, &Refusal::Full { what, max }.to_string());
+    }
+
+    /// A small listing is answered in turn; a large one waits until the socket is free for it.
+    fn list(&mut self, caller: Caller) {
+        if caller.no_reply {
+            return;
+        }
+        if self.tree.size() > BUS_LISTING_BYTES_MAX {
+            return self.reply_limit(&caller, "a message with every object", BUS_LISTING_BYTES_MAX);
+        }
+        if self.tree.size() <= REPLY_SMALL_BYTES_MAX {
+            let bytes = self.listing(&caller);
+            return self.push(bytes);
+        }
+        if let Err(reached) = self.calls.admit(&caller.sender) {
+            return self.reply_limit(&caller, reached.0, reached.1);
+        }
+        self.calls.enter(&caller.sender);
+        if self.listings.is_empty() {
+            self.passed = 0;
+        }
+        self.listings.push_back(caller);
+    }
+
+    /// Builds the oldest listing, behind what is queued: it shows what those messages say.
+    fn queue_listing(&mut self) {
+        let Some(caller) = self.listings.pop_front() else {
+            return;
+        };
+        self.calls.leave(&caller.sender);
+        let bytes = self.listing(&caller);
+        self.push(bytes);
+        self.passed = 0;
+    }
+
+    fn listing(&mut self, caller: &Caller) -> Vec<u8> {
+        let serial = self.next_serial();
+        let mut message = Outgoing::returns_raw(serial, &caller.sender, caller.serial, "a{oa{sa{sv}}}");
+        message.body().reserve(self.tree.size());
+        self.tree.write_all(message.body());
+        message.finish()
+    }
+
+    fn push(&mut self, bytes: Vec<u8>) {
+        self.out_bytes += bytes.len();
+        self.out.push_back(bytes);
+    }
+
+    fn next_serial(&mut self) -> u32 {
+        next(&mut self.serial)
+    }
+}
+
+/// Serials count up and are never 0.
+const fn next(serial: &mut u32) -> u32 {
+    *serial = match serial.checked_add(1) {
+        Some(serial) => serial,
+        None => 1,
+    };
+    *serial
+}

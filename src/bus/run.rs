@@ -1,0 +1,408 @@
+//! The role as it runs on its core: connection, mesh and core machine, put together.
+//!
+//! ```text
+//! Settling --every shard Settled--> Naming --the name is ours--> Serving
+//!     any of these --stop--> Stopping --every shard Stopped--> Leaving --name given back--> end
+//! ```
+//!
+//! Invariants: the name is asked for only after every pool that was set up at the start is in the
+//! tree, so a client that finds us finds them; the connection is closed only after every call that
+//! was accepted has been answered, because the answer to `ReleaseName` comes after all else was read.
+//!
+//! A lost connection, a message that cannot be read, or a panic in one of the two tasks ends the
+//! role with an error; the daemon is of no use without its bus.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use cores::rt::{self, Join, Panicked};
+use cores::side::{Buffer, Fd, Side};
+use log::{error, info};
+use nix::sys::socket::{Shutdown, shutdown};
+use ring::{Endpoint, Lane};
+use thiserror::Error;
+
+use crate::bus::address::{self, AddressFault};
+use crate::bus::auth::{Auth, AuthFault};
+use crate::bus::core::Bus;
+use crate::bus::daemon::{Event, NAME, NameFault};
+use crate::bus::incoming::Unreadable;
+use crate::bus::read::read;
+use crate::bus::write::write;
+use crate::error::{Failure, Refusal};
+use crate::limits::{BUS_SEND_BYTES, MESH_RECEIVE_MAX, OUTBOX_MAX};
+use crate::message::{Claim, Claimed, Message, Reply, Request};
+use crate::model::ids::PoolUuid;
+
+/// What the role must know.
+#[derive(Clone, Debug)]
+pub struct BusConfig {
+    /// Where the bus is: `address::system_bus()`.
+    pub address: String,
+    /// How many shards there are.
+    pub shards: usize,
+    /// The endpoint of the first; the others follow.
+    pub first_shard: usize,
+    /// What the property `Version` says.
+    pub version: String,
+}
+
+/// Why the role ended.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the text of each variant is its documentation")]
+pub enum BusFault {
+    #[error(transparent)]
+    Address(#[from] AddressFault),
+    #[error(transparent)]
+    Auth(#[from] AuthFault),
+    #[error(transparent)]
+    Name(#[from] NameFault),
+    #[error("the bus has closed the connection")]
+    Closed,
+    #[error("cannot {doing} the bus connection: {error}")]
+    Socket { doing: &'static str, error: io::Error },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+}
+
+/// Runs the role until `stop` resolves and everything is answered, or until it fails.
+///
+/// `on_claim` is the directory: it is given a shard's endpoint and claim, and gives answers with
+/// their endpoints. `home` gives the endpoint of a pool's shard. Whoever resolves `stop` also sends
+/// `Message::Stop` to the shards.
+///
+/// # Errors
+/// `BusFault`, whose text names the cure where there is one. The process should exit with 1.
+pub async fn run(
+    config: BusConfig,
+    endpoint: Rc<Endpoint<Message>>,
+    on_claim: impl FnMut(usize, Claim) -> Vec<(usize, Claimed)> + 'static,
+    home: impl Fn(PoolUuid) -> usize + 'static,
+    stop: impl Future<Output = ()>,
+) -> Result<(), BusFault> {
+    let side = rt::side();
+    let socket = OwnedFd::from(connect(&side, &config.address).await?);
+    let socket: Fd = Rc::new(socket);
+    let shared = Rc::new(Shared::new(Bus::new(&config.version, machine_id(), rt::random), endpoint, Box::new(home)));
+    shared.with(Bus::greet);
+    let reader = rt::spawn("bus read", read(side.clone(), socket.clone(), shared.clone()));
+    let writer = rt::spawn("bus write", write(side, socket.clone(), shared.clone()));
+    let heard = Heard::default();
+    let mut role = Role { config, shared, on_claim, reader, writer, phase: Phase::Settling, heard };
+    let ended = role.serve(pin!(stop)).await;
+    role.shared.leave();
+    if ended.is_ok() {
+        // What is queued still goes out; then the writer ends by itself.
+        (&mut role.writer).await??;
+    }
+    if let Err(errno) = shutdown(socket.as_raw_fd(), Shutdown::Both) {
+        // The other side may have gone first.
+        info!("the bus connection was closed already: {errno}");
+    }
+    ended
+}
+
+async fn connect(side: &Rc<Side>, address: &str) -> Result<UnixStream, BusFault> {
+    let stream = address::connect(address)?;
+    let socket: Fd = Rc::new(stream.try_clone().map_err(|error| BusFault::Socket { doing: "open", error })?.into());
+    let mut auth = Auth::new(nix::unistd::getuid().as_raw());
+    loop {
+        while let Some(bytes) = auth.poll_bytes() {
+            let count = bytes.len();
+            // A few dozen bytes into an empty socket: taken whole, or not at all.
+            let (result, _) = side.send(&socket, Buffer::from(bytes), 0).await;
+            match result {
+                Ok(sent) if sent == count => {}
+                Ok(_) => return Err(BusFault::Closed),
+                Err(error) => return Err(BusFault::Socket { doing: "write", error }),
+            }
+        }
+        if auth.is_done() {
+            info!("the bus has let us in (address={address} descriptors={})", auth.carries_descriptors());
+            return Ok(stream);
+        }
+        let (result, bytes) = side.receive(&socket, Buffer::aligned(512, 8)).await;
+        match result {
+            Ok((0, _)) => return Err(BusFault::Closed),
+            Ok((count, _)) => auth.handle_bytes(&bytes[..count])?,
+            Err(error) => return Err(BusFault::Socket { doing: "read", error }),
+        }
+    }
+}
+
+/// Two small files that never change while the machine runs; read once, before anything is served.
+fn machine_id() -> Option<String> {
+    let read = |path| std::fs::read_to_string(path).ok();
+    let text = read("/etc/machine-id").or_else(|| read("/var/lib/dbus/machine-id"))?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+// ---- what the tasks share ------------------------------------------------------------------------
+
+/// Wakes one task of this core.
+#[derive(Default)]
+struct Bell(Cell<Option<Waker>>);
+
+impl Bell {
+    fn ring(&self) {
+        if let Some(waker) = self.0.take() {
+            waker.wake();
+        }
+    }
+
+    fn arm(&self, context: &Context<'_>) {
+        self.0.set(Some(context.waker().clone()));
+    }
+}
+
+/// The core machine, and how the tasks of this role tell each other that it has changed.
+pub(super) struct Shared {
+    bus: RefCell<Bus>,
+    endpoint: Rc<Endpoint<Message>>,
+    home: Box<dyn Fn(PoolUuid) -> usize>,
+    leaving: Cell<bool>,
+    /// The writer: there is something to send.
+    writer: Bell,
+    /// The reader: there is room again.
+    reader: Bell,
+    /// The role: the bus daemon has answered.
+    role: Bell,
+}
+
+impl Shared {
+    fn new(bus: Bus, endpoint: Rc<Endpoint<Message>>, home: Box<dyn Fn(PoolUuid) -> usize>) -> Self {
+        let bell = Bell::default;
+        let leaving = Cell::new(false);
+        Self { bus: RefCell::new(bus), endpoint, home, leaving, writer: bell(), reader: bell(), role: bell() }
+    }
+
+    /// Tells the core machine something, and hands on what it says.
+    fn with<T>(&self, tell: impl FnOnce(&mut Bus) -> T) -> T {
+        let told = tell(&mut self.bus.borrow_mut());
+        self.hand_on();
+        told
+    }
+
+    /// A message came. What it leads to waits for `hand_on`.
+    pub(super) fn handle_message(&self, bytes: &mut [u8], descriptors: usize) {
+        if let Err(unreadable) = self.bus.borrow_mut().handle_message(bytes, descriptors) {
+            // Its bounds were right, so the next one can be read.
+            error!("a message is left out: {unreadable}");
+        }
+    }
+
+    /// Requests go to their shards, bytes and answers to the tasks that wait for them.
+    pub(super) fn hand_on(&self) {
+        loop {
+            let request = self.bus.borrow_mut().poll_request();
+            let Some(request) = request else { break };
+            self.send(request);
+        }
+        if !self.bus.borrow().is_drained() {
+            self.writer.ring();
+        }
+        if self.bus.borrow().has_event() {
+            self.role.ring();
+        }
+    }
+
+    fn send(&self, request: Box<Request>) {
+        let (call, to) = (request.call, (self.home)(request.wish.pool()));
+        if self.endpoint.send(to, Lane::Normal, Message::Request(request)).is_err() {
+            let refusal = Refusal::Full { what: "the way to a shard", max: OUTBOX_MAX };
+            self.bus.borrow_mut().handle_reply(Reply { call, outcome: Err(Failure::Refused(refusal)) });
+        }
+    }
+
+    /// Resolves when more calls may be read.
+    pub(super) async fn room(&self) {
+        poll_fn(|context| {
+            if self.leaving.get() || !self.bus.borrow().is_congested() {
+                return Poll::Ready(());
+            }
+            self.reader.arm(context);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Resolves with what to send next; `None` when we leave.
+    pub(super) async fn to_send(&self) -> Option<Vec<u8>> {
+        poll_fn(|context| {
+            let mut bus = self.bus.borrow_mut();
+            if let Some(mut bytes) = bus.poll_bytes() {
+                bus.poll_more(&mut bytes, BUS_SEND_BYTES);
+                return Poll::Ready(Some(bytes));
+            }
+            if self.leaving.get() {
+                return Poll::Ready(None);
+            }
+            self.writer.arm(context);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Something was sent, so there may be room.
+    pub(super) fn sent(&self) {
+        self.reader.ring();
+    }
+
+    /// Whether the end of the connection is what we want.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    fn leave(&self) {
+        self.leaving.set(true);
+        self.writer.ring();
+        self.reader.ring();
+    }
+}
+
+// ---- the role --------------------------------------------------------------------------------------
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    Settling,
+    Naming,
+    Serving,
+    Stopping,
+    Leaving,
+    Gone,
+}
+
+struct Role<C> {
+    config: BusConfig,
+    shared: Rc<Shared>,
+    on_claim: C,
+    reader: Join<Result<(), BusFault>>,
+    writer: Join<Result<(), BusFault>>,
+    phase: Phase,
+    heard: Heard,
+}
+
+/// Shards, by endpoint, that have said so. They may say `Stopped` before we are told to stop.
+#[derive(Default)]
+struct Heard {
+    settled: BTreeSet<usize>,
+    stopped: BTreeSet<usize>,
+}
+
+/// What woke the role.
+enum Woken {
+    Mesh,
+    Bus,
+    Stop,
+    Ended(Result<(), BusFault>),
+}
+
+impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
+    async fn serve(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<(), BusFault> {
+        let mut batch = Vec::new();
+        self.advance();
+        while self.phase != Phase::Gone {
+            let stopping = matches!(self.phase, Phase::Stopping | Phase::Leaving);
+            match self.woken(stop.as_mut(), !stopping).await {
+                Woken::Mesh => {
+                    while self.shared.endpoint.receive(&mut batch, MESH_RECEIVE_MAX) > 0 {
+                        rt::count_messages(batch.len());
+                        batch.drain(..).for_each(|(from, message)| self.handle(from, message));
+                        rt::yield_now().await;
+                    }
+                }
+                Woken::Bus => {}
+                Woken::Stop => {
+                    self.phase = Phase::Stopping;
+                    self.shared.with(Bus::handle_stop);
+                }
+                Woken::Ended(ended) => return ended.and(Err(BusFault::Closed)),
+            }
+            self.advance();
+            self.handle_events()?;
+        }
+        Ok(())
+    }
+
+    async fn woken(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>, heed_stop: bool) -> Woken {
+        let endpoint = self.shared.endpoint.clone();
+        let mut mesh = pin!(endpoint.wait());
+        poll_fn(|context| {
+            for task in [&mut self.reader, &mut self.writer] {
+                if let Poll::Ready(ended) = Pin::new(task).poll(context) {
+                    return Poll::Ready(Woken::Ended(ended.unwrap_or_else(|panic| Err(panic.into()))));
+                }
+            }
+            if heed_stop && stop.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Woken::Stop);
+            }
+            if self.shared.bus.borrow().has_event() {
+                return Poll::Ready(Woken::Bus);
+            }
+            self.shared.role.arm(context);
+            mesh.as_mut().poll(context).map(|()| Woken::Mesh)
+        })
+        .await
+    }
+
+    fn handle(&mut self, from: usize, message: Message) {
+        match message {
+            Message::Views(views) => self.shared.with(|bus| bus.handle_views(views)),
+            Message::Reply(reply) => self.shared.with(|bus| bus.handle_reply(*reply)),
+            Message::Claim(claim) => {
+                for (to, claimed) in (self.on_claim)(from, *claim) {
+                    let sent = self.shared.endpoint.send(to, Lane::Urgent, Message::Claimed(Box::new(claimed)));
+                    assert!(sent.is_ok(), "claims are bounded by calls, so their answers fit the outbox");
+                }
+            }
+            Message::Settled => drop(self.heard.settled.insert(from)),
+            Message::Stopped => drop(self.heard.stopped.insert(from)),
+            Message::Stop => {}
+            Message::Request(_) | Message::Event(_) | Message::Claimed(_) => {
+                error!("a message for a shard came to the bus (from={from})");
+            }
+        }
+    }
+
+    /// The next step, once every shard was heard.
+    fn advance(&mut self) {
+        match self.phase {
+            Phase::Settling if self.heard.settled.len() >= self.config.shards => {
+                self.phase = Phase::Naming;
+                self.shared.with(Bus::request_name);
+            }
+            Phase::Stopping if self.heard.stopped.len() >= self.config.shards => {
+                self.phase = Phase::Leaving;
+                self.shared.with(Bus::release_name);
+            }
+            Phase::Settling | Phase::Naming | Phase::Serving => {}
+            Phase::Stopping | Phase::Leaving | Phase::Gone => {}
+        }
+    }
+
+    fn handle_events(&mut self) -> Result<(), BusFault> {
+        loop {
+            let event = self.shared.bus.borrow_mut().poll_event();
+            match event {
+                None => return Ok(()),
+                Some(Event::Named(named)) => {
+                    named?;
+                    info!("serving {NAME}");
+                    if self.phase == Phase::Naming {
+                        self.phase = Phase::Serving;
+                    }
+                }
+                Some(Event::Released) => self.phase = Phase::Gone,
+            }
+        }
+    }
+}

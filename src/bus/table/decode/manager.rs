@@ -1,0 +1,220 @@
+//! Calls of the manager: pools by name, by UUID and by path.
+
+use dbus::Path;
+
+use crate::bus::facts::ManagerFacts;
+use crate::bus::table::decode::{Ask, CallFault, Decoded, optional};
+use crate::bus::tree::Tree;
+use crate::error::Refusal;
+use crate::limits::DEVICES_IN_REQUEST_MAX;
+use crate::message::{Answer, Wish};
+use crate::model::device::DevicePath;
+use crate::model::ids::PoolUuid;
+use crate::model::name::Name;
+use crate::model::pool::{IntegritySpec, StoppedPoolView, TagSpec};
+use crate::units::Bytes;
+
+type Asked<'a> = Ask<'a, ManagerFacts>;
+type OldKey = (bool, String);
+type OldClevis = (bool, (String, String));
+type Key = ((bool, u32), String);
+type Clevis = ((bool, u32), String, String);
+type Journal = (bool, u64);
+type Unlock = (bool, (bool, u32));
+
+const ENCRYPTION: Refusal = Refusal::Unsupported { what: "creating an encrypted pool" };
+
+/// The redundancy is ignored, whatever it is.
+pub(in crate::bus::table) fn create_pool_r0(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    type Shape = (String, (bool, u16), Vec<String>, OldKey, OldClevis);
+    let (name, _redundancy, devices, key, clevis): Shape = ask.args.all()?;
+    create_pool(ask, &name, &devices, key.0 || clevis.0, Ok(IntegritySpec::default()))
+}
+
+pub(in crate::bus::table) fn create_pool_r5(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (name, devices, key, clevis): (String, Vec<String>, OldKey, OldClevis) = ask.args.all()?;
+    create_pool(ask, &name, &devices, key.0 || clevis.0, Ok(IntegritySpec::default()))
+}
+
+pub(in crate::bus::table) fn create_pool_r8(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    type Shape = (String, Vec<String>, Vec<Key>, Vec<Clevis>, Journal, (bool, String), (bool, bool));
+    let (name, devices, keys, clevis, journal, tag, superblock): Shape = ask.args.all()?;
+    let encrypted = !keys.is_empty() || !clevis.is_empty();
+    let integrity = integrity(optional(journal), optional(tag), optional(superblock));
+    create_pool(ask, &name, &devices, encrypted, integrity)
+}
+
+fn create_pool(
+    ask: &Asked<'_>,
+    name: &str,
+    devices: &[String],
+    encrypted: bool,
+    integrity: Result<IntegritySpec, Refusal>,
+) -> Result<Decoded, CallFault> {
+    let name = Name::try_from(name).map_err(Refusal::Name)?;
+    let devices = device_paths(devices)?;
+    let integrity = integrity?;
+    if encrypted {
+        return Err(ENCRYPTION.into());
+    }
+    let pool = PoolUuid::from_random((ask.random)());
+    Ok(Decoded::Wish(Wish::CreatePool { pool, name, devices, integrity }))
+}
+
+/// What is not said has its default.
+fn integrity(journal: Option<u64>, tag: Option<String>, superblock: Option<bool>) -> Result<IntegritySpec, Refusal> {
+    let default = IntegritySpec::default();
+    let tag = match tag {
+        None => default.tag,
+        Some(text) => [TagSpec::B0, TagSpec::B32, TagSpec::B512]
+            .into_iter()
+            .find(|tag| tag.as_str() == text)
+            .ok_or(Refusal::TagSpec { tried: text })?,
+    };
+    let journal = match journal {
+        None => default.journal,
+        Some(bytes) if bytes.is_multiple_of(4096) => {
+            Bytes(u128::from(bytes)).sectors().expect("a multiple of 4096 is a whole number of sectors")
+        }
+        Some(bytes) => return Err(Refusal::Journal(bytes)),
+    };
+    Ok(IntegritySpec { tag, journal, superblock: superblock.unwrap_or(default.superblock) })
+}
+
+/// Each path once, in the order of the request; if any is relative, all of those are named.
+fn device_paths(texts: &[String]) -> Result<Vec<DevicePath>, Refusal> {
+    if texts.len() > DEVICES_IN_REQUEST_MAX {
+        return Err(Refusal::TooManyDevices { asked: texts.len(), max: DEVICES_IN_REQUEST_MAX });
+    }
+    let mut relative = Vec::new();
+    let mut paths = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for text in texts {
+        match DevicePath::try_from(text.as_str()) {
+            Ok(path) if seen.insert(path.clone()) => paths.push(path),
+            Ok(_again) => {}
+            Err(fault) => relative.push(fault),
+        }
+    }
+    if relative.is_empty() { Ok(paths) } else { Err(Refusal::Paths(relative)) }
+}
+
+pub(in crate::bus::table) fn destroy_pool(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    Ok(Decoded::Wish(Wish::DestroyPool(pool_at(ask)?)))
+}
+
+/// The one argument is the path of a running pool.
+fn pool_at(ask: &Asked<'_>) -> Result<PoolUuid, CallFault> {
+    let (path,): (Path<'static>,) = ask.args.all()?;
+    let pool = ask.tree.pool_at(&path).ok_or_else(|| Refusal::NoPoolAt(path.to_string()))?;
+    Ok(pool.uuid)
+}
+
+pub(in crate::bus::table) fn start_pool_r2(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (id, unlock): (String, (bool, String)) = ask.args.all()?;
+    start_pool(ask, &id, "uuid", old_unlock(unlock)?, false)
+}
+
+pub(in crate::bus::table) fn start_pool_r4(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (id, id_type, unlock): (String, String, (bool, String)) = ask.args.all()?;
+    start_pool(ask, &id, &id_type, old_unlock(unlock)?, false)
+}
+
+pub(in crate::bus::table) fn start_pool_r8(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (id, id_type, unlock, key): (String, String, Unlock, (bool, u32)) = ask.args.all()?;
+    let key = ask.args.descriptor(key)?;
+    start_pool(ask, &id, &id_type, unlock.0 || key, false)
+}
+
+pub(in crate::bus::table) fn start_pool_r9(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    type Shape = (String, String, Unlock, (bool, u32), bool);
+    let (id, id_type, unlock, key, remove_cache): Shape = ask.args.all()?;
+    let key = ask.args.descriptor(key)?;
+    start_pool(ask, &id, &id_type, unlock.0 || key, remove_cache)
+}
+
+/// An unlock method by name. Some clients write it in lower case; an absent one may be any text.
+fn old_unlock((present, method): (bool, String)) -> Result<bool, Refusal> {
+    let known = ["any", "clevis", "keyring"].iter().any(|name| method.eq_ignore_ascii_case(name));
+    if present && !known {
+        return Err(Refusal::UnlockMethod { tried: method });
+    }
+    Ok(present)
+}
+
+fn start_pool(
+    ask: &Asked<'_>,
+    id: &str,
+    id_type: &str,
+    unlock: bool,
+    remove_cache: bool,
+) -> Result<Decoded, CallFault> {
+    let wish = |pool| Ok(Decoded::Wish(Wish::StartPool { pool, unlock, remove_cache }));
+    let found = find(ask.tree, id, id_type)?;
+    match found {
+        // Calls about it are on their way: only its home knows what it will be when they are done.
+        Found::Running(pool) | Found::Stopped(pool, _) if (ask.busy)(pool) => wish(pool),
+        Found::Running(pool) if unlock => Err(Refusal::NotEncrypted { pool }.into()),
+        Found::Running(_) => Ok(Decoded::Known(Answer::Identity)),
+        Found::Stopped(pool, view) if unlock && encrypted(view) == Some(false) => {
+            Err(Refusal::NotEncrypted { pool }.into())
+        }
+        Found::Stopped(pool, _) => wish(pool),
+    }
+}
+
+/// `None` where that could not be read.
+fn encrypted(view: &StoppedPoolView) -> Option<bool> {
+    view.features.as_ref().map(|set| set.get("encryption").copied().unwrap_or(false))
+}
+
+pub(in crate::bus::table) fn stop_pool_r2(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    Ok(Decoded::Wish(Wish::StopPool(pool_at(ask)?)))
+}
+
+pub(in crate::bus::table) fn stop_pool_r6(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (id, id_type): (String, String) = ask.args.all()?;
+    match find(ask.tree, &id, &id_type)? {
+        Found::Stopped(pool, _) if !(ask.busy)(pool) => Ok(Decoded::Known(Answer::Identity)),
+        Found::Running(pool) | Found::Stopped(pool, _) => Ok(Decoded::Wish(Wish::StopPool(pool))),
+    }
+}
+
+/// A pool that a client named.
+#[derive(Clone, Copy)]
+enum Found<'a> {
+    Running(PoolUuid),
+    Stopped(PoolUuid, &'a StoppedPoolView),
+}
+
+fn find<'a>(tree: &'a Tree, id: &str, id_type: &str) -> Result<Found<'a>, Refusal> {
+    match id_type {
+        "uuid" => {
+            let pool: PoolUuid = id.parse().map_err(|_| Refusal::Uuid { tried: id.to_owned() })?;
+            if tree.pool(pool).is_some() {
+                return Ok(Found::Running(pool));
+            }
+            let stopped = tree.manager().stopped.get(&pool).ok_or(Refusal::NoPool(pool))?;
+            Ok(Found::Stopped(pool, stopped))
+        }
+        "name" => find_named(tree, id),
+        other => Err(Refusal::IdType { tried: other.to_owned() }),
+    }
+}
+
+/// A running pool first, since names of those are unique; then the stopped ones, where they may not be.
+fn find_named<'a>(tree: &'a Tree, name: &str) -> Result<Found<'a>, Refusal> {
+    if let Some(pool) = tree.pool_named(name) {
+        return Ok(Found::Running(pool.uuid));
+    }
+    let has_name = |pool: &&StoppedPoolView| pool.name.as_ref().is_some_and(|own| own.as_str() == name);
+    let named: Vec<_> = tree.manager().stopped.values().filter(has_name).collect();
+    match named[..] {
+        [] => Err(Refusal::NoPoolNamed(name.to_owned())),
+        [one] => Ok(Found::Stopped(one.uuid, one)),
+        [..] => {
+            let pools = named.iter().map(|pool| pool.uuid).collect();
+            Err(Refusal::PoolNameAmbiguous { name: name.to_owned(), pools })
+        }
+    }
+}

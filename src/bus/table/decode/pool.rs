@@ -1,0 +1,62 @@
+//! Calls of a pool, and its properties that can be set.
+
+use dbus::Path;
+
+use crate::bus::table::decode::{Args, Ask, CallFault, Decoded, optional, size};
+use crate::error::Refusal;
+use crate::limits::FILESYSTEMS_IN_REQUEST_MAX;
+use crate::message::{Answer, Wish};
+use crate::model::filesystem::FilesystemSpec;
+use crate::model::name::Name;
+use crate::model::pool::PoolView;
+
+type Asked<'a> = Ask<'a, PoolView>;
+type Size = (bool, String);
+
+pub(in crate::bus::table) fn create_filesystems_r0(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (specs,): (Vec<(String, Size)>,) = ask.args.all()?;
+    create_filesystems(ask, specs.into_iter().map(|(name, size)| (name, size, (false, String::new()))).collect())
+}
+
+pub(in crate::bus::table) fn create_filesystems_r6(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (specs,): (Vec<(String, Size, Size)>,) = ask.args.all()?;
+    create_filesystems(ask, specs)
+}
+
+fn create_filesystems(ask: &Asked<'_>, specs: Vec<(String, Size, Size)>) -> Result<Decoded, CallFault> {
+    match &specs[..] {
+        [] => Ok(Decoded::Known(Answer::Identity)),
+        [(name, size, limit)] => {
+            let spec = filesystem_spec(name, size.clone(), limit.clone())?;
+            Ok(Decoded::Wish(Wish::CreateFilesystems(ask.on.uuid, vec![spec])))
+        }
+        [..] => Err(Refusal::OneFilesystemAtATime { asked: specs.len() }.into()),
+    }
+}
+
+fn filesystem_spec(name: &str, bytes: Size, limit: Size) -> Result<FilesystemSpec, Refusal> {
+    let bytes = optional(bytes).map(|text| size(&text)).transpose()?;
+    let size_limit = optional(limit).map(|text| size(&text)).transpose()?;
+    Ok(FilesystemSpec { name: Name::try_from(name)?, size: bytes, size_limit })
+}
+
+/// Paths that are not filesystems of this pool are ignored, as clients expect.
+pub(in crate::bus::table) fn destroy_filesystems(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (paths,): (Vec<Path<'static>>,) = ask.args.all()?;
+    if paths.len() > FILESYSTEMS_IN_REQUEST_MAX {
+        let what = "the list of filesystems in one request";
+        return Err(Refusal::Full { what, max: FILESYSTEMS_IN_REQUEST_MAX }.into());
+    }
+    let mut seen = std::collections::HashSet::new();
+    let found = paths.iter().filter_map(|path| ask.tree.filesystem_at(path));
+    let own = found.filter(|fs| fs.view.pool == ask.on.uuid).map(|fs| fs.view.record.uuid);
+    let filesystems: Vec<_> = own.filter(|uuid| seen.insert(*uuid)).collect();
+    if filesystems.is_empty() {
+        return Ok(Decoded::Known(Answer::Identity));
+    }
+    Ok(Decoded::Wish(Wish::DestroyFilesystems(ask.on.uuid, filesystems)))
+}
+
+pub(in crate::bus::table) fn set_overprovisioning(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {
+    Ok(Wish::SetOverprovisioning(pool.uuid, args.value()?))
+}

@@ -1,0 +1,11 @@
+//! Rows of `org.storage.stratis3.Report`, which the top object has.
+
+use crate::bus::facts::ManagerFacts;
+use crate::bus::table::{ALL, Family, NotServed, method};
+
+/// Reports that clients print.
+pub static REPORT: Family<ManagerFacts> = Family {
+    interface: "org.storage.stratis3.Report",
+    methods: &[method(ALL, "GetReport", "name:s", "result:s return_code:q return_string:s", NotServed)],
+    properties: &[],
+};

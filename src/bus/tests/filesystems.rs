@@ -1,0 +1,65 @@
+//! Calls of a pool: creating and destroying filesystems.
+
+use super::*;
+
+#[test]
+fn both_shapes_of_create_filesystems_mean_the_same() {
+    let size = || some("1073741824");
+    let old = Value::Array("(s(bs))", vec![structure([text("f"), size()])]);
+    let new = Value::Array("(s(bs)(bs))", vec![structure([text("f"), size(), none()])]);
+    for rev in 0..=LATEST {
+        let mut bus = bus();
+        let args = if rev < 6 { &old } else { &new };
+        let request =
+            asked(&mut bus, &format!("{TOP}/0"), &pool_interface(rev), "CreateFilesystems", std::slice::from_ref(args));
+        let spec = FilesystemSpec { name: name("f"), size: Some(GIB), size_limit: None };
+        assert_eq!(request.wish, Wish::CreateFilesystems(pool_id(1), vec![spec]), "r{rev}");
+        let answer = Answer::FilesystemsCreated(vec![(fs_id(2), name("f"))]);
+        let messages = concluded(&mut bus, &request, vec![View::Filesystem(filesystem(1, 2))], answer);
+        let list = Value::Array("(os)", vec![structure([path(3), text("f")])]);
+        assert_eq!(triple(&messages), (pair(true, list), 0, "Ok".into()));
+    }
+}
+
+#[test]
+fn filesystems_are_created_one_at_a_time() {
+    let mut bus = bus();
+    let at = format!("{TOP}/0");
+    let spec = |n: &str, size: Value, limit: Value| structure([text(n), size, limit]);
+    let list = |specs: Vec<Value>| [Value::Array("(s(bs)(bs))", specs)];
+    let neutral = pair(false, Value::Array("(os)", vec![]));
+    let nothing = returned(&mut bus, &at, &pool_interface(9), "CreateFilesystems", &list(vec![]));
+    assert_eq!(nothing, [neutral.clone(), Value::U16(0), text("Ok")]);
+    let junk = structure([Value::Flag(false), text("junk")]);
+    asked(&mut bus, &at, &pool_interface(9), "CreateFilesystems", &list(vec![spec("f", junk.clone(), junk)]));
+    for (specs, part) in [
+        (vec![spec("a", none(), none()), spec("b", none(), none())], "2 filesystems"),
+        (vec![spec("a", some("many"), none())], "\"many\""),
+        (vec![spec("a", some("513"), none())], "513"),
+        (vec![spec("a", none(), some("512"))], "512"),
+        (vec![spec("", none(), none())], "empty"),
+    ] {
+        let (first, why) = code_1(&mut bus, &at, &pool_interface(9), "CreateFilesystems", &list(specs));
+        assert_eq!(first, neutral);
+        assert!(why.contains(part), "{why}");
+    }
+}
+
+#[test]
+fn only_filesystems_of_the_pool_are_destroyed() {
+    let mut bus = bus();
+    bus.handle_views(vec![View::Pool(pool(2)), View::Filesystem(filesystem(2, 2))]);
+    drain(&mut bus);
+    let at = format!("{TOP}/0");
+    let all = vec![path(1), path(1), path(4), path(0), path(99), Value::Path("/x".into())];
+    let request = asked(&mut bus, &at, &pool_interface(0), "DestroyFilesystems", &[Value::Array("o", all)]);
+    assert_eq!(request.wish, Wish::DestroyFilesystems(pool_id(1), vec![fs_id(1)]));
+    let views = vec![View::FilesystemGone(pool_id(1), fs_id(1))];
+    let messages = concluded(&mut bus, &request, views, Answer::FilesystemsDestroyed(vec![fs_id(1)]));
+    assert_eq!(triple(&messages).0, pair(true, Value::Array("s", vec![text(&fs_id(1).simple())])));
+
+    let none_left = [Value::Array("o", vec![path(1), path(4)])];
+    let nothing = returned(&mut bus, &at, &pool_interface(0), "DestroyFilesystems", &none_left);
+    assert_eq!(nothing[0], pair(false, Value::Array("s", vec![])));
+    assert_eq!(nothing[1], Value::U16(0));
+}
