@@ -132,7 +132,7 @@ fn the_filesystem_limit_comes_before_identity() {
     for index in 0..limit {
         assert!(create(&client, &pool, (&format!("f{index}"), None, None)));
     }
-    let text = client.create_filesystems(&pool, &[("one more", None, None)]).refused(&none());
+    let text = client.create_filesystems(&pool, &[("one-more", None, None)]).refused(&none());
     assert!(text.contains("100"), "{text:?} states the limit");
     client.create_filesystems(&pool, &[("f0", None, None)]).refused(&none());
     let paths: Vec<_> = client.family("filesystem").into_keys().collect();

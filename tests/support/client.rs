@@ -166,7 +166,13 @@ impl Client {
         let end = Instant::now() + self.patience.get();
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let mut message = self.channel.blocking_pop_message(left).ok()??;
+            let Some(mut message) = self.channel.blocking_pop_message(left).ok()? else {
+                // Nothing yet, or one part of a large message.
+                if left.is_zero() {
+                    return None;
+                }
+                continue;
+            };
             if message.get_reply_serial() == Some(serial) {
                 return Some(match message.as_result() {
                     Ok(_) => Ok(message),
