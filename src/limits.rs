@@ -54,7 +54,7 @@ pub const LANE_QUEUE_MAX: usize = 1_024;
 /// another looks at a device.
 pub const BLOCKING_THREADS: usize = 2;
 
-/// Threads that run formatters, per shard. Two keep one slow format from holding up the next;
+/// Formatters that run at a time, per shard. Two keep one slow format from holding up the next;
 /// the work is in child processes, which the kernel schedules.
 pub const FORMAT_THREADS: usize = 2;
 

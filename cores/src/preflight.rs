@@ -195,15 +195,21 @@ fn locked_bytes(needs: &Needs, beyond_limit: bool) -> u64 {
     if beyond_limit { LOCKED_BYTES_MIN } else { all.max(LOCKED_BYTES_MIN) }
 }
 
-/// Raises a soft limit to `need`: below the hard limit always, beyond it if we have the privilege.
+/// Raises a soft limit so that `need` fits: locked memory up to the hard limit, because only memory
+/// that is really locked counts there, open files to `need` only. A hard limit is raised where it is
+/// too low and we have the privilege.
 fn raise(limit: Limit, need: u64) -> Result<u64, PreflightFault> {
     let (soft, hard): (rlim_t, rlim_t) =
         getrlimit(limit.resource()).map_err(|errno| PreflightFault::Limit(limit, errno))?;
-    if soft >= need {
+    let wanted = match limit {
+        Limit::LockedMemory => need.max(hard),
+        Limit::OpenFiles => need,
+    };
+    if soft >= wanted {
         return Ok(soft);
     }
-    match setrlimit(limit.resource(), need, hard.max(need)) {
-        Ok(()) => Ok(need),
+    match setrlimit(limit.resource(), wanted, hard.max(wanted)) {
+        Ok(()) => Ok(wanted),
         Err(Errno::EPERM) => Err(limit.too_low(need, hard)),
         Err(errno) => Err(PreflightFault::Limit(limit, errno)),
     }
@@ -284,6 +290,7 @@ mod tests {
             Ok(()) => println!("checked: fine"),
             Err(fault) => println!("checked: {fault:?}"),
         }
+        println!("limits: {:?}", getrlimit(Resource::RLIMIT_MEMLOCK).expect("limits can be read"));
     }
 
     fn set_limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
@@ -314,10 +321,10 @@ mod tests {
         let said = checked_after(|| {
             lose(CAP_SYS_RESOURCE);
             lose(CAP_IPC_LOCK);
-            set_limit(Resource::RLIMIT_MEMLOCK, 65_536, 786_432)
+            set_limit(Resource::RLIMIT_MEMLOCK, 65_536, 800_000)
         });
         // Whether this machine has io_uring is not the point here; the limit is.
-        assert!(said.contains("checked: ") && !said.contains("LockedMemory"), "{said}");
+        assert!(said.contains("limits: (800000, 800000)") && !said.contains("LockedMemory"), "{said}");
     }
 
     #[test]

@@ -275,29 +275,38 @@ pub(crate) mod tests {
             (0..self.cpus()).collect()
         }
 
-        /// Its sysfs, as far as we read it.
-        pub(crate) fn sysfs(self) -> TempDir {
-            let root = tempfile::tempdir().expect("a temporary folder can be made");
+        /// The CPU's place, by the numbering that `Machine` stands for.
+        fn cpu(self, cpu: usize) -> Cpu {
             let physical = self.packages * self.cores;
-            for cpu in 0..self.cpus() {
-                let siblings: BTreeSet<_> =
-                    (0..self.threads).map(|thread| cpu % physical + thread * physical).collect();
-                let folder = root.path().join(format!("devices/system/cpu/cpu{cpu}/topology"));
-                write(&folder, "core_id", &(cpu % self.cores).to_string());
-                write(&folder, "physical_package_id", &(cpu % physical / self.cores).to_string());
-                write(&folder, "thread_siblings_list", &CpuList(siblings).to_string());
+            let package = cpu % physical / self.cores;
+            let mut siblings: Vec<_> = (0..self.threads).map(|thread| cpu % physical + thread * physical).collect();
+            siblings.retain(|&sibling| sibling != cpu);
+            Cpu { cpu, core: cpu % self.cores, package, siblings, node: package }
+        }
+
+        /// What reading its sysfs must give.
+        pub(crate) fn topology(self) -> Topology {
+            Topology { cpus: (0..self.cpus()).map(|cpu| self.cpu(cpu)).collect(), flat: None }
+        }
+
+        /// Its sysfs, as far as we read it.
+        fn sysfs(self) -> TempDir {
+            let root = tempfile::tempdir().expect("a temporary folder can be made");
+            let mut nodes: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+            for cpu in self.topology().cpus {
+                let folder = root.path().join(format!("devices/system/cpu/cpu{}/topology", cpu.cpu));
+                let core = cpu.siblings.iter().copied().chain([cpu.cpu]).collect();
+                write(&folder, "core_id", &cpu.core.to_string());
+                write(&folder, "physical_package_id", &cpu.package.to_string());
+                write(&folder, "thread_siblings_list", &CpuList(core).to_string());
+                nodes.entry(cpu.node).or_default().insert(cpu.cpu);
             }
-            for package in 0..self.packages {
-                let cpus = (0..self.cpus()).filter(|cpu| cpu % physical / self.cores == package).collect();
-                let folder = root.path().join(format!("devices/system/node/node{package}"));
+            for (node, cpus) in nodes {
+                let folder = root.path().join(format!("devices/system/node/node{node}"));
                 write(&folder, "cpulist", &CpuList(cpus).to_string());
             }
             write(&root.path().join("devices/system/node"), "online", "0");
             root
-        }
-
-        pub(crate) fn topology(self) -> Topology {
-            Topology::read(self.sysfs().path(), &self.all())
         }
     }
 
@@ -314,9 +323,9 @@ pub(crate) mod tests {
     #[test]
     fn machines_of_1_2_8_and_128_cpus_are_read_whole() {
         for (machine, cpus, nodes) in [(ONE, 1, 1), (TWO, 2, 1), (LAPTOP, 8, 1), (SERVER, 128, 2)] {
-            let topology = machine.topology();
-            assert_eq!(topology.flat(), None);
-            assert_eq!(topology.cpus().iter().map(|cpu| cpu.cpu).collect::<Vec<_>>(), (0..cpus).collect::<Vec<_>>());
+            let topology = Topology::read(machine.sysfs().path(), &machine.all());
+            assert_eq!(topology, machine.topology());
+            assert_eq!(topology.cpus().len(), cpus);
             let physical: BTreeSet<_> = topology.cpus().iter().map(Cpu::physical).collect();
             assert_eq!(physical.len(), machine.packages * machine.cores);
             assert_eq!(topology.cpus().iter().map(|cpu| cpu.node).collect::<BTreeSet<_>>().len(), nodes);
@@ -325,9 +334,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_second_thread_of_the_second_package_knows_where_it_lies() {
-        let topology = SERVER.topology();
-        let cpu = topology.cpus().get(64 + 32 + 5).expect("the server has 128 CPUs");
-        assert_eq!(*cpu, Cpu { cpu: 101, core: 5, package: 1, siblings: vec![37], node: 1 });
+        let topology = Topology::read(SERVER.sysfs().path(), &BTreeSet::from([64 + 32 + 5]));
+        let cpu = Cpu { cpu: 101, core: 5, package: 1, siblings: vec![37], node: 1 };
+        assert_eq!(topology.cpus(), std::slice::from_ref(&cpu));
         assert_eq!(cpu.physical(), 37);
     }
 

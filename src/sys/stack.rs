@@ -5,6 +5,8 @@
 //!
 //! A mistake that the kernel would let pass, and that would destroy data, is a `Bug` here: the
 //! caller panics with it.
+//!
+//! Deliberately absent: what the devices hold. Who keeps that looks at a table after it was checked.
 
 use std::collections::BTreeMap;
 

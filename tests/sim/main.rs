@@ -7,7 +7,8 @@
 
 mod world;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cores::deterministic::Ended;
@@ -21,6 +22,8 @@ use world::{Driver, Seen, create_filesystem, create_pool, filesystem, live, look
 
 const DISK: Sectors = Sectors(8_388_608);
 const SEED: u64 = 1;
+/// Ways to lose what was not flushed that are tried at each point; the first is losing nothing.
+const CRASHES: u64 = 16;
 
 fn machine() -> Machine {
     let machine = Machine::new(SEED);
@@ -91,7 +94,7 @@ fn every_crash_point(before: Before, wish: fn(&Seen) -> Wish) {
     assert_ne!(done, undone, "the operation changes what clients see");
 
     for point in 1..=actions {
-        for crash in 0..5 {
+        for crash in 0..CRASHES {
             let machine = machine();
             let (_, ended) = attempt(&machine, before, wish, Some(point));
             let replied = matches!(ended, Ended::Finished(Ok(_)));
@@ -317,4 +320,63 @@ fn the_same_seed_is_the_same_story() {
     };
     assert_eq!(story(3), story(3));
     assert_ne!(story(3).1, story(4).1, "another seed is another order");
+}
+
+/// How far a client has come with one filesystem.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Known {
+    Asked,
+    Created,
+    DestroyAsked,
+    Destroyed,
+}
+
+type Model = Rc<RefCell<BTreeMap<String, Known>>>;
+
+/// One client: creates filesystems and destroys every second one, and notes what it was told.
+async fn client(driver: Rc<Driver>, number: u32, model: Model) {
+    for round in 0..4 {
+        let own = format!("client{number}-{round}");
+        model.borrow_mut().insert(own.clone(), Known::Asked);
+        let created = driver.call(create_filesystem(&own)).await.expect("there is room");
+        model.borrow_mut().insert(own.clone(), Known::Created);
+        if (round + number).is_multiple_of(2) {
+            let Answer::FilesystemsCreated(made) = created else { panic!("{created:?}") };
+            model.borrow_mut().insert(own.clone(), Known::DestroyAsked);
+            driver.call(Wish::DestroyFilesystems(pool(), vec![made[0].0])).await.expect("it is not in use");
+            model.borrow_mut().insert(own, Known::Destroyed);
+        }
+    }
+}
+
+#[test]
+fn a_crash_in_the_middle_of_many_clients_keeps_what_was_replied() {
+    for seed in 0..300 {
+        let machine = machine();
+        let model = Model::default();
+        let (told, stopping) = (Rc::clone(&model), machine.clone());
+        live(seed, &machine, move |driver| async move {
+            prepare(&driver, Before::Pool).await;
+            stopping.stop_at(stopping.actions() + 1 + seed * 7 % 331);
+            all((0..4).map(|number| client(Rc::clone(&driver), number, Rc::clone(&told)))).await;
+        });
+        if seed % 4 == 0 {
+            machine.kill()
+        } else {
+            machine.crash(seed)
+        }
+        let seen = look(seed, &machine);
+        let at = format!("seed {seed}: {:#?}", model.borrow());
+        let there: Vec<&String> = seen.running[&pool()].1.values().collect();
+        for (own, known) in model.borrow().iter() {
+            match known {
+                Known::Created => assert!(there.contains(&own), "{own} is lost, {at}"),
+                Known::Destroyed => assert!(!there.contains(&own), "{own} is back, {at}"),
+                Known::Asked | Known::DestroyAsked => {}
+            }
+        }
+        assert!(there.iter().all(|own| model.borrow().contains_key(*own)), "nobody asked for it, {at}");
+        nothing_left_over(&machine, &seen, &at);
+        usable(&machine, &seen, &at);
+    }
 }

@@ -65,7 +65,7 @@ pub const fn task(wish: &Wish) -> &'static str {
 /// A wish in words, for the log.
 pub fn words(wish: &Wish) -> String {
     let detail = match wish {
-        Wish::CreatePool { name, devices, .. } => format!(" name={name:?} devices={}", devices.len()),
+        Wish::CreatePool { name, devices, .. } => format!(" name={:?} devices={}", name.as_str(), devices.len()),
         Wish::CreateFilesystems(_, specs) => format!(" count={}", specs.len()),
         Wish::DestroyFilesystems(_, named) => format!(" count={}", named.len()),
         Wish::DestroyPool(_)

@@ -2,6 +2,8 @@
 //!
 //! Invariant: no borrow of a cell lives across a wait, and a change of what is kept in memory is made
 //! when the host has done its part.
+//!
+//! Deliberately absent: the host's calls themselves; they stand in the modules that are named here.
 
 use std::path::{Path, PathBuf};
 

@@ -3,6 +3,8 @@
 //!
 //! Invariant: an open file is locked (flock), so that two daemons never write one file. A file is
 //! remembered by one link in `devices`, whatever its path and number were before.
+//!
+//! Deliberately absent: a search. A file that was moved is found again when somebody names it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -35,6 +37,7 @@ pub(super) fn open(candidate: &Candidate) -> Result<File, Failure> {
         }
         Err(error) => return Err(fault(&error)),
     };
+    // A file whose identity cannot be read is not what was examined either.
     if identity(&file).ok() != Some((candidate.number, candidate.size)) {
         return Err(Refusal::DeviceChanged { path: path.clone() }.into());
     }
@@ -97,8 +100,7 @@ pub(super) fn discover(devices: &Path) -> io::Result<Vec<Candidate>> {
     let mut found = Vec::new();
     for link in links(devices)? {
         let target = fs::read_link(&link)?;
-        let path = target.to_str().and_then(|path| DevicePath::try_from(path).ok());
-        let Some(path) = path else {
+        let Some(Ok(path)) = target.to_str().map(DevicePath::try_from) else {
             drop_link(&link, "it does not lead to an absolute path")?;
             continue;
         };

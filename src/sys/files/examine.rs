@@ -4,6 +4,9 @@
 //! signatures contradict each other.
 //!
 //! Invariant: nothing is changed, and no doubt ends as `Nobody`.
+//!
+//! Deliberately absent: reading Stratis metadata. libblkid checks one of the two signature blocks, and
+//! what they say is for others.
 
 use std::fs::{File, OpenOptions};
 use std::io;

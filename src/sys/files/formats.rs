@@ -136,7 +136,8 @@ pub(super) fn ask_version() -> io::Result<u32> {
     let mut command = Command::new(find_program()?);
     let output = prepare(command.arg("-V")).stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let number = text.split_whitespace().find_map(|word| word.split_once('.')?.0.parse().ok());
+    let first = |word: &str| word.split_once('.')?.0.parse().ok(); // Other words are not versions.
+    let number = text.split_whitespace().find_map(first);
     number.ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTO))
 }
 
@@ -252,6 +253,22 @@ mod tests {
             assert!(waiter.await.expect("no panic"));
         });
         core.expect("io_uring").join().expect("no panic");
+    }
+
+    #[test]
+    fn a_child_of_a_pinned_thread_may_use_every_cpu() {
+        let count = |command: &mut Command| {
+            let output = command.output().expect("nproc is installed");
+            String::from_utf8(output.stdout).expect("UTF-8")
+        };
+        let all = count(&mut Command::new("nproc"));
+        let own = nix::sched::sched_getaffinity(Pid::from_raw(0)).expect("ours");
+        let mut one = CpuSet::new();
+        let first = (0..CpuSet::count()).find(|cpu| own.is_set(*cpu) == Ok(true)).expect("this thread runs");
+        one.set(first).expect("below the count");
+        sched_setaffinity(Pid::from_raw(0), &one).expect("a part of what we have");
+        assert_eq!(count(&mut Command::new("nproc")).trim(), "1");
+        assert_eq!(count(prepare(&mut Command::new("nproc"))), all);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! Blocking; runs on a lane.
 //!
 //! Invariant: a path leads to a volume or does not exist, at every moment; it is never half made.
+//!
+//! Deliberately absent: durability. Each process makes the links anew.
 
 use std::fs;
 use std::io;

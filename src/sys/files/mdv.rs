@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing is durable that the caller did not ask to be; a crash of the host shows the
 //! daemon the same states as an XFS would.
+//!
+//! Deliberately absent: what a record is, and the order of writing one (temporary file, rename).
 
 use std::fs::{self, File};
 use std::io::{self, Read};

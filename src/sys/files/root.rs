@@ -11,6 +11,8 @@
 //!
 //! Invariant: one process has the folder, and nothing in it is anybody else's. Links under `stratis`
 //! are made anew by each process, as udev makes them anew at each boot.
+//!
+//! Deliberately absent: the devices. They are files of the user's own, anywhere.
 
 use std::fs::{self, File, TryLockError};
 use std::io;

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a result says success only when every byte was transferred. What lies outside of a
 //! device is an error, never a longer file.
+//!
+//! Deliberately absent: reading and writing thin volumes; mkfs.xfs and the user do that.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,4 +1,8 @@
-//! The machine of files on a real core, with the host's real file system below.
+//! The machine of files on a real core, with the host's real file system below and the host's tools
+//! as judges (mkfs.xfs, xfs_repair, blkid).
+//!
+//! Deliberately absent: power failures. What the host makes durable is the host's own promise; which
+//! order we ask for is tested on the simulated machine.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

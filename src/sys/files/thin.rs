@@ -2,6 +2,8 @@
 //!
 //! Invariant: a file is never made shorter. The host gives out blocks as they are written, and when
 //! it has none left, its ENOSPC comes through as it is.
+//!
+//! Deliberately absent: a limit on the sum of the volumes, and snapshots.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -63,9 +65,9 @@ pub(super) fn ids(folder: &Path) -> io::Result<Vec<ThinId>> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
-        match name.to_str().and_then(|name| name.parse().ok()) {
-            Some(id) => ids.push(ThinId(id)),
-            None => log::warn!("{} in {} is not a thin volume", name.display(), folder.display()),
+        match name.to_str().map(str::parse) {
+            Some(Ok(id)) => ids.push(ThinId(id)),
+            Some(Err(_)) | None => log::warn!("{} in {} is not a thin volume", name.display(), folder.display()),
         }
     }
     ids.sort();
@@ -85,7 +87,11 @@ pub(super) fn busy(volume: &Path) -> io::Result<bool> {
         Err(TryLockError::WouldBlock) => return Ok(true),
         Err(TryLockError::Error(error)) => return Err(error),
     }
-    let entries = match fs::read_dir(BLOCK_DEVICES) {
+    under_loop(volume, Path::new(BLOCK_DEVICES))
+}
+
+fn under_loop(volume: &Path, block_devices: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(block_devices) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false), // No sysfs, no loops.
         Err(error) => return Err(error),
@@ -98,4 +104,26 @@ pub(super) fn busy(volume: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_under_a_loop_device_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let volume = folder.path().join("5");
+        let devices = folder.path().join("block");
+        fs::create_dir_all(devices.join("vda")).expect("made");
+        let look = || under_loop(&volume, &devices).expect("readable");
+        assert!(!look());
+        fs::create_dir_all(devices.join("loop0/loop")).expect("made");
+        let set = |text| fs::write(devices.join("loop0/loop/backing_file"), text).expect("written");
+        set(format!("{}5\n", volume.display()));
+        assert!(!look());
+        set(format!("{}\n", volume.display()));
+        assert!(look());
+        assert!(!under_loop(&volume, &folder.path().join("no sysfs")).expect("fine"));
+    }
 }

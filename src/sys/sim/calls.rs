@@ -2,6 +2,8 @@
 //!
 //! Invariant: a change is one synchronous call on the state, made at the moment in which the gate
 //! counted it. No borrow of the state lives across a wait.
+//!
+//! Deliberately absent: rules. What may happen and what follows is in `state`.
 
 use std::cell::RefMut;
 use std::fmt::Display;

@@ -1,6 +1,8 @@
 //! A small seeded generator (splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
 //! generators", 2014), so that a machine's faults repeat from its seed.
 //!
+//! Invariant: the choices depend on the seed and on how many were made before, on nothing else.
+//!
 //! Deliberately absent: any use outside the simulation. It is not random enough for an id.
 
 /// A seeded source of choices.

@@ -1,7 +1,9 @@
 //! Which disks a simulated machine has, under which paths, and who lives on them.
 //!
-//! A disk's number is made from its path, so that machines on several cores that make up the same
-//! disk agree about it.
+//! Invariant: a disk's number is made from its path, so that machines on several cores that make up
+//! the same disk agree about it.
+//!
+//! Deliberately absent: folders, and anything at a path that is not a disk.
 
 use super::disk::{Disk, UNIT_BYTES};
 use super::state::State;

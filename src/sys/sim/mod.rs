@@ -244,11 +244,13 @@ impl Machine {
     /// The thin volumes of a pool, each with the UUID of the XFS on it, if a valid one is there.
     /// `None` while the thin pool is not active.
     pub fn volumes(&self, pool: PoolUuid) -> Option<BTreeMap<ThinId, Option<Uuid>>> {
+        // The only error is that it is not active.
         self.state.borrow().thin_store(pool).ok().map(|store| store.volumes().clone())
     }
 
     /// The UUID of the XFS on a mounted metadata volume. `None` while it is not mounted.
     pub fn mdv_uuid(&self, pool: PoolUuid) -> Option<Uuid> {
+        // The only error is that it is not mounted.
         self.state.borrow().mdv_store(pool).ok().map(|store| store.uuid)
     }
 

@@ -5,6 +5,8 @@
 //! are gone, as they would be.
 //!
 //! Invariant: nothing here waits; each function is one moment of the machine.
+//!
+//! Deliberately absent: who asks. Processes that are dead are kept away by `calls`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
