@@ -1,0 +1,93 @@
+//! A message bus for one test: a `dbus-daemon` child with its own socket and an open policy.
+//!
+//! Invariant: `start` returns after the bus has printed its address, that is, when it listens.
+//! Deliberately absent: service activation. A daemon that is not running stays that way.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// Everybody may own, send and receive everything; a test may be greedy, the bus must not refuse it.
+const POLICY: &str = r#"<auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+    <allow own="*"/>
+    <allow user="*"/>
+  </policy>
+  <limit name="max_incoming_bytes">1000000000</limit>
+  <limit name="max_outgoing_bytes">1000000000</limit>
+  <limit name="max_message_size">1000000000</limit>
+  <limit name="max_completed_connections">1000</limit>
+  <limit name="max_connections_per_user">1000</limit>
+  <limit name="max_match_rules_per_connection">1000</limit>
+  <limit name="max_replies_per_connection">10000</limit>
+  <limit name="reply_timeout">600000</limit>"#;
+
+/// A bus that ends with this value.
+pub(crate) struct PrivateBus {
+    child: Child,
+    address: String,
+    // The socket lives here. In the system's own folder, because socket paths are short.
+    _folder: TempDir,
+}
+
+impl PrivateBus {
+    /// Starts a bus and waits until it listens.
+    pub(crate) fn start() -> Self {
+        let folder = TempDir::with_prefix("stratis-bus-").expect("a folder for the socket can be made");
+        let config = folder.path().join("bus.conf");
+        fs::write(&config, configuration(folder.path())).expect("the bus configuration can be written");
+        let mut child = Command::new("dbus-daemon")
+            .arg(format!("--config-file={}", config.display()))
+            .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address=1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("dbus-daemon starts (Debian: package dbus-daemon)");
+        let mut address = String::new();
+        let output = child.stdout.take().expect("its output is a pipe");
+        BufReader::new(output).read_line(&mut address).expect("dbus-daemon prints its address");
+        let address = address.trim().to_owned();
+        assert!(!address.is_empty(), "dbus-daemon ended before it listened");
+        Self { child, address, _folder: folder }
+    }
+
+    /// Where it listens, as `DBUS_SYSTEM_BUS_ADDRESS` wants it.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The socket behind the address.
+    pub(crate) fn socket(&self) -> &Path {
+        let path = self.address.strip_prefix("unix:path=").expect("the address is that of a socket");
+        Path::new(path.split(',').next().expect("split gives at least one part"))
+    }
+}
+
+impl PrivateBus {
+    /// Ends it, as a crash would.
+    pub(crate) fn stop(&mut self) {
+        // Best effort: if it has ended by itself there is nothing to kill, and wait still reaps it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for PrivateBus {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn configuration(folder: &Path) -> String {
+    format!(
+        "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\"\n \
+         \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\n\
+         <busconfig>\n  <type>session</type>\n  <listen>unix:path={}/socket</listen>\n  {POLICY}\n</busconfig>\n",
+        folder.display()
+    )
+}
