@@ -32,6 +32,22 @@ fn machine() -> Machine {
     machine
 }
 
+/// Two disks of which another daemon destroyed a pool: it wiped the signatures and nothing else.
+fn used_machine() -> Machine {
+    let machine = machine();
+    let mut first = create_pool(&["/dev/a", "/dev/b"]);
+    if let Wish::CreatePool { pool, name: own, .. } = &mut first {
+        *pool = PoolUuid::from_random([5; 16]);
+        *own = name("first");
+    }
+    live(SEED, &machine, |driver| async move { driver.call(first).await }).finished().expect("it is created");
+    machine.crash(0);
+    for disk in ["/dev/a", "/dev/b"] {
+        machine.scribble(disk, Sectors(0), &[0; 8192]);
+    }
+    machine
+}
+
 /// What stands before the operation under test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Before {
@@ -80,6 +96,10 @@ fn attempt(
 }
 
 fn every_crash_point(before: Before, wish: fn(&Seen) -> Wish) {
+    every_crash_point_of(machine, before, wish);
+}
+
+fn every_crash_point_of(machine: fn() -> Machine, before: Before, wish: fn(&Seen) -> Wish) {
     let whole = machine();
     let (actions, ended) = attempt(&whole, before, wish, None);
     ended.finished().expect("the operation succeeds when nothing fails");
@@ -146,6 +166,11 @@ fn usable(machine: &Machine, seen: &Seen, at: &str) {
 #[test]
 fn create_pool_is_all_or_nothing() {
     every_crash_point(Before::Nothing, |_| create_pool(&["/dev/a", "/dev/b"]));
+}
+
+#[test]
+fn what_a_destroyed_pool_left_behind_is_never_taken_for_new() {
+    every_crash_point_of(used_machine, Before::Nothing, |_| create_pool(&["/dev/a", "/dev/b"]));
 }
 
 #[test]
