@@ -367,6 +367,8 @@ impl Runtime for World {
 
     fn turn_ended(&self) {}
 
+    fn turn_counted(&self, _began: Instant, _ended: Instant) {}
+
     fn singleton_panicked(&self, panicked: Panicked) {
         self.panicked.borrow_mut().get_or_insert(panicked);
     }

@@ -20,17 +20,15 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::clock::{Instant, WallTime};
-use crate::limits::{IO_MEMORY_BYTES, PREEMPT_AFTER, SINGLETON_PANIC_EXIT};
-use crate::rt::{self, Boxed, Entered, Panicked, Queue, Runtime};
+use crate::limits::{IO_MEMORY_BYTES, PREEMPT_NEVER, SINGLETON_PANIC_EXIT, SLEEP_MAX};
+use crate::rt::{self, Boxed, Entered, Join, Panicked, Queue, Runtime};
 use crate::side::Side;
 use crate::turns::Turns;
+use crate::wake::{Host, Pace};
 
-/// How many shares of a busy core the urgent queue gets, against glommio's default of 1 for the
-/// normal one. Its tasks only take and hand on, so they never use what they are given.
-const URGENT_SHARES: Shares = Shares::Static(1000);
-
-/// The latency glommio should aim at for the urgent queue: its smallest step.
-const URGENT_LATENCY: Latency = Latency::Matters(Duration::from_millis(1));
+/// Tells glommio that the urgent queue's completions preempt the normal queue. The time is what its
+/// preempt timer would be set to while the queue is active (see `wake`).
+const URGENT_LATENCY: Latency = Latency::Matters(PREEMPT_NEVER);
 
 /// A core to start.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -75,7 +73,7 @@ where
     let thread = LocalExecutorBuilder::new(placement(&core))
         .name(&core.name)
         .io_memory(IO_MEMORY_BYTES)
-        .preempt_timer(PREEMPT_AFTER)
+        .preempt_timer(PREEMPT_NEVER)
         .spawn(move || run(core.name, up, main))
         .map_err(|fault| io::Error::other(format!("core {name} does not start: {fault}")))?;
     match running.recv() {
@@ -97,24 +95,34 @@ where
     M: FnOnce() -> F + 'static,
 {
     name_thread(&name);
-    let urgent = glommio::executor().create_task_queue(URGENT_SHARES, URGENT_LATENCY, "urgent");
-    let runtime = Rc::new(Core { urgent, turns: Turns::new(Instant::monotonic()), side: OnceCell::new() });
-    let _entered = Entered::new(runtime.clone());
-    let (side, listener) = match Side::start() {
-        Ok(started) => started,
+    let urgent = glommio::executor().create_task_queue(Shares::default(), URGENT_LATENCY, "urgent");
+    let side = match begin(urgent) {
+        Ok(side) => side,
         Err(error) => {
-            let message = format!("core {name} has no side ring: {error}");
+            let message = format!("core {name} does not start: {error}");
             up.send(Err(error)).expect("start() waits for this message");
             return Err(Panicked { task: "executor", message });
         }
     };
-    let side = runtime.side.get_or_init(|| side);
     up.send(Ok(())).expect("start() waits for this message");
     let result = rt::spawn("main", async move { main().await }).await;
     // The only task of ours that can be told to end; its descriptors would be leaked with it.
+    let (side, listener) = side;
     side.close();
     listener.await?;
     result
+}
+
+/// Makes this thread a core.
+fn begin(urgent: TaskQueueHandle) -> io::Result<(Rc<Side>, Join<()>)> {
+    let host = Host::start()?;
+    let turns = Turns::new(Instant::monotonic());
+    let core = Rc::new(Core { urgent, host: host.clone(), pace: Pace::default(), turns, side: OnceCell::new() });
+    // For good: in the pass that ends the main future glommio may still run other tasks.
+    Entered::for_good(core.clone());
+    let (side, listener) = Side::start(host)?;
+    let side = core.side.get_or_init(|| side).clone();
+    Ok((side, listener))
 }
 
 /// Where the core's thread goes: pinned if that is possible.
@@ -153,6 +161,8 @@ fn name_thread(name: &str) {
 /// The glommio runtime of one core.
 struct Core {
     urgent: TaskQueueHandle,
+    host: Rc<Host>,
+    pace: Pace,
     turns: Turns,
     /// Empty only while the core starts.
     side: OnceCell<Rc<Side>>,
@@ -160,6 +170,7 @@ struct Core {
 
 impl Runtime for Core {
     fn start(&self, queue: Queue, task: Boxed) {
+        let task = self.host.host(queue, task);
         // Always into a named queue: plain `spawn_local` would inherit the queue of the caller.
         let queue = match queue {
             Queue::Normal => TaskQueueHandle::default(),
@@ -183,7 +194,7 @@ impl Runtime for Core {
     }
 
     fn sleep(&self, duration: Duration) -> Boxed {
-        Box::pin(glommio::timer::sleep(duration))
+        Box::pin(glommio::timer::sleep(duration.min(SLEEP_MAX)))
     }
 
     fn yield_now(&self) -> Boxed {
@@ -195,6 +206,12 @@ impl Runtime for Core {
     fn turn_ended(&self) {
         if let Some(side) = self.side.get() {
             side.flush();
+        }
+    }
+
+    fn turn_counted(&self, began: Instant, ended: Instant) {
+        if self.pace.is_due(began, ended) {
+            self.host.bell.ring();
         }
     }
 

@@ -16,3 +16,4 @@ pub mod rt;
 pub mod side;
 mod task;
 pub mod turns;
+mod wake;

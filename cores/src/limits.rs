@@ -15,9 +15,18 @@ pub const SLOW_TURNS_MAX: usize = 256;
 /// than this many slow places means that everything is slow and the log need not say so again.
 pub const SLOW_PLACES_MAX: usize = 256;
 
-/// How long a core runs tasks before it looks at its rings. glommio's own 100 ms would make a busy
-/// core answer others in 60 ms.
+/// How long a core runs tasks before it looks at its rings and timers. glommio's own 100 ms would
+/// make a busy core answer others in 60 ms; a look costs some microseconds.
 pub const PREEMPT_AFTER: Duration = Duration::from_millis(1);
+
+/// Time between two turns in which the core has surely looked at its rings: a look alone takes less.
+pub const PAUSE: Duration = Duration::from_micros(50);
+
+/// What glommio is told instead of `PREEMPT_AFTER`: never, as far as anyone can tell (see `wake`).
+pub const PREEMPT_NEVER: Duration = Duration::from_secs(3_600);
+
+/// Longest sleep: a century. glommio computes deadlines without a check for overflow.
+pub const SLEEP_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// Memory that glommio registers for its own file I/O. We do ours on the side ring, and glommio
 /// pins three times this much for each executor; 64 KiB is its floor.

@@ -5,8 +5,9 @@
 //!
 //! Invariant: outside of a runtime every function here panics; that is a bug of the caller.
 //!
-//! Deliberately absent: blocking (`lane`), descriptors (`side`), and foreign wakers: another thread
-//! wakes a task through an `AtomicWaker` only, because a glommio waker counts its clones in 16 bits.
+//! Wakers of tasks may be cloned, kept and woken on any thread.
+//!
+//! Deliberately absent: blocking (`lane`) and descriptors (`side`).
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -43,6 +44,8 @@ pub(crate) trait Runtime {
     fn staged(&self, stage: &'static str);
     /// A turn of one of our tasks is over; its operations may go to the kernel now.
     fn turn_ended(&self);
+    /// Now the kernel has them, and the turn is in the books.
+    fn turn_counted(&self, began: Instant, ended: Instant);
     fn singleton_panicked(&self, panicked: Panicked);
     fn turns(&self) -> &Turns;
     fn wake_ups(&self) -> u64;
@@ -60,6 +63,11 @@ pub(crate) struct Entered {
 }
 
 impl Entered {
+    /// Makes `runtime` the current one of this thread for ever.
+    pub(crate) fn for_good(runtime: Rc<dyn Runtime>) {
+        CURRENT.set(Some(runtime));
+    }
+
     pub(crate) fn new(runtime: Rc<dyn Runtime>) -> Entered {
         Entered { outer: CURRENT.replace(Some(runtime)) }
     }

@@ -150,6 +150,11 @@ impl<F: Future> Watched<F> {
                 rt::current().singleton_panicked(panicked.clone());
             }
         }
+        if Rc::strong_count(&self.outcome) == 1 {
+            // Detached: the result ends here, and its destructor is a part of the task.
+            drop_caught(self.task, result);
+            return;
+        }
         let waker = {
             let mut outcome = self.outcome.borrow_mut();
             outcome.result = Some(result);
@@ -173,7 +178,9 @@ impl<F: Future> Future for Watched<F> {
         this.stage = RUNNING.replace(outer).stage;
         // Before the clock is read: handing the turn's operations to the kernel is part of the turn.
         runtime.turn_ended();
-        runtime.turns().record(this.task, this.stage, began, runtime.now());
+        let ended = runtime.now();
+        runtime.turns().record(this.task, this.stage, began, ended);
+        runtime.turn_counted(began, ended);
         match result {
             None => Poll::Pending,
             Some(result) => {

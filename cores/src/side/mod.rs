@@ -18,20 +18,20 @@ mod slots;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use glommio::io::BufferedFile;
 use io_uring::{IoUring, opcode, squeue};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::message::Message;
 use self::operation::{Kind, Operation, count};
 use self::slots::{Completed, Found, Key, Left, Slots};
 use crate::limits::{SIDE_COMPLETIONS, SIDE_OPERATIONS_MAX, SIDE_SUBMISSIONS};
-use crate::rt::{self, Join};
+use crate::rt::{self, Join, Panicked};
+use crate::wake::Host;
 
 pub use crate::buffer::Buffer;
 
@@ -42,6 +42,9 @@ pub type Fd = Rc<OwnedFd>;
 /// slot 2^32 - 1.
 const CANCEL: u64 = u64::MAX;
 
+/// The task that listens, in logs.
+const TASK: &str = "side ring";
+
 /// The side ring of one core; `rt::side()` gives it.
 pub struct Side {
     ring: RefCell<IoUring>,
@@ -51,34 +54,32 @@ pub struct Side {
     /// Entries were queued since the last submit.
     queued: Cell<bool>,
     closing: Cell<bool>,
-    bell: EventFd,
+    host: Rc<Host>,
 }
 
 impl Side {
     /// Sets up the ring and the task that waits for its bell.
-    pub(crate) fn start() -> io::Result<(Rc<Side>, Join<()>)> {
+    pub(crate) fn start(host: Rc<Host>) -> io::Result<(Rc<Side>, Join<()>)> {
         let ring = IoUring::builder().setup_cqsize(SIDE_COMPLETIONS).build(SIDE_SUBMISSIONS)?;
-        // Blocking, because a read of a non-blocking eventfd would fail instead of waiting in the ring.
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         // Not register_eventfd_async: completions that come from task work do not ring that one.
-        ring.submitter().register_eventfd(bell.as_raw_fd())?;
-        let heard = bell.as_fd().try_clone_to_owned()?;
+        ring.submitter().register_eventfd(host.bell.raw())?;
+        let heard = host.bell.reader()?;
         let side = Rc::new(Side {
             ring: RefCell::new(ring),
             slots: RefCell::new(Slots::new(SIDE_OPERATIONS_MAX)),
             waiters: RefCell::default(),
             queued: Cell::new(false),
             closing: Cell::new(false),
-            bell,
+            host,
         });
-        let join = rt::spawn_urgent_singleton("side ring", listen(side.clone(), heard));
+        let join = rt::spawn_urgent_singleton(TASK, listen(side.clone(), heard));
         Ok((side, join))
     }
 
     /// Ends the task that waits for the bell. Operations in flight stay with the kernel.
     pub(crate) fn close(&self) {
         self.closing.set(true);
-        self.ring_own_bell();
+        self.host.bell.ring();
     }
 
     /// Reads up to `buffer.len()` bytes at `offset`; 0 is the end of the file.
@@ -193,10 +194,13 @@ impl Side {
                 // No memory, or completions are waiting: later, when the bell's turn comes.
                 Some(libc::EAGAIN | libc::EBUSY) => {
                     self.queued.set(true);
-                    self.ring_own_bell();
+                    self.host.bell.ring();
                     return;
                 }
-                _ => panic!("the kernel does not take entries of the side ring: {error}"),
+                _ => {
+                    let message = format!("the kernel does not take its entries: {error}");
+                    rt::current().singleton_panicked(Panicked { task: TASK, message });
+                }
             }
         }
     }
@@ -238,10 +242,6 @@ impl Side {
             waiters.push(waker.clone());
         }
     }
-
-    fn ring_own_bell(&self) {
-        self.bell.write(1).expect("a counter of wake-ups does not reach 2^64");
-    }
 }
 
 impl Drop for Side {
@@ -252,12 +252,13 @@ impl Drop for Side {
     }
 }
 
-/// Waits for the bell and takes what has completed.
+/// Waits for the bell, takes what has completed and wakes whom other threads have woken.
 async fn listen(side: Rc<Side>, heard: OwnedFd) {
     // SAFETY: the descriptor is open, and ownership of it passes to the file.
     let bell = unsafe { BufferedFile::from_raw_fd(heard.into_raw_fd()) };
     while !side.closing.get() {
         bell.read_at(0, size_of::<u64>()).await.expect("an eventfd can always be read");
+        side.host.answer_bell();
         side.drain();
         side.flush();
     }
