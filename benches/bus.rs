@@ -225,9 +225,13 @@ fn request_name(name: &str) -> Message {
 fn listing(client: &Channel, name: &str) -> Vec<u8> {
     let call = Message::new_method_call(name, TOP, OBJECT_MANAGER, "GetManagedObjects").expect("valid");
     let reply = client.send_with_reply_and_block(call, TIMEOUT).expect("an answer");
-    let mut parts = Vec::new();
-    reply.marshal(|bytes| -> Result<(), ()> { Ok(parts.push(bytes.to_vec())) }).expect("in memory");
-    parts.concat()
+    let mut all = Vec::new();
+    let marshalled = reply.marshal(|bytes| -> Result<(), ()> {
+        all.extend_from_slice(bytes);
+        Ok(())
+    });
+    marshalled.expect("in memory");
+    all
 }
 
 /// A service that answers every call with the body of `message`, from memory.
@@ -263,8 +267,8 @@ fn serve_bare(mut socket: UnixStream, body: &[u8]) {
             return;
         }
         reader.handle_received(&buffer[..count], Vec::new());
-        while let Some((bytes, _)) = reader.poll_message().expect("well-formed") {
-            let call = Message::demarshal(bytes).expect("well-formed");
+        while let Some(received) = reader.poll_message().expect("well-formed") {
+            let call = Message::demarshal(received.bytes).expect("well-formed");
             let (Some(sender), Some(number), dbus::MessageType::MethodCall) =
                 (call.sender(), call.get_serial(), call.msg_type())
             else {
@@ -298,10 +302,10 @@ fn list(client: &Channel, name: &str) -> Duration {
 /// One line of the table.
 fn print(what: &str, mut times: Vec<Duration>, wall: Duration, cpu: Option<Duration>) {
     times.sort_unstable();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e6;
     let rate = times.len() as f64 / wall.as_secs_f64();
     let cpu = cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{:.1}", cpu.as_secs_f64() * 1e6 / times.len() as f64));
-    println!("{what:<44} {:>9.1} {:>9.1} {:>9.0} {:>12}", at(0.5), at(0.99), rate, cpu);
+    println!("{what:<44} {:>9.1} {:>9.1} {:>9.0} {:>12}", at(50), at(99), rate, cpu);
 }
 
 fn gets(bus: &Bus, daemon: Option<&Stratisd>, name: &'static str, path: &str, what: &str, clients: usize) {

@@ -161,7 +161,7 @@ fn a_client_on_a_real_bus_creates_a_pool_and_sees_it() {
     let none = || (false, "");
     let args = ("p", vec!["/dev/a"], none(), (false, ("", "")));
     let (created, code, text): (Created, u16, String) =
-        top.method_call(&manager(7), "CreatePool", args).expect("an answer");
+        top.method_call(manager(7), "CreatePool", args).expect("an answer");
     assert_eq!((created.0, code, &*text), (true, 0, "Ok"));
     assert_eq!(created.1.0.to_string(), format!("{TOP}/0"));
     assert_eq!(created.1.1.len(), 1);
@@ -188,7 +188,7 @@ fn descriptors_arrive_with_their_call() {
     for _ in 0..100 {
         let args = ("nobody", "name", (true, (false, 0u32)), (true, file()));
         let (_, code, text): (Started, u16, String) =
-            top.method_call(&manager(8), "StartPool", args).expect("an answer, not an error");
+            top.method_call(manager(8), "StartPool", args).expect("an answer, not an error");
         assert_eq!(code, 1);
         assert!(text.contains("\"nobody\""), "{text}");
     }
