@@ -1,8 +1,8 @@
 //! What a D-Bus client waits, and what it costs the daemon: property reads and listings.
 //!
 //! `cargo bench --bench bus -- [POOLS [FILESYSTEMS]]` (10 and 100) starts a private dbus-daemon and
-//! the daemon in `STRATISD` (or target/release/stratisd) with `--sim`, makes that many pools and
-//! filesystems in each, and measures. Two services of a few lines on the same bus say what is the
+//! the daemon in `STRATISD` (or target/release/stratisd) with the arguments in `STRATISD_ARGS` (or
+//! `--sim`), makes that many pools and filesystems in each, and measures. Two services of a few lines on the same bus say what is the
 //! least that it could take: an echo through libdbus, and one that answers the bytes of the listing
 //! from memory. CPU times are those of all threads of the process, from /proc.
 
@@ -124,7 +124,8 @@ impl Stratisd {
     fn start(bus: &Bus) -> Self {
         let program = std::env::var("STRATISD").unwrap_or_else(|_| "target/release/stratisd".to_owned());
         let mut command = Command::new(&program);
-        command.arg("--sim").env(address::VARIABLE, &bus.address);
+        let arguments = std::env::var("STRATISD_ARGS").unwrap_or_else(|_| "--sim".to_owned());
+        command.args(arguments.split_whitespace()).env(address::VARIABLE, &bus.address);
         Self(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; set STRATISD to the daemon")))
     }
 
@@ -186,6 +187,11 @@ fn fill(client: &LocalConnection, pools: usize, filesystems: usize) -> String {
             top.method_call(MANAGER, "CreatePool", args).expect("an answer");
         assert_eq!(code, 0, "{text}");
         let pool = client.with_proxy(NAME, created.1.0, TIMEOUT);
+        let (limit,): (Variant<u64>,) = pool.method_call(PROPERTIES, "Get", (POOL, "FsLimit")).expect("an answer");
+        if limit.0 < filesystems as u64 {
+            let set = (POOL, "FsLimit", Variant(filesystems as u64));
+            let () = pool.method_call(PROPERTIES, "Set", set).expect("the limit can be raised");
+        }
         for fs in 0..filesystems {
             type Made = (bool, Vec<(dbus::Path<'static>, String)>);
             let size = (true, "1073741824");
