@@ -9,7 +9,7 @@
 use thiserror::Error;
 
 use crate::model::device::{DevicePath, RelativePath};
-use crate::model::ids::{FsUuid, PoolUuid};
+use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::{Name, NameFault};
 use crate::model::pool::Availability;
 use crate::units::{Bytes, Sectors};
@@ -113,10 +113,14 @@ pub enum Refusal {
     FilesystemLimit { name: Name, limit: u64 },
     #[error("filesystem {name:?} exists with a size of {present}; {asked} were asked for", name = .name.as_str())]
     FilesystemDiffers { name: Name, present: Sectors, asked: Sectors },
+    #[error("filesystem {name:?} exists, but it could not be brought up; the log says why", name = .name.as_str())]
+    FilesystemLost { name: Name },
     #[error("filesystem {name:?} is being created or destroyed", name = .name.as_str())]
     FilesystemBusy { name: Name },
     #[error("filesystem {0} does not exist")]
     NoFilesystem(FsUuid),
+    #[error("device {0} is not in the pool")]
+    NoDevice(DevUuid),
     #[error("filesystem {name:?} is to be merged into its origin, or its origin is: cancel that first", name = .name.as_str())]
     MergeScheduled { name: Name },
     #[error("filesystem {name:?} is not a snapshot", name = .name.as_str())]
@@ -129,8 +133,8 @@ pub enum Refusal {
     TooFewSectors { name: Name, wanted: Sectors, free: Sectors },
     #[error("the metadata of the pool would take {bytes} bytes: {max} fit a device")]
     RecordTooLarge { bytes: usize, max: usize },
-    #[error("{0:?} has no mount point that would allow it")]
-    Mounted(String),
+    #[error("filesystem {name:?} is in use: unmount it first", name = .name.as_str())]
+    FilesystemInUse { name: Name },
     #[error("the daemon is stopping")]
     Stopping,
     #[error("too much is going on: {what} is full with {max}")]

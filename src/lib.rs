@@ -9,6 +9,7 @@
 //! format               bytes <-> values of the Stratis metadata, pure
 //! engine               decides, pure
 //! sys                  does: kernel, files or simulation behind one trait
+//! probe                reads what devices say of themselves
 //! shard                owns pools; shard/ops carries decisions to sys and back
 //! directory            claims of names and devices
 //! event                what happens outside
@@ -23,6 +24,18 @@ pub mod model;
 pub mod error;
 pub mod message;
 
+pub mod format;
+
+pub mod engine;
+
 pub mod sys;
 
+pub mod probe;
+
 pub mod bus;
+pub mod directory;
+pub mod event;
+pub mod shard;
+
+pub mod args;
+pub mod lock;

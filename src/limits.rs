@@ -14,6 +14,14 @@ pub const FILESYSTEMS_IN_REQUEST_MAX: usize = 10_000;
 /// Smallest device that a pool takes: 1 GiB. Below that the fixed parts leave no data space.
 pub const DEVICE_SECTORS_MIN: Sectors = Sectors(2_097_152);
 
+/// Largest number of sectors believed when it is read from disk: 64 PiB. A record in the largest region
+/// has fewer than 2^17 of them, so no sum over a record passes 64 bits.
+pub const SECTORS_MAX: Sectors = Sectors(1 << 47);
+
+/// Largest metadata area believed when it is read from disk: 2 MiB. All known ones have 2032 sectors; a
+/// reader holds it in memory, and its quarter bounds the length of a record.
+pub const MDA_SECTORS_MAX: Sectors = Sectors(4_096);
+
 /// Smallest filesystem: 512 MiB, what Stratis clients expect.
 pub const FILESYSTEM_SECTORS_MIN: Sectors = Sectors(1_048_576);
 
@@ -42,7 +50,11 @@ pub const BUS_MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// Jobs waiting on one lane of blocking threads; more are refused, their operation fails cleanly.
 pub const LANE_QUEUE_MAX: usize = 1_024;
 
-/// Threads that run formatters, per shard. Two keep one slow format from holding up the next;
+/// Threads for other blocking calls on files, per shard: one may wait for the host's journal while
+/// another looks at a device.
+pub const BLOCKING_THREADS: usize = 2;
+
+/// Formatters that run at a time, per shard. Two keep one slow format from holding up the next;
 /// the work is in child processes, which the kernel schedules.
 pub const FORMAT_THREADS: usize = 2;
 
@@ -54,9 +66,6 @@ pub const RECORD_BYTES_MAX: usize = 4_096;
 
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
-
-/// Slow turns kept for inspection; the oldest is dropped.
-pub const SLOW_TURNS_MAX: usize = 256;
 
 /// Replies up to this many bytes are sent in turn; larger listings wait until nothing else does.
 /// At 64 KiB the bus daemon's own buffer takes one in a single write.
@@ -80,3 +89,7 @@ pub const BUS_SEND_BYTES: usize = 64 << 10;
 
 /// Messages taken from the mesh in one turn of the bus core.
 pub const MESH_RECEIVE_MAX: usize = 64;
+
+/// Files that must be allowed to be open: each device of each running pool keeps one, a core a dozen.
+/// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
+pub const FILES_OPEN_MIN: u64 = 4_096;

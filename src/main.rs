@@ -1,2 +1,202 @@
-//! stratisd
-fn main() {}
+//! stratisd: arguments, plan, cores, exit code.
+//!
+//! Invariants: nothing is touched before the single-instance lock is held and everything the daemon
+//! needs was tried; signals are blocked before any thread exists; whatever ends the bus role ends
+//! the process. Exit codes: 0 stopped, 1 failure (one line says which), 2 bad use, 3 ended by a
+//! second signal.
+
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use clap::Parser;
+use cores::executor::{self, CoreHandle, CoreSpec};
+use cores::limits::IO_MEMORY_BYTES;
+use cores::placement::{Placement, Role, place};
+use cores::preflight::{self, Needs};
+use cores::rt::{self, Join};
+use cores::signals::{self, StopFlag};
+use cores::topology::Topology;
+use crossbeam_channel::{Sender, unbounded};
+use ring::{Endpoint, Sizes, mesh};
+use stratisd::args::{Args, Machine, start_log};
+use stratisd::bus::address::system_bus;
+use stratisd::bus::run::{self as bus_role, BusConfig};
+use stratisd::directory::Directory;
+use stratisd::event;
+use stratisd::limits::{FILES_OPEN_MIN, OUTBOX_MAX, RING_SLOTS};
+use stratisd::lock::Lock;
+use stratisd::message::Message;
+use stratisd::shard::home::home;
+use stratisd::shard::{Places, Shard, turn};
+use stratisd::sys::Sys;
+use stratisd::sys::files::{FilesRoot, FilesSys};
+use stratisd::sys::sim::{Machine as SimMachine, SimSys};
+
+/// Places in the mesh: bus and directory, event core, then the shards.
+const BUS: usize = 0;
+const EVENT: usize = 1;
+const FIRST_SHARD: usize = 2;
+
+/// The end of a role, in words for the last line on standard error.
+type Ended = Result<(), String>;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("stratisd: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Ended {
+    let _lock = Lock::take(&args.run_dir).map_err(words)?;
+    start_log(args.log_level).map_err(words)?;
+    signals::block().map_err(words)?;
+    let placement = place(&Topology::of_this_process(), &args.wanted()).map_err(words)?;
+    let needs = Needs { executors: placement.cores.len(), io_memory_bytes: IO_MEMORY_BYTES };
+    preflight::check(&needs).map_err(words)?;
+    preflight::raise_open_files(FILES_OPEN_MIN).map_err(words)?;
+    let stop = signals::watch().map_err(words)?;
+    log::info!(
+        "stratisd {} (cores={} shards={})",
+        env!("CARGO_PKG_VERSION"),
+        placement.cores.len(),
+        placement.shards()
+    );
+    match args.machine() {
+        Machine::Sim => {
+            log::info!("the machine is simulated: device-mapper and udev are not looked at");
+            serve(&placement, &stop, sim)
+        }
+        Machine::Files(folder) => {
+            let root = Arc::new(FilesRoot::open(&folder).map_err(words)?);
+            log::info!("devices and volumes are files (folder={})", folder.display());
+            serve(&placement, &stop, move |cpu| FilesSys::new(root.share().map_err(words)?, cpu).map_err(words))
+        }
+        Machine::Kernel => Err("real devices are not managed yet: start it with --files DIR or --sim".to_owned()),
+    }
+}
+
+/// Every shard has a machine of its own: devices in use are known to the directory, so no two shards
+/// ever work on one.
+fn sim(_cpu: Option<usize>) -> Result<SimSys, String> {
+    Ok(SimMachine::daemon().sys())
+}
+
+fn words(fault: impl ToString) -> String {
+    fault.to_string()
+}
+
+/// Starts the cores and waits for them. The first failure of a role is the daemon's.
+fn serve<S: Sys>(
+    placement: &Placement,
+    stop: &StopFlag,
+    machine: impl Fn(Option<usize>) -> Result<S, String> + Clone + Send + 'static,
+) -> Ended {
+    let shards = placement.shards();
+    let sizes = Sizes { ring_slots: RING_SLOTS, outbox_max: OUTBOX_MAX };
+    let mut endpoints: Vec<Option<Endpoint<Message>>> =
+        mesh(FIRST_SHARD + shards, sizes).into_iter().map(Some).collect();
+    let (report, reports) = unbounded::<Ended>();
+    let mut handles: Vec<CoreHandle> = Vec::new();
+    for core in &placement.cores {
+        let roles: Vec<(Role, Endpoint<Message>)> = core
+            .roles
+            .iter()
+            .map(|role| (*role, endpoints[seat(*role)].take().expect("every role is placed once")))
+            .collect();
+        let work = Work { shards, cpu: core.cpu, stop: stop.clone(), machine: machine.clone(), report: report.clone() };
+        let spec = CoreSpec { name: core_name(&core.roles), cpu: core.cpu };
+        handles.push(executor::start(spec, move || work.run(roles)).map_err(words)?);
+    }
+    drop(report);
+    // Every core reports once; the channel ends with the last of them.
+    for ended in reports {
+        ended?;
+    }
+    for handle in handles {
+        handle.join().map_err(|panicked| format!("{}: {}", panicked.task, panicked.message))?;
+    }
+    log::info!("stopped");
+    Ok(())
+}
+
+const fn seat(role: Role) -> usize {
+    match role {
+        Role::Bus => BUS,
+        Role::Event => EVENT,
+        Role::Shard(shard) => FIRST_SHARD + shard,
+    }
+}
+
+fn core_name(roles: &[Role]) -> String {
+    let name = |role: &Role| match role {
+        Role::Bus => "bus".to_owned(),
+        Role::Event => "event".to_owned(),
+        Role::Shard(shard) => format!("shard{shard}"),
+    };
+    roles.iter().map(name).collect::<Vec<_>>().join("+")
+}
+
+/// What one core needs to run its roles.
+struct Work<M> {
+    shards: usize,
+    cpu: Option<usize>,
+    stop: StopFlag,
+    machine: M,
+    report: Sender<Ended>,
+}
+
+impl<S: Sys, M: Fn(Option<usize>) -> Result<S, String> + 'static> Work<M> {
+    async fn run(self, roles: Vec<(Role, Endpoint<Message>)>) {
+        let mut running: Vec<Join<Ended>> = Vec::new();
+        for (role, endpoint) in roles {
+            let endpoint = Rc::new(endpoint);
+            running.push(match role {
+                Role::Bus => rt::spawn_urgent("bus", bus(endpoint, self.shards, self.stop.clone())),
+                Role::Event => rt::spawn_urgent(
+                    "event",
+                    events((self.machine)(self.cpu), endpoint, self.shards, self.stop.clone()),
+                ),
+                Role::Shard(_) => rt::spawn_urgent("shard", shard((self.machine)(self.cpu), endpoint)),
+            });
+        }
+        let mut ended = Ok(());
+        for role in running {
+            let result = role.await.unwrap_or_else(|panicked| Err(format!("{}: {}", panicked.task, panicked.message)));
+            ended = ended.and(result);
+        }
+        log::info!("core stopped ({:?})", rt::counters());
+        // Main listens until the last core has reported; if it is gone, the process is ending.
+        let _main_is_gone = self.report.send(ended).is_err();
+    }
+}
+
+async fn bus(endpoint: Rc<Endpoint<Message>>, shards: usize, stop: StopFlag) -> Ended {
+    let mut directory = Directory::default();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let config = BusConfig { address: system_bus(), shards, first_shard: FIRST_SHARD, version };
+    let on_claim = move |from, claim| directory.handle(claim).map(|claimed| (from, claimed)).into_iter().collect();
+    let home = move |pool| FIRST_SHARD + home(pool, shards);
+    bus_role::run(config, endpoint, on_claim, home, stop.raised()).await.map_err(words)
+}
+
+async fn events<S: Sys>(
+    machine: Result<S, String>,
+    endpoint: Rc<Endpoint<Message>>,
+    shards: usize,
+    stop: StopFlag,
+) -> Ended {
+    let places = event::Places { bus: BUS, shards: FIRST_SHARD..FIRST_SHARD + shards };
+    event::run(&machine?, endpoint, places, |pool| FIRST_SHARD + home(pool, shards), stop.raised()).await;
+    Ok(())
+}
+
+async fn shard<S: Sys>(machine: Result<S, String>, endpoint: Rc<Endpoint<Message>>) -> Ended {
+    turn::run(Shard::new(machine?, endpoint, Places { bus: BUS, event: EVENT })).await;
+    Ok(())
+}

@@ -142,6 +142,23 @@ fn ours_mesh(capacity: usize) -> f64 {
     stream(produce, consume)
 }
 
+/// Both ends on one thread: what the instructions cost, without the way between two CPUs.
+fn ours_mesh_at_home(capacity: usize) -> f64 {
+    let mut endpoints = mesh::<Message>(2, Sizes { ring_slots: capacity, outbox_max: 1 });
+    let (right, left) = (endpoints.pop().expect("two endpoints"), endpoints.pop().expect("two endpoints"));
+    let mut batch: Vec<(usize, Message)> = Vec::with_capacity(BATCH);
+    let start = Instant::now();
+    for first in (0..MESSAGES).step_by(BATCH) {
+        for number in first..first + BATCH as u64 {
+            left.send(1, Lane::Normal, [number; 8]).expect("a batch fits the ring");
+        }
+        assert_eq!(right.receive(&mut batch, BATCH), BATCH);
+        hint::black_box(&batch);
+        batch.clear();
+    }
+    start.elapsed().as_secs_f64() * 1e9 / MESSAGES as f64
+}
+
 fn theirs_rtrb(capacity: usize) -> f64 {
     let (mut producer, mut consumer) = rtrb::RingBuffer::new(capacity);
     let push = move |message| producer.push(message).map_err(|rtrb::PushError::Full(message)| message);
@@ -158,14 +175,15 @@ fn theirs_crossbeam(capacity: usize) -> f64 {
 
 fn main() {
     type Variant = (&'static str, fn(usize) -> f64);
-    let variants: [Variant; 5] = [
+    let variants: [Variant; 6] = [
         ("ring::spsc", ours),
         ("ring::spsc, batched", ours_batched),
         ("ring::mesh, with doorbell", ours_mesh),
+        ("ring::mesh, on one thread", ours_mesh_at_home),
         ("rtrb", theirs_rtrb),
         ("crossbeam-channel, bounded", theirs_crossbeam),
     ];
-    let mut best = [[f64::INFINITY; CAPACITIES.len()]; 5];
+    let mut best = [[f64::INFINITY; CAPACITIES.len()]; 6];
     for _ in 0..REPETITIONS {
         for (row, (_, run)) in best.iter_mut().zip(variants) {
             for (cell, capacity) in row.iter_mut().zip(CAPACITIES) {

@@ -77,6 +77,7 @@ impl Board {
             // The owner has not taken our last post yet. It rang then, if it had to.
             return false;
         }
+        // The fence above publishes what was posted; Release says it once more, and costs nothing.
         word.fetch_or(bit(peer), Ordering::Release);
         self.bell.ring()
     }

@@ -9,14 +9,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::sync::OnceLock;
 use std::task::Poll;
 
 use crossbeam_utils::CachePadded;
 
 use crate::board::{Board, Reason, Todo};
 use crate::outbox::Outbox;
-use crate::primitive::Arc;
+use crate::primitive::{Arc, OnceLock};
 use crate::spsc::Ring;
 use crate::{Full, Lane, Sizes};
 

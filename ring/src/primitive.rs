@@ -18,6 +18,8 @@ pub(crate) use std::{
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
+/// Real under loom too: the sender makes a ring in it, and a receiver looks only after a post, whose order loom checks.
+pub(crate) use std::sync::OnceLock;
 use std::task::Waker;
 
 /// `std`'s cell with the interface of loom's.

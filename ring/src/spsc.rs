@@ -98,9 +98,6 @@ struct Side {
 // other side loads with Acquire. That there is one producer and one consumer is demanded by `pusher` and `popper`.
 // A message only moves from one thread to another, never is seen by two, so `T: Send` is enough.
 unsafe impl<T: Send> Sync for Ring<T> {}
-// SAFETY: the ring owns its messages, and owning messages on another thread needs `T: Send` and no more. (The
-// automatic rule says the same; it is spelled out because loom's cell hides it.)
-unsafe impl<T: Send> Send for Ring<T> {}
 
 impl<T> Ring<T> {
     pub(crate) fn new(capacity: usize) -> Self {

@@ -113,8 +113,18 @@ fn what_is_left_in_a_ring_is_dropped_by_whoever_goes_last() {
 }
 
 #[test]
-fn a_sleeper_is_woken_for_every_message() {
+fn a_sleeper_is_woken_for_a_message() {
     explore(None, || {
+        let (left, right) = pair_of_endpoints(1);
+        let sender = thread::spawn(move || send_all(&left, 1, 1));
+        receive_all(&right, 0, 1);
+        sender.join().expect("the sender does not panic");
+    });
+}
+
+#[test]
+fn a_sleeper_is_woken_again_for_the_next_message() {
+    explore(Some(5), || {
         let (left, right) = pair_of_endpoints(1);
         let sender = thread::spawn(move || send_all(&left, 1, 2));
         receive_all(&right, 0, 2);
@@ -149,7 +159,7 @@ fn two_that_flood_each_other_both_finish() {
             endpoint.receive(&mut Vec::new(), 0);
         }
     }
-    explore(Some(2), || {
+    explore(Some(3), || {
         let (left, right) = pair_of_endpoints(1);
         let other = thread::spawn(move || flood(&right, 0));
         flood(&left, 1);
@@ -159,7 +169,7 @@ fn two_that_flood_each_other_both_finish() {
 
 #[test]
 fn two_senders_share_one_bell() {
-    explore(Some(2), || {
+    explore(Some(3), || {
         let mut endpoints = mesh(3, Sizes { ring_slots: SLOTS, outbox_max: 1 });
         let receiver = endpoints.pop().expect("three endpoints");
         let senders = endpoints.into_iter().zip(Lane::ALL).map(|(endpoint, lane)| {

@@ -10,6 +10,11 @@
 //!
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
+pub mod files;
+mod linear;
+pub mod sim;
+mod stack;
+
 use crate::error::{Failure, Fault};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinMessage};
@@ -164,6 +169,9 @@ pub trait Sys: 'static {
 
     /// Makes creations, renames and removals in a folder durable.
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault>;
+
+    /// Makes long work end early, with `Why::Cancelled`: the daemon is stopping.
+    fn cancel_long_work(&self);
 
     /// Forgets the metadata volume and every thin volume of a pool that is gone. On a real machine
     /// they went with the devices and this does nothing.

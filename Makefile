@@ -1,0 +1,86 @@
+# stratisd: `make help` lists what can be made.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PREFIX ?= /usr
+DESTDIR ?=
+LIBEXECDIR ?= $(PREFIX)/libexec
+# dbus-daemon reads policies below /usr/share and /etc only, wherever the program is.
+POLICYDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/dbus-1/system.d
+CARGO ?= cargo
+
+BINARY := target/release/stratisd
+TEST_LOG := target/test.log
+
+# To build: headers of the libraries, and libclang for the bindings made from them. To test: a
+# message bus, and the programs that make and check what pools are made of.
+PACKAGES := libblkid-dev libclang-dev libdbus-1-dev libdevmapper-dev libglib2.0-dev libudev-dev pkg-config \
+	busybox-static cpio cryptsetup-bin dbus fdisk kmod thin-provisioning-tools udev xfsprogs
+
+.PHONY: build deps test demo bench install clean help
+.DEFAULT_GOAL := build
+# In order, also under `make -j`: cargo uses every CPU by itself.
+.NOTPARALLEL:
+
+build: ## the daemon, optimised: target/release/stratisd
+	$(CARGO) build --release
+
+deps: ## install the packages that are missing (as root), or say which they are
+	@have() { [ "$$(dpkg-query -W -f='$${db:Status-Status}' "$$1" 2>/dev/null)" = installed ]; }; \
+	command -v $(CARGO) >/dev/null || echo "deps: cargo is missing (Rust 1.95 or newer): see https://rustup.rs"; \
+	if ! command -v dpkg-query >/dev/null; then \
+		echo "deps: this is no Debian: what these packages hold is needed: $(PACKAGES)"; exit 0; \
+	fi; \
+	missing=; \
+	for package in $(PACKAGES); do have "$$package" || missing+=" $$package"; done; \
+	command -v cc >/dev/null || missing+=" build-essential"; \
+	for python in python3 python3.{11..20}; do \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null && python_found=1 && break; \
+	done || true; \
+	[ "$${python_found-}" ] || missing+=" python3-venv"; \
+	[ "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" -ne 0 ]; then \
+		echo "deps: missing:$$missing (sudo apt-get install --no-install-recommends$$missing)"; exit 0; \
+	fi; \
+	echo "deps: installing$$missing"; \
+	mkdir -p target; \
+	get() { DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; }; \
+	{ get || { apt-get update && get; }; } >target/deps.log 2>&1 || \
+		echo "deps: cannot install$$missing: $$(grep -m1 '^E:' target/deps.log || tail -n1 target/deps.log) (whole log: target/deps.log)"
+
+test: deps ## format, lints, all tests, loom; says at the end what was skipped
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@mkdir -p target; tests/venv.sh || true
+	$(CARGO) test --workspace -- --show-output 2>&1 | tee $(TEST_LOG)
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p ring --release --test loom --target-dir target/loom
+	@if grep -ho 'SKIPPED .*' $(TEST_LOG) | sort -u > target/skipped.log; then \
+		echo "Passed. Skipped:"; sed 's/^SKIPPED /  /' target/skipped.log; \
+	else \
+		echo "Passed. Nothing was skipped."; \
+	fi
+
+demo: deps build ## a pool, a filesystem, a restart: in a minute, on files, nothing of this machine is touched
+	tests/demo.sh
+
+bench: ## the measurements (minutes)
+	$(CARGO) bench --workspace --bench '*'
+
+install: ## lay out under DESTDIR and PREFIX (/usr): program, policy, unit, manual page, completion
+	@[ -x $(BINARY) ] || $(MAKE) --no-print-directory build
+	install -D -m 755 $(BINARY) $(DESTDIR)$(LIBEXECDIR)/stratisd
+	install -D -m 644 dist/stratisd.conf $(DESTDIR)$(POLICYDIR)/stratisd.conf
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|^ExecStart=/usr/libexec/|ExecStart=$(LIBEXECDIR)/|' dist/stratisd.service \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/stratisd.service
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/stratisd.service
+	install -D -m 644 dist/stratisd.8 $(DESTDIR)$(PREFIX)/share/man/man8/stratisd.8
+	install -D -m 644 dist/stratisd.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/stratisd
+
+clean: ## remove what was built, and the client environments
+	$(CARGO) clean
+	rm -rf .venv-cli38 .venv-cli39
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[a-z ]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10

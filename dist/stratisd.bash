@@ -1,0 +1,25 @@
+# bash completion for stratisd
+
+_stratisd() {
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
+    COMPREPLY=()
+    case $before in
+        --files | --run-dir)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -d -- "$word")
+            ;;
+        --log-level)
+            mapfile -t COMPREPLY < <(compgen -W "trace debug info warn error" -- "$word")
+            ;;
+        --shards | --cpus)
+            # A number or a list: nothing to suggest.
+            ;;
+        *)
+            mapfile -t COMPREPLY < <(
+                compgen -W "--sim --files --run-dir --log-level --shards --cpus --help --version" -- "$word"
+            )
+            ;;
+    esac
+}
+
+complete -F _stratisd stratisd

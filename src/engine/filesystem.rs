@@ -1,0 +1,403 @@
+//! Filesystems of a pool: what may be created, changed and destroyed.
+//!
+//! Life cycle of a creation: 1 `plan` (name and thin id are reserved), 2 the volume is made and
+//! formatted, 3 the record is durable, 4 `commit`. A plan that is dropped before 4 gives its
+//! reservation back by itself.
+//!
+//! Invariants: names are unique among filesystems and live reservations; a thin id is never given out
+//! twice while the pool runs; only what is durable is in the table.
+
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+use crate::error::Refusal;
+use crate::limits::{FILESYSTEM_SECTORS_MIN, FILESYSTEMS_IN_REQUEST_MAX, THIN_ID_MAX};
+use crate::model::filesystem::{FilesystemRecord, FilesystemSpec};
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::model::name::Name;
+use crate::units::{Bytes, Sectors};
+
+/// Size of a filesystem for which no size was asked: 1 TiB.
+pub const DEFAULT_SECTORS: Sectors = Sectors(2_147_483_648);
+
+/// A filesystem that exists.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Filesystem {
+    /// What is recorded.
+    pub record: FilesystemRecord,
+    /// Space it takes from the pool, when last looked.
+    pub used: Option<Bytes>,
+    /// Being destroyed: it is still listed, but nobody may start anything with it.
+    leaving: bool,
+}
+
+/// The filesystems of a running pool.
+#[derive(Debug)]
+pub struct Filesystems {
+    pool: PoolUuid,
+    table: BTreeMap<FsUuid, Filesystem>,
+    /// On record, but their volumes could not be brought up: they hold their names and nothing more.
+    lost: Vec<Name>,
+    reserved: Vec<(Weak<()>, Name, Sectors)>,
+    next_id: u32,
+}
+
+/// A creation that has a name and a thin id to itself, for as long as it lives.
+#[derive(Debug)]
+pub struct Creation {
+    /// What will be recorded.
+    pub record: FilesystemRecord,
+    _reservation: Rc<()>,
+}
+
+/// What asking for a filesystem comes to.
+#[derive(Debug)]
+pub enum Planned {
+    /// It exists already, as asked.
+    Exists,
+    /// It is to be made.
+    Create(Creation),
+}
+
+/// The pool's rules that a creation must respect.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// The pool's name, for messages.
+    pub pool: &'a Name,
+    /// How many filesystems there may be.
+    pub fs_limit: u64,
+    /// What the sizes may sum up to; `None` while overprovisioning is allowed.
+    pub total_limit: Option<Sectors>,
+}
+
+impl Filesystems {
+    /// The filesystems that were found when the pool was set up, and the names of those that are on
+    /// record and could not be brought up. Thin ids start above all of `ids_seen`, lost ones included.
+    pub fn new(
+        pool: PoolUuid,
+        found: Vec<Filesystem>,
+        lost: Vec<Name>,
+        ids_seen: impl IntoIterator<Item = ThinId>,
+    ) -> Self {
+        let next_id = ids_seen.into_iter().map(|id| id.0 + 1).max().unwrap_or(0);
+        let table = found.into_iter().map(|filesystem| (filesystem.record.uuid, filesystem)).collect();
+        Self { pool, table, lost, reserved: Vec::new(), next_id }
+    }
+
+    /// All of them, by UUID.
+    pub fn iter(&self) -> impl Iterator<Item = &Filesystem> {
+        self.table.values()
+    }
+
+    /// How many there are, lost ones included.
+    pub fn count(&self) -> usize {
+        self.table.len() + self.lost.len()
+    }
+
+    /// One of them, unless it is being destroyed.
+    pub fn find(&self, uuid: FsUuid) -> Result<&Filesystem, Refusal> {
+        match self.table.get(&uuid) {
+            Some(filesystem) if filesystem.leaving => {
+                Err(Refusal::FilesystemBusy { name: filesystem.record.name.clone() })
+            }
+            Some(filesystem) => Ok(filesystem),
+            None => Err(Refusal::NoFilesystem(uuid)),
+        }
+    }
+
+    /// Sum of all sizes.
+    pub fn total(&self) -> Sectors {
+        self.table.values().map(|filesystem| filesystem.record.size).sum()
+    }
+
+    /// Reserves a name and a thin id for a new filesystem, or finds that it exists.
+    pub fn plan(
+        &mut self,
+        spec: &FilesystemSpec,
+        rules: Rules<'_>,
+        uuid: FsUuid,
+        created: u64,
+    ) -> Result<Planned, Refusal> {
+        self.reserved.retain(|(live, ..)| live.strong_count() > 0);
+        let count = (self.count() + self.reserved.len()) as u64;
+        if count >= rules.fs_limit {
+            return Err(Refusal::FilesystemLimit { name: rules.pool.clone(), limit: rules.fs_limit });
+        }
+        let size = spec.size.unwrap_or(DEFAULT_SECTORS);
+        check_size(size)?;
+        spec.size_limit.map_or(Ok(()), check_size)?;
+        if let Some(limit) = rules.total_limit {
+            let reserved: Sectors = self.reserved.iter().map(|(_, _, size)| *size).sum();
+            let wanted = self.total() + reserved + size;
+            if wanted > limit {
+                return Err(Refusal::Overprovisioned { name: rules.pool.clone(), limit, wanted });
+            }
+        }
+        if self.reserved.iter().any(|(_, name, _)| *name == spec.name) {
+            return Err(Refusal::FilesystemBusy { name: spec.name.clone() });
+        }
+        if self.lost.contains(&spec.name) {
+            return Err(Refusal::FilesystemLost { name: spec.name.clone() });
+        }
+        if let Some(present) = self.table.values().find(|filesystem| filesystem.record.name == spec.name) {
+            return compare(present, size);
+        }
+        if let Some(limit) = spec.size_limit.filter(|limit| *limit < size) {
+            return Err(Refusal::LimitBelowSize { limit, size });
+        }
+        let thin_id = self.next_thin_id()?;
+        let reservation = Rc::new(());
+        self.reserved.push((Rc::downgrade(&reservation), spec.name.clone(), size));
+        let record = FilesystemRecord {
+            name: spec.name.clone(),
+            uuid,
+            thin_id,
+            size,
+            created,
+            size_limit: spec.size_limit,
+            origin: None,
+            merge: false,
+        };
+        Ok(Planned::Create(Creation { record, _reservation: reservation }))
+    }
+
+    /// The next thin id that was never given out. Public because the kernel may know an id that no
+    /// record does; the creation then takes another.
+    pub fn next_thin_id(&mut self) -> Result<ThinId, Refusal> {
+        if self.next_id > THIN_ID_MAX {
+            return Err(Refusal::ThinIds(self.pool));
+        }
+        self.next_id += 1;
+        Ok(ThinId(self.next_id - 1))
+    }
+
+    /// Enters a filesystem whose record is durable.
+    pub fn commit(&mut self, creation: Creation, used: Option<Bytes>) {
+        let filesystem = Filesystem::new(creation.record, used);
+        let before = self.table.insert(filesystem.record.uuid, filesystem);
+        assert!(before.is_none(), "a filesystem's UUID is fresh");
+    }
+
+    /// Which of the named filesystems are to be destroyed; they are marked as leaving. Names that
+    /// mean nothing here are ignored.
+    pub fn plan_destroy(&mut self, named: &[FsUuid]) -> Result<Vec<FilesystemRecord>, Refusal> {
+        if named.len() > FILESYSTEMS_IN_REQUEST_MAX {
+            return Err(Refusal::Full { what: "the list of filesystems", max: FILESYSTEMS_IN_REQUEST_MAX });
+        }
+        let mut victims: Vec<FilesystemRecord> = Vec::new();
+        for uuid in named {
+            if self.table.contains_key(uuid) && !victims.iter().any(|victim| victim.uuid == *uuid) {
+                victims.push(self.find(*uuid)?.record.clone());
+            }
+        }
+        for victim in &victims {
+            let scheduled = self.iter().any(|other| other.record.merge && other.record.origin == Some(victim.uuid));
+            if victim.merge || scheduled {
+                return Err(Refusal::MergeScheduled { name: victim.name.clone() });
+            }
+        }
+        for victim in &victims {
+            self.mark(victim.uuid, true);
+        }
+        Ok(victims)
+    }
+
+    /// A filesystem was not destroyed after all.
+    pub fn keep(&mut self, uuid: FsUuid) {
+        self.mark(uuid, false);
+    }
+
+    fn mark(&mut self, uuid: FsUuid, leaving: bool) {
+        if let Some(filesystem) = self.table.get_mut(&uuid) {
+            filesystem.leaving = leaving;
+        }
+    }
+
+    /// A filesystem is gone.
+    pub fn remove(&mut self, uuid: FsUuid) {
+        self.table.remove(&uuid);
+    }
+
+    /// The records of surviving snapshots of a filesystem that was destroyed, with the origin that
+    /// they have from now on: the destroyed one's own.
+    pub fn orphans(&self, destroyed: &FilesystemRecord) -> Vec<FilesystemRecord> {
+        let snapshots = self.iter().filter(|other| other.record.origin == Some(destroyed.uuid));
+        snapshots.map(|other| FilesystemRecord { origin: destroyed.origin, ..other.record.clone() }).collect()
+    }
+
+    /// What a filesystem's record becomes with another size limit; `None` if that is what it has.
+    pub fn plan_size_limit(&self, uuid: FsUuid, limit: Option<Sectors>) -> Result<Option<FilesystemRecord>, Refusal> {
+        let record = &self.find(uuid)?.record;
+        if record.size_limit == limit {
+            return Ok(None);
+        }
+        if let Some(limit) = limit {
+            check_size(limit)?;
+            if limit < record.size {
+                return Err(Refusal::LimitBelowSize { limit, size: record.size });
+            }
+        }
+        Ok(Some(FilesystemRecord { size_limit: limit, ..record.clone() }))
+    }
+
+    /// What a filesystem's record becomes when its merge is scheduled or cancelled.
+    pub fn plan_merge(&self, uuid: FsUuid, merge: bool) -> Result<Option<FilesystemRecord>, Refusal> {
+        let record = &self.find(uuid)?.record;
+        let Some(origin) = record.origin else {
+            return Err(Refusal::NotASnapshot { name: record.name.clone() });
+        };
+        if record.merge == merge {
+            return Ok(None);
+        }
+        let conflict = |other: &&Filesystem| {
+            other.record.merge
+                && (other.record.uuid == origin
+                    || other.record.origin == Some(origin)
+                    || other.record.origin == Some(uuid))
+        };
+        match self.iter().find(conflict) {
+            Some(other) if merge => Err(Refusal::MergeScheduled { name: other.record.name.clone() }),
+            Some(_) | None => Ok(Some(FilesystemRecord { merge, ..record.clone() })),
+        }
+    }
+
+    /// Replaces a record by one that is durable.
+    pub fn replace(&mut self, record: FilesystemRecord) {
+        if let Some(filesystem) = self.table.get_mut(&record.uuid) {
+            filesystem.record = record;
+        }
+    }
+}
+
+impl Filesystem {
+    /// A filesystem with this durable record.
+    pub const fn new(record: FilesystemRecord, used: Option<Bytes>) -> Self {
+        Self { record, used, leaving: false }
+    }
+}
+
+fn compare(present: &Filesystem, asked: Sectors) -> Result<Planned, Refusal> {
+    let name = present.record.name.clone();
+    if present.leaving {
+        return Err(Refusal::FilesystemBusy { name });
+    }
+    if present.record.size != asked {
+        return Err(Refusal::FilesystemDiffers { name, present: present.record.size, asked });
+    }
+    Ok(Planned::Exists)
+}
+
+fn check_size(size: Sectors) -> Result<(), Refusal> {
+    if size < FILESYSTEM_SECTORS_MIN { Err(Refusal::SizeSmall(size.bytes())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::try_from(text).expect("a name")
+    }
+
+    fn spec(text: &str) -> FilesystemSpec {
+        FilesystemSpec { name: name(text), size: Some(FILESYSTEM_SECTORS_MIN), size_limit: None }
+    }
+
+    fn uuid(n: u8) -> FsUuid {
+        FsUuid::from_random([n; 16])
+    }
+
+    struct Fixture(Filesystems, Name);
+
+    impl Fixture {
+        fn new() -> Self {
+            Self(Filesystems::new(PoolUuid::from_random([0; 16]), Vec::new(), vec![name("lost")], []), name("p"))
+        }
+
+        fn plan(&mut self, spec: &FilesystemSpec, n: u8) -> Result<Planned, Refusal> {
+            let rules = Rules { pool: &self.1, fs_limit: 4, total_limit: None };
+            self.0.plan(spec, rules, uuid(n), 7)
+        }
+
+        fn create(&mut self, text: &str, n: u8) {
+            match self.plan(&spec(text), n) {
+                Ok(Planned::Create(creation)) => self.0.commit(creation, None),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn snapshot(&mut self, text: &str, n: u8, origin: u8) {
+            self.create(text, n);
+            let record = self.0.find(uuid(n)).expect("just made").record.clone();
+            self.0.replace(FilesystemRecord { origin: Some(uuid(origin)), ..record });
+        }
+    }
+
+    #[test]
+    fn a_dropped_plan_gives_its_name_back_but_not_its_thin_id() {
+        let mut pool = Fixture::new();
+        let plan = pool.plan(&spec("a"), 1).expect("planned");
+        assert!(matches!(pool.plan(&spec("a"), 2), Err(Refusal::FilesystemBusy { .. })));
+        drop(plan);
+        match pool.plan(&spec("a"), 2).expect("planned") {
+            Planned::Create(creation) => assert_eq!(creation.record.thin_id, ThinId(1)),
+            Planned::Exists => panic!("it was never committed"),
+        }
+    }
+
+    #[test]
+    fn a_lost_filesystem_keeps_its_name() {
+        let lost = Fixture::new().plan(&spec("lost"), 1).expect_err("the name is on record");
+        assert_eq!(lost, Refusal::FilesystemLost { name: name("lost") });
+    }
+
+    #[test]
+    fn an_existing_filesystem_is_compared_by_size_and_counts_against_the_limit() {
+        let mut pool = Fixture::new();
+        pool.create("a", 1);
+        assert!(matches!(pool.plan(&spec("a"), 2), Ok(Planned::Exists)));
+        let larger = FilesystemSpec { size: Some(Sectors(FILESYSTEM_SECTORS_MIN.0 * 2)), ..spec("a") };
+        assert!(matches!(pool.plan(&larger, 2), Err(Refusal::FilesystemDiffers { .. })));
+        pool.create("b", 2);
+        pool.create("c", 3);
+        assert!(matches!(pool.plan(&spec("a"), 4), Err(Refusal::FilesystemLimit { limit: 4, .. })));
+    }
+
+    #[test]
+    fn sizes_and_limits_are_checked() {
+        let mut pool = Fixture::new();
+        let small = FilesystemSpec { size: Some(Sectors(8)), ..spec("a") };
+        assert_eq!(pool.plan(&small, 1).expect_err("small"), Refusal::SizeSmall(Bytes(4096)));
+        let limited =
+            FilesystemSpec { size: Some(Sectors(4_000_000)), size_limit: Some(Sectors(3_000_000)), ..spec("a") };
+        assert!(matches!(pool.plan(&limited, 1), Err(Refusal::LimitBelowSize { .. })));
+    }
+
+    #[test]
+    fn destroying_marks_and_keeping_unmarks() {
+        let mut pool = Fixture::new();
+        pool.create("a", 1);
+        let victims = pool.0.plan_destroy(&[uuid(1), uuid(1), uuid(9)]).expect("planned");
+        assert_eq!(victims.len(), 1);
+        assert!(matches!(pool.0.plan_destroy(&[uuid(1)]), Err(Refusal::FilesystemBusy { .. })));
+        assert!(matches!(pool.plan(&spec("a"), 2), Err(Refusal::FilesystemBusy { .. })));
+        pool.0.keep(uuid(1));
+        assert!(pool.0.find(uuid(1)).is_ok());
+    }
+
+    #[test]
+    fn a_scheduled_merge_protects_both_sides() {
+        let mut pool = Fixture::new();
+        pool.create("a", 1);
+        pool.snapshot("s", 2, 1);
+        pool.snapshot("t", 3, 1);
+        assert!(matches!(pool.0.plan_merge(uuid(1), true), Err(Refusal::NotASnapshot { .. })));
+        assert!(matches!(pool.0.plan_merge(uuid(1), false), Err(Refusal::NotASnapshot { .. })));
+        let merged = pool.0.plan_merge(uuid(2), true).expect("allowed").expect("a change");
+        pool.0.replace(merged);
+        assert!(matches!(pool.0.plan_merge(uuid(3), true), Err(Refusal::MergeScheduled { .. })));
+        assert!(matches!(pool.0.plan_destroy(&[uuid(1)]), Err(Refusal::MergeScheduled { .. })));
+        assert!(matches!(pool.0.plan_destroy(&[uuid(2)]), Err(Refusal::MergeScheduled { .. })));
+        assert!(pool.0.plan_destroy(&[uuid(3)]).is_ok());
+    }
+}

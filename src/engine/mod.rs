@@ -1,0 +1,14 @@
+//! Decides: which sectors, which tables, which records. Plain state and pure functions.
+//!
+//! No I/O, no clock, no randomness, no async: time, ids and order are arguments, so every decision
+//! can be made again in a test.
+
+pub mod alloc;
+pub mod check;
+pub mod devices;
+pub mod filesystem;
+pub mod gather;
+pub mod layout;
+pub mod pool;
+pub mod size;
+pub mod stack;

@@ -1,0 +1,320 @@
+//! A running pool: what is on record, on which devices, and what clients see of it.
+//!
+//! Invariants: the state holds only what was committed; a reservation lives outside of it and gives
+//! itself back (`filesystem`). Every record is newer than the one before it, also when the clock
+//! stands behind. Availability only goes down.
+//!
+//! Deliberately absent: I/O and time. What a save must write is computed here, who writes it and
+//! whether that worked is told.
+
+use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
+use crate::engine::gather::features;
+use crate::engine::size;
+use crate::error::Refusal;
+use crate::format::header::{FLAG_CREATING, StaticHeader};
+use crate::format::mda::WallStamp;
+use crate::format::record::{self, PoolRecord};
+use crate::model::device::{Candidate, DeviceNumber, DeviceView, Tier};
+use crate::model::dm::ThinFeature;
+use crate::model::filesystem::FilesystemView;
+use crate::model::ids::{DevUuid, PoolUuid};
+use crate::model::name::Name;
+use crate::model::pool::{Availability, PoolView, StoppedDevice, StoppedPoolView};
+use crate::units::{Bytes, Sectors};
+
+/// A device of the pool.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Member {
+    /// Where it is.
+    pub candidate: Candidate,
+    /// Its signature.
+    pub header: StaticHeader,
+    /// The pair of regions that the next save overwrites: 0 or 1.
+    pub older: usize,
+    /// A save did not reach it; it gets no more of them until the pool is set up again.
+    pub bad: bool,
+}
+
+/// A running pool.
+#[derive(Debug)]
+pub struct Pool {
+    uuid: PoolUuid,
+    name: Name,
+    record: PoolRecord,
+    members: Vec<Member>,
+    last_save: Option<WallStamp>,
+    availability: Availability,
+    /// Its filesystems.
+    pub filesystems: Filesystems,
+}
+
+/// One save: the same bytes for every member that still gets saves.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Save {
+    /// The record.
+    pub json: Vec<u8>,
+    /// Its time.
+    pub time: WallStamp,
+    /// The devices, with the pair of regions to overwrite on each.
+    pub places: Vec<(Member, usize)>,
+}
+
+impl Pool {
+    /// A pool with everything that a new or found one has.
+    pub fn new(
+        uuid: PoolUuid,
+        name: Name,
+        record: PoolRecord,
+        members: Vec<Member>,
+        last_save: Option<WallStamp>,
+        filesystems: Filesystems,
+    ) -> Self {
+        Self { uuid, name, record, members, last_save, availability: Availability::Full, filesystems }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// What is, or is about to be, on record.
+    pub const fn record(&self) -> &PoolRecord {
+        &self.record
+    }
+
+    /// Its devices, in the order of the record.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// What may be done with it.
+    pub const fn availability(&self) -> Availability {
+        self.availability
+    }
+
+    /// Whether the pool's own record may change at all.
+    pub const fn check_changes(&self) -> Result<(), Refusal> {
+        match self.availability {
+            Availability::Full | Availability::NoRequests => Ok(()),
+            Availability::NoPoolChanges => {
+                Err(Refusal::PoolUnavailable { pool: self.uuid, availability: self.availability })
+            }
+        }
+    }
+
+    /// Lowers the availability, and shows the pool as it then is.
+    pub fn degrade(&mut self, to: Availability) -> PoolView {
+        self.availability = self.availability.max(to);
+        self.view()
+    }
+
+    /// What a filesystem creation must respect.
+    pub fn rules(&self) -> (Name, u64, Option<Sectors>) {
+        let limit = self.record.fs_limit(self.filesystems.count() as u64);
+        let total = (!self.record.overprovisioning()).then(|| self.data_limit());
+        (self.name.clone(), limit, total)
+    }
+
+    /// What filesystems may have together while overprovisioning is off.
+    fn data_limit(&self) -> Sectors {
+        let metadata: Sectors = self.record.flex_devs.thin_meta_dev.iter().map(|segment| segment.length).sum();
+        self.usable().saturating_sub(size::MDV).saturating_sub(Sectors(2 * metadata.0))
+    }
+
+    /// Sectors of the data tier that can be handed out at all.
+    fn usable(&self) -> Sectors {
+        let reserved = |uuid: DevUuid| -> Sectors {
+            let device = self.record.devices().find(|device| device.uuid == uuid);
+            device.into_iter().flat_map(|device| &device.integrity_meta_allocs).map(|segment| segment.length).sum()
+        };
+        let all: Sectors = self
+            .data_members()
+            .map(|member| {
+                let header = &member.header;
+                header.size.saturating_sub(header.data_start()).saturating_sub(reserved(header.device))
+            })
+            .sum();
+        let crypt: Sectors = self.record.backstore.cap.crypt_meta_allocs.iter().map(|segment| segment.length).sum();
+        all.saturating_sub(crypt)
+    }
+
+    fn data_members(&self) -> impl Iterator<Item = &Member> {
+        let data = &self.record.backstore.data_tier.blockdev.devs;
+        self.members.iter().filter(|member| data.iter().any(|device| device.uuid == member.header.device))
+    }
+
+    /// Sectors that are in no hands yet.
+    fn free(&self) -> Sectors {
+        let handed: Sectors = self.record.backstore.cap.allocs.iter().map(|segment| segment.length).sum();
+        self.usable().saturating_sub(handed)
+    }
+
+    // ---- changes --------------------------------------------------------------------------------
+
+    /// Whether the pool's record says that it is to be set up when found; true if that was a change.
+    pub fn set_started(&mut self, started: bool) -> bool {
+        let before = self.record.started.replace(started);
+        before != Some(started)
+    }
+
+    /// Marks the record as that of a pool that is being destroyed. A daemon that does not know the
+    /// mark sees a stopped pool, and takes the mark away when it starts it. Gives back `started` as it
+    /// was.
+    pub const fn set_destroying(&mut self) -> Option<bool> {
+        self.record.destroying = true;
+        self.record.started.replace(false)
+    }
+
+    /// Takes the mark away again, because no device got it.
+    pub const fn unset_destroying(&mut self, started: Option<bool>) {
+        self.record.destroying = false;
+        self.record.started = started;
+    }
+
+    /// Allows or forbids overprovisioning. Gives back what was on record before, or `None` if nothing
+    /// changed.
+    pub fn set_overprovisioning(&mut self, allowed: bool) -> Result<Option<Option<bool>>, Refusal> {
+        if self.record.overprovisioning() == allowed {
+            return Ok(None);
+        }
+        let (limit, wanted) = (self.data_limit(), self.filesystems.total());
+        if !allowed && wanted > limit {
+            return Err(Refusal::Overprovisioned { name: self.name.clone(), limit, wanted });
+        }
+        Ok(Some(self.record.thinpool_dev.enable_overprov.replace(allowed)))
+    }
+
+    /// Puts back what was on record before, because the change could not be saved.
+    pub const fn unset_overprovisioning(&mut self, before: Option<bool>) {
+        self.record.thinpool_dev.enable_overprov = before;
+    }
+
+    /// Changes the user's tag on a device. Gives back the tag before, or `None` if nothing changed.
+    pub fn set_user_info(&mut self, device: DevUuid, info: Option<&str>) -> Option<Option<String>> {
+        let tier = &mut self.record.backstore;
+        let cache = tier.cache_tier.iter_mut().flat_map(|tier| &mut tier.blockdev.devs);
+        let mut devices = tier.data_tier.blockdev.devs.iter_mut().chain(cache);
+        let found = devices.find(|found| found.uuid == device)?;
+        if found.user_info.as_deref() == info {
+            return None;
+        }
+        Some(std::mem::replace(&mut found.user_info, info.map(str::to_owned)))
+    }
+
+    /// Whether the pool has this device.
+    pub fn has_device(&self, device: DevUuid) -> bool {
+        self.record.devices().any(|found| found.uuid == device)
+    }
+
+    // ---- saving ---------------------------------------------------------------------------------
+
+    /// The next save. Its time is taken even if the save then fails, so no two records share one.
+    pub fn next_save(&mut self, now: WallStamp) -> Save {
+        let time = WallStamp::next(now, self.last_save);
+        self.last_save = Some(time);
+        let places = self.data_members().filter(|member| !member.bad);
+        let places = places.map(|member| (member.clone(), member.older)).collect();
+        Save { json: record::encode(&self.record), time, places }
+    }
+
+    /// Takes the mark of a pool in creation off the devices that carry it, and says which those are.
+    pub fn clear_marks(&mut self) -> Vec<(DeviceNumber, StaticHeader)> {
+        let marked = self.members.iter_mut().filter(|member| member.header.flags & FLAG_CREATING != 0);
+        let clear = |member: &mut Member| {
+            member.header.flags &= !FLAG_CREATING;
+            (member.candidate.number, member.header)
+        };
+        marked.map(clear).collect()
+    }
+
+    /// Takes in how a save ended on one device: whether a region holds it, and whether all went well.
+    pub fn saved(&mut self, device: DevUuid, durable: bool, well: bool) {
+        let found = self.members.iter_mut().find(|member| member.header.device == device);
+        let member = found.expect("a save goes to members only");
+        if durable {
+            member.older = 1 - member.older;
+        }
+        member.bad |= !well;
+    }
+
+    // ---- what clients see -----------------------------------------------------------------------
+
+    /// The pool as clients see it.
+    pub fn view(&self) -> PoolView {
+        let total: Sectors = self.data_members().map(|member| member.header.size).sum();
+        PoolView {
+            uuid: self.uuid,
+            name: self.name.clone(),
+            availability: self.availability,
+            version: self.members[0].header.version,
+            has_cache: self.record.backstore.cache_tier.is_some(),
+            physical_size: total.bytes(),
+            physical_used: self.physical_used(total),
+            allocated: (total - self.free().min(total)).bytes(),
+            no_alloc_space: self.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace),
+            fs_limit: self.record.fs_limit(self.filesystems.count() as u64),
+            overprovisioning: self.record.overprovisioning(),
+        }
+    }
+
+    /// Everything that is allocated, less what of the thin pool's data is not in use. Unknown as long
+    /// as one filesystem's share is.
+    fn physical_used(&self, total: Sectors) -> Option<Bytes> {
+        let data: Sectors = self.record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
+        let fixed = (total - self.free().min(total)).saturating_sub(data).bytes();
+        let used = self.filesystems.iter().map(|filesystem| filesystem.used.map(|bytes| bytes.0));
+        let used: u128 = used.sum::<Option<u128>>()?;
+        Some(Bytes(fixed.0 + used))
+    }
+
+    /// A filesystem as clients see it; `devnode` says where it is found.
+    pub fn filesystem_view(&self, filesystem: &Filesystem, devnode: String) -> FilesystemView {
+        FilesystemView { pool: self.uuid, record: filesystem.record.clone(), devnode, used: filesystem.used }
+    }
+
+    /// Every device as clients see it, data tier first.
+    pub fn device_views(&self) -> Vec<DeviceView> {
+        let views = self.record.devices().filter_map(|device| {
+            let member = self.members.iter().find(|member| member.header.device == device.uuid)?;
+            let path = member.candidate.path.to_string();
+            let data = self.record.backstore.data_tier.blockdev.devs.iter().any(|data| data.uuid == device.uuid);
+            let actual = member.candidate.size;
+            Some(DeviceView {
+                pool: self.uuid,
+                uuid: device.uuid,
+                devnode: path.clone(),
+                physical_path: path,
+                initialized: member.header.initialized,
+                hardware: device.hardware_info.clone(),
+                user_info: device.user_info.clone(),
+                tier: if data { Tier::Data } else { Tier::Cache },
+                size: member.header.size,
+                new_size: (actual != member.header.size).then_some(actual),
+            })
+        });
+        views.collect()
+    }
+
+    /// The pool as clients see it once it is stopped.
+    pub fn stopped_view(&self) -> StoppedPoolView {
+        let device =
+            |member: &Member| StoppedDevice { uuid: member.header.device, devnode: member.candidate.path.to_string() };
+        StoppedPoolView {
+            uuid: self.uuid,
+            name: Some(self.name.clone()),
+            devices: self.members.iter().map(device).collect(),
+            version: Some(self.members[0].header.version),
+            features: Some(features(&self.record)),
+        }
+    }
+
+    /// The numbers of all devices.
+    pub fn numbers(&self) -> Vec<DeviceNumber> {
+        self.members.iter().map(|member| member.candidate.number).collect()
+    }
+}
+
+/// Ties `Pool::rules` to the shape that `Filesystems::plan` takes.
+pub fn rules(parts: &(Name, u64, Option<Sectors>)) -> Rules<'_> {
+    Rules { pool: &parts.0, fs_limit: parts.1, total_limit: parts.2 }
+}

@@ -1,0 +1,168 @@
+//! How large the parts of a pool are: pure arithmetic over sectors.
+//!
+//! The formulas are those of stratisd 3.9.2, because a pool made here is continued there and sizes
+//! predicted by its tools are believed. Results are recorded, so a pool never depends on them later.
+//!
+//! Deliberately absent: where the parts lie (`layout`, `alloc`).
+
+use crate::model::pool::{IntegritySpec, TagSpec};
+use crate::units::{SECTOR_BYTES, Sectors};
+
+/// Room for an encryption header at the start of the cap device (version 2 only), 17 MiB.
+pub const CRYPT_RESERVE: Sectors = Sectors(34_816);
+/// The metadata volume, 512 MiB.
+pub const MDV: Sectors = Sectors(1_048_576);
+/// A data block of the thin pool, 1 MiB; flex devices are sized in these.
+pub const DATA_BLOCK: Sectors = Sectors(2_048);
+/// The most that the thin pool's data grows by at once, and what a new pool gets at most: 50 GiB.
+pub const DATA_CHUNK: Sectors = Sectors(51_200 * DATA_BLOCK.0);
+/// Free data blocks at which a thin pool asks for more: 15 GiB.
+pub const LOW_WATER_BLOCKS: u64 = 15_360;
+
+/// Blocks of 4 KiB that the kernel allows for thin metadata.
+const THIN_META_BLOCKS_MAX: u64 = 4_161_600;
+/// Sectors in one of them.
+const THIN_META_BLOCK: u64 = 8;
+/// Mappings that one of them holds when it is half full.
+const THIN_META_MAPPINGS: u64 = 126;
+/// Reserve for snapshots, found by experience.
+const THIN_META_FACTOR: u64 = 8;
+
+/// Bytes that one integrity tag covers, and the unit of the area that holds tags.
+const INTEGRITY_BLOCK: u64 = 4_096;
+/// Sectors of an integrity superblock.
+const INTEGRITY_SUPERBLOCK: u64 = 8;
+
+/// What a data device of this size keeps free for an integrity layer. May be more than the device
+/// has, where the journal that somebody asked for is.
+pub fn integrity(size: Sectors, spec: &IntegritySpec) -> Sectors {
+    let tag_bytes = match spec.tag {
+        TagSpec::B0 => 0,
+        TagSpec::B32 => 4,
+        TagSpec::B512 => 64,
+    };
+    let superblock = if spec.superblock { INTEGRITY_SUPERBLOCK } else { 0 };
+    let blocks = size.0 / (INTEGRITY_BLOCK / SECTOR_BYTES);
+    // In 128 bits nothing overflows here: 2^64 blocks of 64 bytes are 2^70.
+    let tags = (u128::from(blocks) * tag_bytes).next_multiple_of(u128::from(INTEGRITY_BLOCK));
+    let tags = u64::try_from(tags / u128::from(SECTOR_BYTES)).expect("tags are smaller than what they cover");
+    Sectors(spec.journal.0.saturating_add(tags).saturating_add(superblock))
+}
+
+/// The size of the thin pool's metadata device for a pool that offers `usable` sectors to all that
+/// lies on its cap device.
+pub fn thin_meta(usable: Sectors, fs_limit: u64) -> Sectors {
+    let mappings = usable.0 / DATA_BLOCK.0;
+    let blocks = mappings.div_ceil(THIN_META_MAPPINGS).saturating_add(1).saturating_add(fs_limit);
+    let raw = Sectors(blocks.min(THIN_META_BLOCKS_MAX) * THIN_META_BLOCK * THIN_META_FACTOR);
+    let most = Sectors(THIN_META_BLOCKS_MAX * THIN_META_BLOCK);
+    raw.ceil_to(DATA_BLOCK).min(most.floor_to(DATA_BLOCK))
+}
+
+/// What a new pool asks for first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Initial {
+    /// Thin metadata; the spare has the same size.
+    pub meta: Sectors,
+    /// Thin data: whole blocks, at most `DATA_CHUNK`, possibly none.
+    pub data: Sectors,
+}
+
+impl Initial {
+    /// Of a pool that offers `usable` sectors.
+    pub fn of(usable: Sectors, fs_limit: u64) -> Self {
+        let meta = thin_meta(usable, fs_limit);
+        let left = usable.saturating_sub(MDV).saturating_sub(meta + meta);
+        Self { meta, data: left.min(DATA_CHUNK).floor_to(DATA_BLOCK) }
+    }
+}
+
+/// The low-water mark of a new thin pool, in blocks.
+pub fn low_water(data: Sectors) -> u64 {
+    (data.0 / DATA_BLOCK.0 / 2).min(LOW_WATER_BLOCKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::header::DATA_START;
+    use crate::units::Bytes;
+
+    const GIB: u64 = 1 << 30;
+
+    fn usable(sizes: &[Sectors], spec: &IntegritySpec) -> Sectors {
+        let free: Sectors = sizes.iter().map(|size| *size - DATA_START - integrity(*size, spec)).sum();
+        free - CRYPT_RESERVE
+    }
+
+    fn gib(count: u64) -> Sectors {
+        Bytes(u128::from(count * GIB)).sectors().expect("whole sectors")
+    }
+
+    #[test]
+    fn the_published_examples_hold() {
+        let spec = IntegritySpec::default();
+        for (sizes, usable_expected, meta, data, low) in [
+            (vec![gib(1)], 1_759_224, 8_192, 692_224, 169),
+            (vec![gib(10)], 20_338_680, 12_288, 19_263_488, 4_703),
+            (vec![gib(10), gib(10)], 40_712_176, 18_432, 39_624_704, 9_674),
+            (vec![gib(1024)], 2_113_624_056, 532_480, 104_857_600, 15_360),
+        ] {
+            let usable = usable(&sizes, &spec);
+            assert_eq!(usable, Sectors(usable_expected), "{sizes:?}");
+            assert_eq!(Initial::of(usable, 100), Initial { meta: Sectors(meta), data: Sectors(data) }, "{sizes:?}");
+            assert_eq!(low_water(Sectors(data)), low, "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn the_room_for_integrity_follows_each_part_of_its_specification() {
+        let spec = IntegritySpec::default();
+        assert_eq!(integrity(gib(1), &spec), Sectors(294_920));
+        assert_eq!(integrity(gib(4), &spec), Sectors(393_224));
+        let bare = IntegritySpec { tag: TagSpec::B0, journal: Sectors(8), superblock: false };
+        assert_eq!(integrity(gib(1), &bare), Sectors(8));
+        assert_eq!(integrity(gib(1), &IntegritySpec { superblock: true, ..bare }), Sectors(16));
+        assert_eq!(integrity(gib(1), &IntegritySpec { tag: TagSpec::B32, ..bare }), Sectors(8 + 2048));
+        // Tags of the last, broken block are not kept; tags are rounded up to a whole block.
+        assert_eq!(integrity(Sectors(8 * 1024 + 7), &IntegritySpec { tag: TagSpec::B32, ..bare }), Sectors(8 + 8));
+        assert_eq!(integrity(Sectors(8 * 1025), &IntegritySpec { tag: TagSpec::B32, ..bare }), Sectors(8 + 16));
+    }
+
+    #[test]
+    fn a_begun_block_of_mappings_counts_as_a_whole_one() {
+        // 32 blocks of 4 KiB, eight times, are one step of 1 MiB; the mapping of one data block is the 33rd.
+        assert_eq!(thin_meta(DATA_BLOCK - Sectors(1), 31), Sectors(2_048));
+        assert_eq!(thin_meta(DATA_BLOCK, 31), Sectors(4_096));
+    }
+
+    #[test]
+    fn numbers_without_sense_do_not_overflow() {
+        let most = Sectors(u64::MAX);
+        assert_eq!(integrity(most, &IntegritySpec { journal: most, ..IntegritySpec::default() }), most);
+        assert_eq!(thin_meta(most, u64::MAX), Sectors(33_292_288));
+        assert_eq!(Initial::of(Sectors::ZERO, u64::MAX).data, Sectors::ZERO);
+        assert_eq!(Initial::of(Sectors::ZERO, 100).meta, Sectors(8_192));
+    }
+
+    /// What stratis-predict-usage of stratisd 3.9.2 printed, in bytes: the devices, what filesystems
+    /// take, then free, stratis-admin-space, stratis-metadata-space, used.
+    #[test]
+    fn the_published_predictions_hold() {
+        const EMPTY_1_GIB: u64 = GIB;
+        for (sizes, filesystems, expected) in [
+            (vec![gib(1)], 0, [355_463_168, 545_259_520, 173_019_136, 718_278_656]),
+            (vec![gib(10)], 0, [9_863_950_336, 549_453_824, 324_014_080, 873_467_904]),
+            (vec![gib(1024)], 0, [1_081_093_386_240, 1_082_130_432, 17_336_111_104, 18_418_241_536]),
+            (vec![gib(10); 2], EMPTY_1_GIB, [19_215_147_008, 555_745_280, 630_202_368, 2_259_689_472]),
+        ] {
+            let usable = usable(&sizes, &IntegritySpec::default());
+            let meta = thin_meta(usable, 100);
+            let admin = meta + meta + MDV;
+            let total: Sectors = sizes.iter().copied().sum();
+            let free = usable - admin - Bytes(filesystems.into()).sectors().expect("whole sectors");
+            let found = [free, admin, total - usable, total - free].map(Sectors::offset);
+            assert_eq!(found, expected, "{sizes:?}");
+        }
+    }
+}

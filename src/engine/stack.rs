@@ -1,0 +1,224 @@
+//! The device-mapper tables of a pool, computed from its record alone.
+//!
+//! The same record gives the same tables on every boot and in every daemon, so a stack that is
+//! active already can be compared with what it should be, and adopted.
+//!
+//! Invariant: each table refers only to devices before it in the list, so the list is the order of
+//! activation and, read backwards, of removal.
+//!
+//! Deliberately absent: caches and encryption layers; a record with one is refused.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::engine::size::{self, DATA_BLOCK};
+use crate::format::record::{PoolRecord, Segment};
+use crate::model::device::DeviceNumber;
+use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
+use crate::model::filesystem::FilesystemRecord;
+use crate::model::ids::{DevUuid, PoolUuid};
+use crate::model::pool::MetadataVersion;
+use crate::units::Sectors;
+
+/// When a thin pool is to raise its event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LowWater {
+    /// A new pool: half of its data, 15 GiB at most.
+    Creation,
+    /// A pool that is set up: at once, so that its fill is looked at.
+    Setup,
+    /// At this many free blocks.
+    Blocks(u64),
+}
+
+/// The record describes what cannot be activated here.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum StackFault {
+    /// A device has segments and no number: it is missing.
+    #[error("device {0} is missing")]
+    Missing(DevUuid),
+    /// It has a cache tier.
+    #[error("the pool has a cache")]
+    Cached,
+    /// It has an encryption layer.
+    #[error("the pool is encrypted")]
+    Encrypted,
+}
+
+impl StackFault {
+    /// The same in fixed words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing(_) => "a device with segments is missing",
+            Self::Cached => "it has a cache",
+            Self::Encrypted => "it is encrypted",
+        }
+    }
+}
+
+/// All private devices of the pool with their tables, in the order in which they are activated:
+/// `OriginSub`, `Cache` (version 2), `ThinMeta`, `ThinData`, `Mdv`, `ThinPool`.
+///
+/// # Errors
+/// When a device is missing, or the pool has a cache or is encrypted.
+pub fn tables(
+    record: &PoolRecord,
+    version: MetadataVersion,
+    pool: PoolUuid,
+    numbers: &BTreeMap<DevUuid, DeviceNumber>,
+    low_water: LowWater,
+) -> Result<Vec<(Dm, Table)>, StackFault> {
+    if record.backstore.cache_tier.is_some() {
+        return Err(StackFault::Cached);
+    }
+    if record.is_encrypted() {
+        return Err(StackFault::Encrypted);
+    }
+    let private = |role| Dm::Private(pool, role);
+    let origin = origin(record, numbers)?;
+    let whole = Segment { start: Sectors::ZERO, length: origin.length() };
+    let mut tables = vec![(private(Role::OriginSub), origin)];
+    let cap = match version {
+        MetadataVersion::V1 => private(Role::OriginSub),
+        MetadataVersion::V2 => {
+            // A placeholder: it holds the place of a cache that may come, so that what lies above
+            // never has to be moved.
+            tables.push((private(Role::Cache), linear(private(Role::OriginSub), &[whole])));
+            private(Role::Cache)
+        }
+    };
+    let flex = &record.flex_devs;
+    tables.push((private(Role::ThinMeta), linear(cap, &flex.thin_meta_dev)));
+    tables.push((private(Role::ThinData), linear(cap, &flex.thin_data_dev)));
+    tables.push((private(Role::Mdv), linear(cap, &flex.meta_dev)));
+    tables.push((private(Role::ThinPool), thin_pool(record, low_water)));
+    Ok(tables)
+}
+
+/// The table of a filesystem's thin volume.
+pub fn thin(record: &FilesystemRecord) -> Table {
+    Table::Thin { length: record.size, id: record.thin_id }
+}
+
+/// The table of the thin pool itself.
+pub fn thin_pool(record: &PoolRecord, low_water: LowWater) -> Table {
+    let length = record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
+    let low_water = match low_water {
+        LowWater::Creation => size::low_water(length),
+        LowWater::Setup => length.0 / DATA_BLOCK.0,
+        LowWater::Blocks(blocks) => blocks,
+    };
+    Table::ThinPool { length, block: DATA_BLOCK, low_water, features: record.thin_features() }
+}
+
+fn origin(record: &PoolRecord, numbers: &BTreeMap<DevUuid, DeviceNumber>) -> Result<Table, StackFault> {
+    let segments = record.backstore.data_tier.blockdev.allocs.iter().flatten();
+    let lines = segments.map(|segment| {
+        let number = numbers.get(&segment.parent).ok_or(StackFault::Missing(segment.parent))?;
+        Ok(LinearLine { length: segment.length, below: Below::Device(*number), start: segment.start })
+    });
+    Ok(Table::Linear(lines.collect::<Result<_, _>>()?))
+}
+
+fn linear(below: Dm, segments: &[Segment]) -> Table {
+    let line = |segment: &Segment| LinearLine { length: segment.length, below: Below::Dm(below), start: segment.start };
+    Table::Linear(segments.iter().map(line).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::layout;
+    use crate::model::dm::ThinFeature;
+    use crate::model::ids::{FsUuid, ThinId};
+    use crate::model::name::Name;
+    use crate::model::pool::IntegritySpec;
+
+    fn pool() -> PoolUuid {
+        PoolUuid::from_random([1; 16])
+    }
+
+    fn device() -> DevUuid {
+        DevUuid::from_random([2; 16])
+    }
+
+    fn name() -> Name {
+        Name::try_from("p1").expect("a name")
+    }
+
+    fn record() -> PoolRecord {
+        let integrity = IntegritySpec::default();
+        let layout = layout::first(&[(device(), Sectors(2_097_152))], &integrity, 100).expect("a gibibyte is enough");
+        layout.record(&name(), &integrity, 100)
+    }
+
+    fn numbers() -> BTreeMap<DevUuid, DeviceNumber> {
+        BTreeMap::from([(device(), DeviceNumber(8, 16))])
+    }
+
+    fn line(length: u64, below: Below, start: u64) -> Table {
+        Table::Linear(vec![LinearLine { length: Sectors(length), below, start: Sectors(start) }])
+    }
+
+    #[test]
+    fn the_published_example_has_these_tables() {
+        let tables = tables(&record(), MetadataVersion::V2, pool(), &numbers(), LowWater::Creation).expect("plain");
+        let dm = |role| Dm::Private(pool(), role);
+        let cap = Below::Dm(dm(Role::Cache));
+        let thin_pool = Table::ThinPool {
+            length: Sectors(692_224),
+            block: Sectors(2_048),
+            low_water: 169,
+            features: vec![ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing],
+        };
+        let expected = [
+            (dm(Role::OriginSub), line(1_792_000, Below::Device(DeviceNumber(8, 16)), 8_192)),
+            (dm(Role::Cache), line(1_792_000, Below::Dm(dm(Role::OriginSub)), 0)),
+            (dm(Role::ThinMeta), line(8_192, cap, 34_816)),
+            (dm(Role::ThinData), line(692_224, cap, 51_200)),
+            (dm(Role::Mdv), line(1_048_576, cap, 743_424)),
+            (dm(Role::ThinPool), thin_pool),
+        ];
+        assert_eq!(tables, expected);
+    }
+
+    #[test]
+    fn low_water_is_what_the_moment_wants() {
+        for (asked, expected) in [(LowWater::Creation, 169), (LowWater::Setup, 338), (LowWater::Blocks(7), 7)] {
+            let Table::ThinPool { low_water, .. } = thin_pool(&record(), asked) else { panic!("a thin pool") };
+            assert_eq!(low_water, expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_activated_is_refused() {
+        let tables = |record: &PoolRecord, numbers: &BTreeMap<_, _>| {
+            tables(record, MetadataVersion::V2, pool(), numbers, LowWater::Setup).map(|tables| tables.len())
+        };
+        assert_eq!(tables(&record(), &numbers()), Ok(6));
+        assert_eq!(tables(&record(), &BTreeMap::new()), Err(StackFault::Missing(device())));
+        let mut encrypted = record();
+        encrypted.features.push("Encryption".into());
+        assert_eq!(tables(&encrypted, &numbers()), Err(StackFault::Encrypted));
+        let mut cached = record();
+        let blockdev = cached.backstore.data_tier.blockdev.clone();
+        cached.backstore.cache_tier = Some(crate::format::record::CacheTier { blockdev });
+        assert_eq!(tables(&cached, &numbers()), Err(StackFault::Cached));
+    }
+
+    #[test]
+    fn a_filesystem_is_a_thin_volume_of_its_size() {
+        let filesystem = FilesystemRecord {
+            name: name(),
+            uuid: FsUuid::from_random([3; 16]),
+            thin_id: ThinId(5),
+            size: Sectors(1_048_576),
+            created: 0,
+            size_limit: None,
+            origin: None,
+            merge: false,
+        };
+        assert_eq!(thin(&filesystem), Table::Thin { length: Sectors(1_048_576), id: ThinId(5) });
+    }
+}

@@ -1,0 +1,169 @@
+//! Which operations of one pool may overlap: one table, and the gate that applies it.
+//!
+//! Each operation uses resources of its pool, shared or exclusively; two operations conflict if they
+//! use the same resource and one of them does so exclusively. The gate admits operations in the
+//! order of their arrival, except that one may pass others that it does not conflict with.
+//!
+//! Invariant: no two operations that conflict are ever admitted at the same time, and none waits
+//! behind one that arrived later and conflicts with it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::message::Wish;
+use crate::shard::wait::Signal;
+
+/// What operations of one pool can get in each other's way about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Resource {
+    /// Whether the pool runs. Every operation needs it to stay as it is; those that change it are
+    /// alone.
+    LifeCycle,
+    /// Records of existing filesystems in the metadata volume.
+    Records,
+    /// The pool's own record on its devices.
+    Settings,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Use {
+    Shared,
+    Exclusive,
+}
+
+/// A kind of operation on a pool.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Operation {
+    /// Create, start, stop, destroy, set up.
+    LifeCycle,
+    /// Creating filesystems: formats overlap, and writes only records that do not exist yet.
+    CreateFilesystems,
+    /// Destroying filesystems, or changing their records.
+    ChangeFilesystems,
+    /// Changing what the pool's own record holds.
+    ChangePool,
+}
+
+impl Operation {
+    /// The operation that carries out a wish.
+    pub const fn of(wish: &Wish) -> Self {
+        match wish {
+            Wish::CreatePool { .. } | Wish::DestroyPool(_) | Wish::StartPool { .. } | Wish::StopPool(_) => {
+                Self::LifeCycle
+            }
+            Wish::CreateFilesystems(..) => Self::CreateFilesystems,
+            Wish::DestroyFilesystems(..) | Wish::SetSizeLimit(..) | Wish::SetMerge(..) => Self::ChangeFilesystems,
+            Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) => Self::ChangePool,
+        }
+    }
+
+    /// The table.
+    const fn uses(self) -> &'static [(Resource, Use)] {
+        match self {
+            Self::LifeCycle => &[(Resource::LifeCycle, Use::Exclusive)],
+            Self::CreateFilesystems => &[(Resource::LifeCycle, Use::Shared)],
+            Self::ChangeFilesystems => &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Exclusive)],
+            Self::ChangePool => &[(Resource::LifeCycle, Use::Shared), (Resource::Settings, Use::Exclusive)],
+        }
+    }
+
+    fn conflicts(self, other: Self) -> bool {
+        self.uses().iter().any(|(mine, how)| {
+            other
+                .uses()
+                .iter()
+                .any(|(theirs, their_how)| mine == theirs && (*how == Use::Exclusive || *their_how == Use::Exclusive))
+        })
+    }
+}
+
+/// The operations of one pool that run or wait, in the order of arrival.
+#[derive(Debug, Default)]
+pub struct Gate {
+    queue: RefCell<Vec<(u64, Operation)>>,
+    next: Cell<u64>,
+    left: Signal,
+}
+
+/// A place in the queue; given up when dropped.
+#[derive(Debug)]
+pub struct Ticket {
+    gate: Rc<Gate>,
+    number: u64,
+}
+
+impl Gate {
+    /// Takes the next place. The order of these calls is the order of the operations.
+    pub fn queue(self: &Rc<Self>, operation: Operation) -> Ticket {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        self.queue.borrow_mut().push((number, operation));
+        Ticket { gate: Rc::clone(self), number }
+    }
+
+    /// Whether nothing runs or waits.
+    pub fn is_idle(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+
+    fn admits(&self, number: u64) -> bool {
+        let queue = self.queue.borrow();
+        let place = queue.iter().position(|(other, _)| *other == number).expect("a ticket has its place");
+        let operation = queue[place].1;
+        !queue[..place].iter().any(|(_, earlier)| operation.conflicts(*earlier))
+    }
+}
+
+impl Ticket {
+    /// Waits until nothing that conflicts is before us.
+    pub async fn admitted(&self) {
+        self.gate.left.until(|| self.gate.admits(self.number).then_some(())).await;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.gate.queue.borrow_mut().retain(|(number, _)| *number != self.number);
+        self.gate.left.raise();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn creations_overlap_and_a_stop_waits_for_them() {
+        let gate = Rc::new(Gate::default());
+        let one = gate.queue(Operation::CreateFilesystems);
+        let stop = gate.queue(Operation::LifeCycle);
+        let two = gate.queue(Operation::CreateFilesystems);
+        assert!(gate.admits(one.number));
+        assert!(!gate.admits(stop.number));
+        assert!(!gate.admits(two.number), "a creation does not pass a stop that came first");
+        drop(one);
+        assert!(gate.admits(stop.number));
+        drop(stop);
+        assert!(gate.admits(two.number));
+    }
+
+    #[test]
+    fn what_does_not_conflict_passes() {
+        let gate = Rc::new(Gate::default());
+        let destroy = gate.queue(Operation::ChangeFilesystems);
+        let second = gate.queue(Operation::ChangeFilesystems);
+        let settings = gate.queue(Operation::ChangePool);
+        assert!(gate.admits(destroy.number) && !gate.admits(second.number) && gate.admits(settings.number));
+    }
+
+    #[test]
+    fn conflicts_are_symmetric() {
+        let all =
+            [Operation::LifeCycle, Operation::CreateFilesystems, Operation::ChangeFilesystems, Operation::ChangePool];
+        for one in all {
+            for other in all {
+                assert_eq!(one.conflicts(other), other.conflicts(one), "{one:?} {other:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! A shard: the pools of one core, and the operations that carry what the engine decides to `sys`.
+//!
+//! Invariants: a pool is touched by its home only; its state changes only in synchronous calls of
+//! the engine, never across an await; views leave before the reply that they explain, and both only
+//! after what they show is durable.
+//!
+//! Deliberately absent: locks (a pool has one owner), D-Bus, and any knowledge of other shards
+//! except through the directory.
+
+pub mod conflict;
+pub mod home;
+pub mod ops;
+pub mod turn;
+pub mod wait;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use ring::{Endpoint, Lane};
+
+use crate::engine::gather::Gathered;
+use crate::engine::pool::Pool;
+use crate::error::{Failure, Fault, Refusal, Why};
+use crate::message::{Claim, Claimed, Message, Taken, View};
+use crate::model::ids::PoolUuid;
+use crate::model::pool::Availability;
+use crate::shard::conflict::Gate;
+use crate::shard::ops::save::Saver;
+use crate::shard::wait::Signal;
+use crate::sys::Sys;
+
+/// Where the other roles are in the mesh.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// The bus core, which also answers for the directory.
+    pub bus: usize,
+    /// The event core.
+    pub event: usize,
+}
+
+/// A running pool.
+#[derive(Debug)]
+pub struct Running {
+    /// Its id.
+    pub uuid: PoolUuid,
+    /// What the engine knows of it.
+    pub pool: RefCell<Pool>,
+    /// Its one writer of pool records.
+    pub saver: Saver,
+}
+
+/// The state that one core owns.
+#[derive(Debug)]
+pub struct Shard<S> {
+    /// The machine.
+    pub sys: S,
+    endpoint: Rc<Endpoint<Message>>,
+    places: Places,
+    running: RefCell<BTreeMap<PoolUuid, Rc<Running>>>,
+    gathered: RefCell<BTreeMap<PoolUuid, Gathered>>,
+    gates: RefCell<BTreeMap<PoolUuid, Rc<Gate>>>,
+    claims: RefCell<VecDeque<Claimed>>,
+    claimed: Signal,
+    stopping: Cell<bool>,
+    enumerated: Cell<bool>,
+    busy: Cell<usize>,
+}
+
+impl<S: Sys> Shard<S> {
+    /// An empty shard at its place in the mesh.
+    pub fn new(sys: S, endpoint: Rc<Endpoint<Message>>, places: Places) -> Rc<Self> {
+        Rc::new(Self {
+            sys,
+            endpoint,
+            places,
+            running: RefCell::default(),
+            gathered: RefCell::default(),
+            gates: RefCell::default(),
+            claims: RefCell::default(),
+            claimed: Signal::default(),
+            stopping: Cell::new(false),
+            enumerated: Cell::new(false),
+            busy: Cell::new(0),
+        })
+    }
+
+    /// The running pool of this id.
+    fn running(&self, pool: PoolUuid) -> Option<Rc<Running>> {
+        self.running.borrow().get(&pool).cloned()
+    }
+
+    /// The running pool of this id, if its state allows changes on request.
+    fn changeable(&self, pool: PoolUuid) -> Result<Rc<Running>, Refusal> {
+        let running = self.running(pool).ok_or(Refusal::NoPool(pool))?;
+        let availability = running.pool.borrow().availability();
+        match availability {
+            Availability::Full => Ok(running),
+            Availability::NoRequests | Availability::NoPoolChanges => {
+                Err(Refusal::PoolUnavailable { pool, availability })
+            }
+        }
+    }
+
+    /// The gate of a pool, running or not.
+    fn gate(&self, pool: PoolUuid) -> Rc<Gate> {
+        let mut gates = self.gates.borrow_mut();
+        // Gates of pools without operations are dropped here, so there are never more gates than
+        // operations and one.
+        gates.retain(|_, gate| !gate.is_idle());
+        Rc::clone(gates.entry(pool).or_default())
+    }
+
+    fn send(&self, to: usize, message: Message) {
+        // An outbox is larger than all calls in flight can fill it; see limits::OUTBOX_MAX.
+        self.endpoint.send(to, Lane::Normal, message).map_err(|_| ()).expect("an outbox holds every answer owed");
+    }
+
+    /// Shows changes to clients.
+    fn show(&self, views: Vec<View>) {
+        if !views.is_empty() {
+            self.send(self.places.bus, Message::Views(views));
+        }
+    }
+
+    /// Lowers a pool's availability and shows it.
+    fn degrade(&self, running: &Running, to: Availability) {
+        let view = running.pool.borrow_mut().degrade(to);
+        log::error!("pool is degraded (pool={} availability={})", running.uuid, to.as_str());
+        self.show(vec![View::Pool(view)]);
+    }
+
+    /// Takes a claim in the directory and waits for the answer.
+    async fn take(&self, claim: Claim) -> Result<(), Taken> {
+        let Claim::Take { pool, .. } = claim else {
+            panic!("only a take is answered: {claim:?}");
+        };
+        self.send(self.places.bus, Message::Claim(Box::new(claim)));
+        let answer = self.claimed.until(|| {
+            let mut claims = self.claims.borrow_mut();
+            let place = claims.iter().position(|claimed| claimed.pool == pool)?;
+            claims.remove(place)
+        });
+        answer.await.outcome
+    }
+
+    /// Tells the directory something that has no answer.
+    fn claim(&self, claim: Claim) {
+        self.send(self.places.bus, Message::Claim(Box::new(claim)));
+    }
+}
+
+/// What a panic inside an operation is for its caller.
+fn bug(doing: &'static str, subject: PoolUuid, message: String) -> Failure {
+    Failure::Faulted(Fault::new(doing, format!("pool {subject}"), Why::Bug(message)))
+}

@@ -1,0 +1,126 @@
+//! Creating filesystems.
+//!
+//! Commit point: the filesystem's record is durable in the metadata volume. The volume's thin id is
+//! noted as an intent before the volume is made, so a start after a power failure deletes a volume
+//! whose record never came. Any number of creations of one pool run side by side; only the thin pool's
+//! messages and the metadata volume's syncs follow each other in the kernel.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::engine::filesystem::{Creation, Planned};
+use crate::engine::pool;
+use crate::error::{Failure, Fault, Refusal, Why};
+use crate::limits::DEVICES_IN_REQUEST_MAX;
+use crate::message::{Answer, View};
+use crate::model::dm::{Dm, Table, ThinMessage};
+use crate::model::filesystem::{FilesystemRecord, FilesystemSpec};
+use crate::model::ids::{FsUuid, PoolUuid};
+use crate::shard::ops::{Outcome, intents, records};
+use crate::shard::{Running, Shard};
+use crate::sys::Sys;
+
+/// How often another thin id is tried when the kernel knows an id that we do not.
+const IDS_TRIED_MAX: usize = DEVICES_IN_REQUEST_MAX;
+
+/// Creates what is asked for: one filesystem at a time, or none.
+pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, specs: Vec<FilesystemSpec>) -> Outcome {
+    let running = shard.changeable(pool)?;
+    if specs.len() > 1 {
+        return Err(Refusal::OneFilesystemAtATime { asked: specs.len() }.into());
+    }
+    let Some(spec) = specs.first() else {
+        return Ok(Answer::Identity);
+    };
+    let planned = {
+        let mut pool = running.pool.borrow_mut();
+        let rules = pool.rules();
+        pool.filesystems.plan(spec, pool::rules(&rules), FsUuid::from_random(rt::random()), rt::wall().seconds)?
+    };
+    match planned {
+        Planned::Exists => Ok(Answer::Identity),
+        Planned::Create(creation) => create(shard, &running, creation).await,
+    }
+}
+
+async fn create<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, mut creation: Creation) -> Outcome {
+    let made = make(shard, running, &mut creation.record).await;
+    if let Err(failure) = made {
+        unwind(shard, running.uuid, &creation.record).await;
+        return Err(failure);
+    }
+    let (pool, uuid) = (running.uuid, creation.record.uuid);
+    // The record stands; an intent that stays is dropped by the next setup.
+    if let Err(fault) = intents::drop_all(&shard.sys, pool, &[creation.record.thin_id]).await {
+        log::warn!("an intent stays until the pool is next set up (pool={pool}): {fault}");
+    }
+    let name = creation.record.name.clone();
+    let of_pool = running.pool.borrow().name().clone();
+    shard.sys.announce((pool, &of_pool), (uuid, &name, creation.record.thin_id)).await;
+    let used = shard.sys.thin_used(pool, uuid).await.ok();
+    let views = {
+        let mut pool = running.pool.borrow_mut();
+        pool.filesystems.commit(creation, used);
+        let filesystem = pool.filesystems.find(uuid).expect("it was just committed");
+        let devnode = shard.sys.devnode(&of_pool, &name);
+        vec![View::Filesystem(pool.filesystem_view(filesystem, devnode)), View::Pool(pool.view())]
+    };
+    shard.show(views);
+    log::info!("filesystem created (pool={pool} filesystem={uuid} name={:?})", name.as_str());
+    Ok(Answer::FilesystemsCreated(vec![(uuid, name)]))
+}
+
+/// Makes volume, XFS and record, up to the commit point.
+async fn make<S: Sys>(shard: &Shard<S>, running: &Running, record: &mut FilesystemRecord) -> Result<(), Failure> {
+    let pool = running.uuid;
+    make_volume(shard, running, record).await?;
+    let device = Dm::Thin(pool, record.uuid);
+    shard.sys.activate(device, &Table::Thin { length: record.size, id: record.thin_id }).await?;
+    rt::stage("format");
+    shard.sys.format(device, record.uuid.0).await?;
+    rt::stage("record");
+    Ok(records::save(&shard.sys, pool, record).await?)
+}
+
+/// Makes the thin volume. The kernel may know an id that no record and no intent names; nobody may
+/// touch such a volume, so another id is taken.
+async fn make_volume<S: Sys>(
+    shard: &Shard<S>,
+    running: &Running,
+    record: &mut FilesystemRecord,
+) -> Result<(), Failure> {
+    let pool = running.uuid;
+    for _ in 0..IDS_TRIED_MAX {
+        rt::stage("intent");
+        intents::note(&shard.sys, pool, &[(record.thin_id, record.uuid)]).await?;
+        rt::stage("create volume");
+        match shard.sys.thin_message(pool, ThinMessage::Create(record.thin_id)).await {
+            Ok(()) => return Ok(()),
+            Err(Fault { why: Why::Errno(libc::EEXIST), .. }) => {
+                log::warn!("a thin id is in use but on no record (pool={pool} thin_id={})", record.thin_id);
+                intents::drop_durably(&shard.sys, pool, &[record.thin_id]).await?;
+                record.thin_id = running.pool.borrow_mut().filesystems.next_thin_id()?;
+            }
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    Err(Refusal::ThinIds(pool).into())
+}
+
+/// Takes back whatever was done. What cannot be taken back keeps its intent for the next setup.
+async fn unwind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &FilesystemRecord) {
+    rt::stage("unwind");
+    if let Err(fault) = take_back(shard, pool, record).await {
+        log::error!("a creation could not be taken back whole (pool={pool} thin_id={}): {fault}", record.thin_id);
+    }
+}
+
+async fn take_back<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &FilesystemRecord) -> Result<(), Fault> {
+    // The save may have come as far as the rename, so the record goes first.
+    records::remove(&shard.sys, pool, &[record.uuid]).await?;
+    shard.sys.deactivate(Dm::Thin(pool, record.uuid)).await?;
+    intents::delete(&shard.sys, pool, record.thin_id).await?;
+    shard.sys.thin_commit(pool).await?;
+    intents::drop_all(&shard.sys, pool, &[record.thin_id]).await
+}

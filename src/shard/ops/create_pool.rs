@@ -1,0 +1,266 @@
+//! Creating a pool.
+//!
+//! Commit point: the pool's first record is durable on a device. Until then every device carries the
+//! mark of a pool that is being created, so a start after a power failure wipes them and nothing
+//! is left; a failure on the way is unwound to the same.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::engine::filesystem::Filesystems;
+use crate::engine::layout::{self, Layout, LayoutFault};
+use crate::engine::pool::{Member, Pool};
+use crate::engine::stack::LowWater;
+use crate::engine::{devices, size, stack as tables};
+use crate::error::{Failure, Fault, Refusal};
+use crate::format::header::{FLAG_CREATING, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
+use crate::format::record::{FS_LIMIT_DEFAULT, PoolRecord};
+use crate::message::{Answer, Claim, Taken, View};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Role, Table};
+use crate::model::ids::{DevUuid, PoolUuid};
+use crate::model::name::Name;
+use crate::model::pool::{IntegritySpec, MetadataVersion};
+use crate::probe;
+use crate::shard::ops::save::{self, Saver};
+use crate::shard::ops::{Outcome, headers, stack};
+use crate::shard::wait::all;
+use crate::shard::{Running, Shard};
+use crate::sys::{Kind, Sys, Target, Write, WriteData};
+use crate::units::Sectors;
+
+/// What a client asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The id the pool will have.
+    pub pool: PoolUuid,
+    /// Its name.
+    pub name: Name,
+    /// Its devices.
+    pub devices: Vec<DevicePath>,
+    /// Room for an integrity layer.
+    pub integrity: IntegritySpec,
+}
+
+/// What the creation will make, decided before anything is changed.
+struct Plan {
+    pool: PoolUuid,
+    name: Name,
+    record: PoolRecord,
+    members: Vec<Member>,
+    tables: Vec<(Dm, Table)>,
+}
+
+/// Creates a pool, or finds that it exists with these devices.
+pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, asked: Asked) -> Outcome {
+    rt::stage("examine");
+    let paths = devices::distinct(&asked.name, &asked.devices)?;
+    let candidates = examine(shard, &paths).await?;
+    rt::stage("claim");
+    let wanted = candidates.iter().map(|candidate| (candidate.number, candidate.path.clone())).collect();
+    let claim = Claim::Take { pool: asked.pool, name: Some(asked.name.clone()), devices: wanted };
+    if let Err(taken) = shard.take(claim).await {
+        return not_ours(asked.name, &candidates, taken);
+    }
+    let outcome = create(shard, &asked, candidates).await;
+    match &outcome {
+        Ok(_) => shard.claim(Claim::Commit(asked.pool)),
+        Err(_) => shard.claim(Claim::Release(asked.pool)),
+    }
+    outcome
+}
+
+async fn examine<S: Sys>(shard: &Shard<S>, paths: &[DevicePath]) -> Result<Vec<Candidate>, Failure> {
+    let found = all(paths.iter().map(|path| shard.sys.examine(path))).await;
+    Ok(devices::merge(found.into_iter().collect::<Result<_, Failure>>()?)?)
+}
+
+/// Somebody else holds what we want: that is as asked if it is this pool with these devices.
+fn not_ours(name: Name, candidates: &[Candidate], taken: Taken) -> Outcome {
+    let (holder, present) = match taken {
+        Taken::Name { holder, devices } => (holder, devices),
+        Taken::NameBusy => return Err(Refusal::PoolNameBusy { name }.into()),
+        Taken::Device { path, holder } => return Err(Refusal::DeviceOwned { path, pool: holder }.into()),
+    };
+    let has = |number: DeviceNumber| present.iter().any(|(other, _)| *other == number);
+    let wants = |number: DeviceNumber| candidates.iter().any(|candidate| candidate.number == number);
+    let asked: Vec<DevicePath> =
+        candidates.iter().filter(|candidate| !has(candidate.number)).map(|candidate| candidate.path.clone()).collect();
+    let present: Vec<DevicePath> =
+        present.iter().filter(|(number, _)| !wants(*number)).map(|(_, path)| path.clone()).collect();
+    if asked.is_empty() && present.is_empty() {
+        log::info!("pool exists as asked for (pool={holder} name={:?})", name.as_str());
+        return Ok(Answer::Identity);
+    }
+    Err(Refusal::PoolDiffers { name, asked, present }.into())
+}
+
+async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Candidate>) -> Outcome {
+    devices::admit(&candidates)?;
+    let plan = plan(asked, candidates, shard.sys.kind())?;
+    save::fits(&crate::format::record::encode(&plan.record))?;
+    let running = running(&plan);
+    if let Err(failure) = make(shard, &plan, &running).await {
+        unwind(shard, &plan).await;
+        return Err(failure);
+    }
+    commit(shard, running).await
+}
+
+/// Decides everything: ids, headers, layout, tables.
+fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, Refusal> {
+    let initialized = rt::wall().seconds;
+    let member = |candidate: Candidate| {
+        let header = StaticHeader {
+            size: candidate.size,
+            version: MetadataVersion::V2,
+            pool: asked.pool,
+            device: DevUuid::from_random(rt::random()),
+            mda_size: MDA_SECTORS,
+            reserved: RESERVED_SECTORS,
+            flags: FLAG_CREATING,
+            initialized,
+        };
+        Member { candidate, header, older: 0, bad: false }
+    };
+    let members: Vec<Member> = candidates.into_iter().map(member).collect();
+    let sizes: Vec<(DevUuid, Sectors)> =
+        members.iter().map(|member| (member.header.device, member.header.size)).collect();
+    let layout = layout::first(&sizes, &asked.integrity, FS_LIMIT_DEFAULT).map_err(|fault| match fault {
+        LayoutFault::Device { size: free, wanted, .. } | LayoutFault::Pool { wanted, free } => {
+            Refusal::TooFewSectors { name: asked.name.clone(), wanted, free }
+        }
+    })?;
+    tell_capped(asked, &sizes, &layout);
+    let mut record = layout.record(&asked.name, &asked.integrity, FS_LIMIT_DEFAULT);
+    record.files = kind == Kind::Files;
+    for (device, member) in record.backstore.data_tier.blockdev.devs.iter_mut().zip(&members) {
+        device.hardware_info.clone_from(&member.candidate.hardware);
+    }
+    let numbers = members.iter().map(|member| (member.header.device, member.candidate.number)).collect();
+    let tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Creation)
+        .expect("a layout that was just made has its tables");
+    Ok(Plan { pool: asked.pool, name: asked.name.clone(), record, members, tables })
+}
+
+/// A pool uses its first 50 GiB of thin data until it can grow, and says so.
+fn tell_capped(asked: &Asked, sizes: &[(DevUuid, Sectors)], layout: &Layout) {
+    let data: Sectors = layout.flex.thin_data_dev.iter().map(|segment| segment.length).sum();
+    if data == size::DATA_CHUNK {
+        let total: Sectors = sizes.iter().map(|(_, size)| *size).sum();
+        let name = asked.name.as_str();
+        log::warn!("a pool does not grow yet: it uses {data} for data of {total} (pool={} name={name:?})", asked.pool);
+    }
+}
+
+/// Makes all of it, up to the commit point.
+async fn make<S: Sys>(shard: &Shard<S>, plan: &Plan, running: &Running) -> Result<(), Failure> {
+    rt::stage("open");
+    for member in &plan.members {
+        shard.sys.open(&member.candidate, true).await?;
+        // Between the first look and the exclusive open somebody may have been faster.
+        let again = shard.sys.examine(&member.candidate.path).await?;
+        if again != member.candidate {
+            return Err(Refusal::DeviceChanged { path: again.path }.into());
+        }
+    }
+    rt::stage("initialise");
+    headers::initialise(&shard.sys, &signed(plan)).await?;
+    rt::stage("stack");
+    build(shard, plan).await?;
+    Ok(save::durable(shard, running).await?)
+}
+
+fn signed(plan: &Plan) -> Vec<(DeviceNumber, StaticHeader)> {
+    plan.members.iter().map(|member| (member.candidate.number, member.header)).collect()
+}
+
+/// Activates the stack; what a device needs before the next one goes on top is done in between.
+async fn build<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
+    for (device, table) in &plan.tables {
+        shard.sys.activate(*device, table).await?;
+        let Dm::Private(_, role) = device else {
+            panic!("a new pool has no thin volumes: {device}");
+        };
+        match role {
+            // A stale encryption header would be found when the pool is next set up.
+            Role::Cache => zero(shard, *device, size::CRYPT_RESERVE).await?,
+            // The kernel takes metadata that begins with zeroes for a new thin pool.
+            Role::ThinMeta => zero(shard, *device, Sectors(8)).await?,
+            Role::Mdv => {
+                shard.sys.format(*device, plan.pool.0).await?;
+                shard.sys.mdv_mount(plan.pool).await?;
+            }
+            Role::OriginSub | Role::ThinData | Role::ThinPool => {}
+        }
+    }
+    Ok(())
+}
+
+async fn zero<S: Sys>(shard: &Shard<S>, device: Dm, sectors: Sectors) -> Result<(), Fault> {
+    let target = Target::Dm(device);
+    headers::put(&shard.sys, vec![Write { target, start: Sectors::ZERO, data: WriteData::Zeroes(sectors) }]).await
+}
+
+fn running(plan: &Plan) -> Running {
+    let filesystems = Filesystems::new(plan.pool, Vec::new(), Vec::new(), []);
+    let pool = Pool::new(plan.pool, plan.name.clone(), plan.record.clone(), plan.members.clone(), None, filesystems);
+    Running { uuid: plan.pool, pool: pool.into(), saver: Saver::default() }
+}
+
+/// The pool is real: takes the marks off its devices and shows it.
+async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Outcome {
+    clear_marks(shard, &running).await;
+    let (pool, view, devices) = {
+        let pool = running.pool.borrow();
+        (running.uuid, pool.view(), pool.device_views())
+    };
+    let ids = devices.iter().map(|device| device.uuid).collect();
+    log::info!("pool created (pool={pool} name={:?} devices={})", view.name.as_str(), devices.len());
+    shard.running.borrow_mut().insert(pool, Rc::new(running));
+    shard.show(std::iter::once(View::Pool(view)).chain(devices.into_iter().map(View::Device)).collect());
+    Ok(Answer::PoolCreated(pool, ids))
+}
+
+/// Takes the mark of a pool in creation off all devices that carry it. A failure is no failure of the
+/// creation: a marked device with a record is a device of a whole pool, and the next start tries again.
+pub async fn clear_marks<S: Sys>(shard: &Shard<S>, running: &Running) {
+    rt::stage("clear marks");
+    let marked = running.pool.borrow_mut().clear_marks();
+    if let Err(fault) = headers::sign(&shard.sys, &marked).await {
+        log::warn!("a device keeps the mark of a pool in creation (pool={}): {fault}", running.uuid);
+    }
+}
+
+/// Takes back whatever was done. What cannot be taken back is logged: such a device keeps its mark, and
+/// the next start wipes it.
+async fn unwind<S: Sys>(shard: &Shard<S>, plan: &Plan) {
+    rt::stage("unwind");
+    let numbers: Vec<DeviceNumber> = plan.members.iter().map(|member| member.candidate.number).collect();
+    let steps = [
+        stack::all_down(&shard.sys, plan.pool).await,
+        shard.sys.scrap(plan.pool).await,
+        wipe_signed(shard, plan).await,
+    ];
+    for fault in steps.into_iter().filter_map(Result::err) {
+        log::error!("a creation could not be taken back whole (pool={}): {fault}", plan.pool);
+    }
+    for number in numbers {
+        shard.sys.close(number, true).await;
+    }
+}
+
+/// Wipes the devices that got our signature; one that never got it is left as it was.
+async fn wipe_signed<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
+    for member in &plan.members {
+        let ours = matches!(
+            probe::signature(&shard.sys, &member.candidate).await,
+            Ok(Some(header)) if header.pool == plan.pool
+        );
+        if ours {
+            headers::wipe(&shard.sys, &[member.candidate.number]).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Destroying filesystems.
+//!
+//! Commit point, for each filesystem by itself: its record is durably gone. Its thin id is noted as an
+//! intent before, so a start after a power failure deletes the volume of a record that is gone, and
+//! keeps the volume of one that is not.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::error::{Fault, Refusal};
+use crate::message::{Answer, View};
+use crate::model::dm::{Dm, Table};
+use crate::model::filesystem::FilesystemRecord;
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::model::pool::Availability;
+use crate::shard::ops::{Outcome, intents, records};
+use crate::shard::{Running, Shard};
+use crate::sys::Sys;
+
+/// Destroys the named filesystems, all or none of them unless the machine fails half-way.
+pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, named: Vec<FsUuid>) -> Outcome {
+    let running = shard.changeable(pool)?;
+    let victims = running.pool.borrow_mut().filesystems.plan_destroy(&named)?;
+    if victims.is_empty() {
+        return Ok(Answer::Identity);
+    }
+    let outcome = destroy(shard, &running, &victims).await;
+    if outcome.is_err() {
+        let mut pool = running.pool.borrow_mut();
+        victims.iter().for_each(|victim| pool.filesystems.keep(victim.uuid));
+    }
+    outcome
+}
+
+async fn destroy<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, victims: &[FilesystemRecord]) -> Outcome {
+    let pool = running.uuid;
+    rt::stage("examine");
+    for victim in victims {
+        if shard.sys.busy(Dm::Thin(pool, victim.uuid)).await? {
+            return Err(Refusal::FilesystemInUse { name: victim.name.clone() }.into());
+        }
+    }
+    let uuids: Vec<FsUuid> = victims.iter().map(|victim| victim.uuid).collect();
+    let ids: Vec<ThinId> = victims.iter().map(|victim| victim.thin_id).collect();
+    rt::stage("intent");
+    let named: Vec<(ThinId, FsUuid)> = ids.iter().copied().zip(uuids.iter().copied()).collect();
+    intents::note(&shard.sys, pool, &named).await?;
+    rt::stage("remove");
+    if let Err(fault) = remove(shard, pool, &uuids).await {
+        restore(shard, running, victims).await;
+        return Err(fault.into());
+    }
+    delete_volumes(shard, pool, &ids).await;
+    let survivors = adopt_orphans(shard, running, victims).await;
+    show(shard, running, &uuids, survivors);
+    log::info!("filesystems destroyed (pool={pool} count={})", uuids.len());
+    Ok(Answer::FilesystemsDestroyed(uuids))
+}
+
+/// Takes the volumes down and the records away: the commit point is the end of this.
+async fn remove<S: Sys>(shard: &Shard<S>, pool: PoolUuid, uuids: &[FsUuid]) -> Result<(), Fault> {
+    for uuid in uuids {
+        shard.sys.deactivate(Dm::Thin(pool, *uuid)).await?;
+    }
+    records::remove(&shard.sys, pool, uuids).await
+}
+
+/// The machine failed before the commit point: puts everything back. If even that fails, nobody knows
+/// which records are on disk, and the pool gets no more changes.
+async fn restore<S: Sys>(shard: &Shard<S>, running: &Running, victims: &[FilesystemRecord]) {
+    rt::stage("restore");
+    let pool = running.uuid;
+    let restored: Result<(), Fault> = async {
+        for victim in victims {
+            records::save(&shard.sys, pool, victim).await?;
+            let table = Table::Thin { length: victim.size, id: victim.thin_id };
+            shard.sys.activate(Dm::Thin(pool, victim.uuid), &table).await?;
+        }
+        let ids: Vec<ThinId> = victims.iter().map(|victim| victim.thin_id).collect();
+        intents::drop_all(&shard.sys, pool, &ids).await
+    }
+    .await;
+    if let Err(fault) = restored {
+        log::error!("a destruction could not be taken back (pool={pool}): {fault}");
+        shard.degrade(running, Availability::NoPoolChanges);
+    }
+}
+
+/// The filesystems are gone; a volume that cannot be deleted now keeps its intent for the next setup.
+async fn delete_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ids: &[ThinId]) {
+    rt::stage("delete volumes");
+    let deleted: Result<(), Fault> = async {
+        for id in ids {
+            intents::delete(&shard.sys, pool, *id).await?;
+        }
+        shard.sys.thin_commit(pool).await?;
+        intents::drop_all(&shard.sys, pool, ids).await
+    }
+    .await;
+    if let Err(fault) = deleted {
+        log::warn!("volumes are deleted when the pool is next set up (pool={pool}): {fault}");
+    }
+}
+
+/// Snapshots of a destroyed filesystem get its own origin. One that cannot be saved keeps an origin
+/// that no longer exists, as after a power failure here; every daemon must be ready for that.
+async fn adopt_orphans<S: Sys>(shard: &Shard<S>, running: &Running, victims: &[FilesystemRecord]) -> Vec<FsUuid> {
+    let mut adopted = Vec::new();
+    for victim in victims {
+        running.pool.borrow_mut().filesystems.remove(victim.uuid);
+        let orphans = running.pool.borrow().filesystems.orphans(victim);
+        for orphan in orphans {
+            match records::save(&shard.sys, running.uuid, &orphan).await {
+                Ok(()) => {
+                    adopted.push(orphan.uuid);
+                    running.pool.borrow_mut().filesystems.replace(orphan);
+                }
+                Err(fault) => log::warn!("a snapshot keeps an origin that is gone (pool={}): {fault}", running.uuid),
+            }
+        }
+    }
+    adopted
+}
+
+fn show<S: Sys>(shard: &Shard<S>, running: &Running, gone: &[FsUuid], changed: Vec<FsUuid>) {
+    let pool = running.pool.borrow();
+    let mut views: Vec<View> = gone.iter().map(|uuid| View::FilesystemGone(running.uuid, *uuid)).collect();
+    for filesystem in pool.filesystems.iter().filter(|filesystem| changed.contains(&filesystem.record.uuid)) {
+        let devnode = shard.sys.devnode(pool.name(), &filesystem.record.name);
+        views.push(View::Filesystem(pool.filesystem_view(filesystem, devnode)));
+    }
+    views.push(View::Pool(pool.view()));
+    shard.show(views);
+}

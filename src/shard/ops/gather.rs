@@ -1,0 +1,125 @@
+//! Reading the devices of a pool that is not running, and what to do with what was found.
+//!
+//! Invariant: what is wiped here carries a mark that says so: a creation without any record, or a
+//! record that says the pool is being destroyed. Everything else is set up or listed as stopped.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::engine::gather::{Gathered, Read, Verdict, judge, stopped_view};
+use crate::error::{Failure, Fault};
+use crate::message::{Claim, View};
+use crate::model::device::Candidate;
+use crate::model::ids::PoolUuid;
+use crate::probe;
+use crate::shard::Shard;
+use crate::shard::ops::{headers, start_pool};
+use crate::sys::Sys;
+
+/// Opens the gathered devices of a pool and reads their metadata. Devices that cannot be read are
+/// logged and left out.
+pub async fn read<S: Sys>(shard: &Shard<S>, pool: PoolUuid) -> Result<Vec<Read>, Failure> {
+    let candidates: Vec<Candidate> =
+        shard.gathered.borrow().get(&pool).map(|gathered| gathered.candidates.clone()).unwrap_or_default();
+    let mut devices = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        match read_one(shard, pool, candidate.clone()).await {
+            Ok(Some(device)) => devices.push(device),
+            Ok(None) => log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path),
+            Err(failure) => log::warn!("a device of pool {pool} is left out: {failure}"),
+        }
+    }
+    Ok(devices)
+}
+
+async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) -> Result<Option<Read>, Failure> {
+    // Size and blocks may have changed since the device was found.
+    let candidate = shard.sys.examine(&known.path).await?;
+    shard.sys.open(&candidate, true).await?;
+    match probe::signature(&shard.sys, &candidate).await {
+        Ok(Some(header)) if header.pool == pool => {
+            let regions = probe::regions(&shard.sys, candidate.number, &header).await;
+            Ok(Some(Read { candidate, header, regions }))
+        }
+        other => {
+            shard.sys.close(candidate.number, false).await;
+            other.map(|_| None)
+        }
+    }
+}
+
+/// Closes devices that were read.
+pub async fn close<S: Sys>(shard: &Shard<S>, devices: &[Read]) {
+    for number in start_pool::numbers(devices) {
+        shard.sys.close(number, false).await;
+    }
+}
+
+/// Sets up a pool that was found, lists it as stopped, or cleans up what a cut-off operation left.
+pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
+    if shard.running(pool).is_some() {
+        return;
+    }
+    rt::stage("read metadata");
+    let devices = match read(shard, pool).await {
+        Ok(devices) => devices,
+        Err(failure) => {
+            log::error!("a pool is left out (pool={pool}): {failure}");
+            return;
+        }
+    };
+    match judge(pool, &devices) {
+        Verdict::HalfMade => clean_up(shard, pool, &devices, "creation").await,
+        Verdict::Destroying => clean_up(shard, pool, &devices, "destruction").await,
+        Verdict::Ready(ready) if ready.record.started() => {
+            if let Err(failure) = start_pool::start(shard, pool, *ready).await {
+                log::error!("a pool stays stopped (pool={pool}): {failure}");
+                list(shard, pool, &devices).await;
+            }
+        }
+        Verdict::Ready(_) => list(shard, pool, &devices).await,
+        Verdict::Unfit(refusal) => {
+            log::error!("a pool stays stopped (pool={pool}): {refusal}");
+            list(shard, pool, &devices).await;
+        }
+    }
+}
+
+/// Lists a pool as stopped. It holds its devices, not its name.
+async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
+    close(shard, devices).await;
+    if devices.is_empty() {
+        shard.gathered.borrow_mut().remove(&pool);
+        return;
+    }
+    let held = devices.iter().map(|device| (device.candidate.number, device.candidate.path.clone())).collect();
+    if let Err(taken) = shard.take(Claim::Take { pool, name: None, devices: held }).await {
+        log::error!("a device of a stopped pool is in other hands (pool={pool}): {taken:?}");
+    }
+    shard.show(vec![View::Stopped(stopped_view(pool, devices))]);
+}
+
+/// Wipes devices that are marked as left over.
+async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read], what: &str) {
+    log::warn!("a {what} was cut off: its {} devices are wiped (pool={pool})", devices.len());
+    let numbers = start_pool::numbers(devices);
+    let wiped: Result<(), Fault> = async {
+        crate::shard::ops::stack::all_down(&shard.sys, pool).await?;
+        shard.sys.scrap(pool).await?;
+        headers::wipe(&shard.sys, &numbers).await
+    }
+    .await;
+    if let Err(fault) = &wiped {
+        log::error!("devices that were to be wiped are not (pool={pool}): {fault}");
+    }
+    for number in numbers {
+        shard.sys.close(number, wiped.is_ok()).await;
+    }
+    shard.gathered.borrow_mut().remove(&pool);
+}
+
+/// What a pool that has just stopped leaves behind to be started from.
+pub fn remember<S: Sys>(shard: &Shard<S>, pool: PoolUuid, candidates: Vec<Candidate>) {
+    shard.gathered.borrow_mut().insert(pool, Gathered { candidates });
+}

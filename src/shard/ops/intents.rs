@@ -1,0 +1,79 @@
+//! Intents: what an operation is about to make or destroy, noted durably before it begins.
+//!
+//! An intent is a file in the metadata volume, named after a thin id. Recovery has one rule for both
+//! directions: a thin volume that has an intent and no record is deleted; an intent whose volume has
+//! a record is dropped. What merely lacks a record is never touched.
+//!
+//! So creating commits with the record, destroying commits with the removal of the record, and the
+//! volume itself follows. Other daemons neither read nor write this folder.
+
+use crate::error::{Fault, Why};
+use crate::model::dm::ThinMessage;
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::shard::ops::records::Records;
+use crate::sys::{Folder, Sys};
+
+const HERE: Folder = Folder::Intents;
+
+/// Notes intents, all with one sync of the folder. Durable at the end. What the file holds is for
+/// people; only its name counts.
+pub async fn note<S: Sys>(sys: &S, pool: PoolUuid, volumes: &[(ThinId, FsUuid)]) -> Result<(), Fault> {
+    for (id, uuid) in volumes {
+        let file = id.to_string();
+        sys.mdv_write(pool, HERE, &file, format!("{{\"thin_id\":{id},\"uuid\":\"{uuid}\"}}").as_bytes()).await?;
+        sys.mdv_sync(pool, HERE, &file).await?;
+    }
+    sys.mdv_sync_folder(pool, HERE).await
+}
+
+/// Drops intents. Not made durable: recovery drops them again, by the rule above.
+pub async fn drop_all<S: Sys>(sys: &S, pool: PoolUuid, volumes: &[ThinId]) -> Result<(), Fault> {
+    for id in volumes {
+        sys.mdv_remove(pool, HERE, &id.to_string()).await?;
+    }
+    Ok(())
+}
+
+/// Drops intents. Durable at the end.
+pub async fn drop_durably<S: Sys>(sys: &S, pool: PoolUuid, volumes: &[ThinId]) -> Result<(), Fault> {
+    drop_all(sys, pool, volumes).await?;
+    sys.mdv_sync_folder(pool, HERE).await
+}
+
+/// Applies the rule to every intent, after the thin pool is up. Gives back all ids that were named.
+/// As long as a record cannot be read nothing is deleted: the volume might be its.
+pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &Records) -> Result<Vec<ThinId>, Fault> {
+    let mut ids = Vec::new();
+    for file in sys.mdv_list(pool, HERE).await? {
+        match file.parse() {
+            Ok(id) => ids.push(ThinId(id)),
+            Err(_) => log::warn!("an intent has no thin id for a name and is ignored (pool={pool} file={file:?})"),
+        }
+    }
+    if records.unreadable > 0 && !ids.is_empty() {
+        log::warn!("{} intents wait until every record can be read (pool={pool})", ids.len());
+        return Ok(ids);
+    }
+    let recorded = |id: &ThinId| records.good.iter().any(|record| record.thin_id == *id);
+    let (mut settled, orphans): (Vec<ThinId>, Vec<ThinId>) = ids.iter().copied().partition(recorded);
+    for id in orphans {
+        log::info!("a volume of an operation that was cut off is deleted (pool={pool} thin_id={id})");
+        match delete(sys, pool, id).await {
+            Ok(()) => settled.push(id),
+            Err(fault) => log::warn!("an intent stays, its volume cannot be deleted now: {fault}"),
+        }
+    }
+    if !settled.is_empty() {
+        sys.thin_commit(pool).await?;
+        drop_durably(sys, pool, &settled).await?;
+    }
+    Ok(ids)
+}
+
+/// Deletes a thin volume; one that is gone already is fine.
+pub async fn delete<S: Sys>(sys: &S, pool: PoolUuid, id: ThinId) -> Result<(), Fault> {
+    match sys.thin_message(pool, ThinMessage::Delete(id)).await {
+        Err(Fault { why: Why::Errno(libc::ENODATA), .. }) => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,80 @@
+//! Operations: each reads top to bottom as claim, plan, do, commit, or unwind what was done.
+//!
+//! Invariant: after every await of an operation the power may fail, and the next start finds the
+//! operation's whole effect or none of it. The step at which an operation becomes real is named
+//! `commit point` in each file.
+
+pub mod create_filesystems;
+pub mod create_pool;
+pub mod destroy_filesystems;
+pub mod destroy_pool;
+pub mod gather;
+pub mod headers;
+pub mod intents;
+pub mod records;
+pub mod save;
+pub mod set;
+pub mod stack;
+pub mod start_pool;
+pub mod stop_pool;
+
+use std::rc::Rc;
+
+use crate::error::Failure;
+use crate::message::{Answer, Wish};
+use crate::shard::Shard;
+use crate::sys::Sys;
+
+/// What every operation comes to.
+pub type Outcome = Result<Answer, Failure>;
+
+/// Carries out a wish. The caller holds the place in the pool's queue.
+pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish) -> Outcome {
+    match wish {
+        Wish::CreatePool { pool, name, devices, integrity } => {
+            create_pool::run(shard, create_pool::Asked { pool, name, devices, integrity }).await
+        }
+        Wish::DestroyPool(pool) => destroy_pool::run(shard, pool).await,
+        Wish::StartPool { pool, unlock, remove_cache } => start_pool::run(shard, pool, unlock, remove_cache).await,
+        Wish::StopPool(pool) => stop_pool::run(shard, pool).await,
+        Wish::CreateFilesystems(pool, specs) => create_filesystems::run(shard, pool, specs).await,
+        Wish::DestroyFilesystems(pool, named) => destroy_filesystems::run(shard, pool, named).await,
+        Wish::SetSizeLimit(pool, filesystem, limit) => set::size_limit(shard, pool, filesystem, limit).await,
+        Wish::SetMerge(pool, filesystem, merge) => set::merge(shard, pool, filesystem, merge).await,
+        Wish::SetUserInfo(pool, device, info) => set::user_info(shard, pool, device, info).await,
+        Wish::SetOverprovisioning(pool, allowed) => set::overprovisioning(shard, pool, allowed).await,
+    }
+}
+
+/// The name of the task that carries out a wish, for the turn recorder.
+pub const fn task(wish: &Wish) -> &'static str {
+    match wish {
+        Wish::CreatePool { .. } => "create pool",
+        Wish::DestroyPool(_) => "destroy pool",
+        Wish::StartPool { .. } => "start pool",
+        Wish::StopPool(_) => "stop pool",
+        Wish::CreateFilesystems(..) => "create filesystems",
+        Wish::DestroyFilesystems(..) => "destroy filesystems",
+        Wish::SetSizeLimit(..) => "set size limit",
+        Wish::SetMerge(..) => "set merge",
+        Wish::SetUserInfo(..) => "set user info",
+        Wish::SetOverprovisioning(..) => "set overprovisioning",
+    }
+}
+
+/// A wish in words, for the log.
+pub fn words(wish: &Wish) -> String {
+    let detail = match wish {
+        Wish::CreatePool { name, devices, .. } => format!(" name={:?} devices={}", name.as_str(), devices.len()),
+        Wish::CreateFilesystems(_, specs) => format!(" count={}", specs.len()),
+        Wish::DestroyFilesystems(_, named) => format!(" count={}", named.len()),
+        Wish::DestroyPool(_)
+        | Wish::StartPool { .. }
+        | Wish::StopPool(_)
+        | Wish::SetSizeLimit(..)
+        | Wish::SetMerge(..)
+        | Wish::SetUserInfo(..)
+        | Wish::SetOverprovisioning(..) => String::new(),
+    };
+    format!("what={:?} pool={}{detail}", task(wish), wish.pool())
+}

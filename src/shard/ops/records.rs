@@ -1,0 +1,90 @@
+//! Filesystem records in the metadata volume: saving, removing, reading all.
+//!
+//! Saving: write `<uuid>.temp`, make it durable, rename it over `<uuid>.json`, make the folder
+//! durable. The rename being durable is the commit point; before it the old record counts, and a
+//! leftover `.temp` is removed at the next setup.
+
+use crate::error::Fault;
+use crate::format::filesystem;
+use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX};
+use crate::model::filesystem::FilesystemRecord;
+use crate::model::ids::{FsUuid, PoolUuid};
+use crate::shard::ops::headers::wrong;
+use crate::sys::{Folder, Sys};
+
+const HERE: Folder = Folder::Filesystems;
+const TEMPORARY: &str = ".temp";
+
+/// Saves a record. Durable at the end.
+pub async fn save<S: Sys>(sys: &S, pool: PoolUuid, record: &FilesystemRecord) -> Result<(), Fault> {
+    let temporary = format!("{}{TEMPORARY}", record.uuid.simple());
+    sys.mdv_write(pool, HERE, &temporary, &filesystem::encode(record)).await?;
+    sys.mdv_sync(pool, HERE, &temporary).await?;
+    sys.mdv_rename(pool, HERE, &temporary, &filesystem::file_name(record.uuid)).await?;
+    sys.mdv_sync_folder(pool, HERE).await
+}
+
+/// Removes records, all with one sync of the folder. Durable at the end.
+pub async fn remove<S: Sys>(sys: &S, pool: PoolUuid, filesystems: &[FsUuid]) -> Result<(), Fault> {
+    for uuid in filesystems {
+        sys.mdv_remove(pool, HERE, &filesystem::file_name(*uuid)).await?;
+    }
+    sys.mdv_sync_folder(pool, HERE).await
+}
+
+/// All records of a pool.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Records {
+    /// Those that could be read.
+    pub good: Vec<FilesystemRecord>,
+    /// How many could not. While there are any, nobody knows which volumes have no record.
+    pub unreadable: usize,
+}
+
+/// Reads every record; removes what a cut-off save left behind. A record that cannot be read is
+/// logged and left where it is: its filesystem is missing until somebody has looked.
+pub async fn read_all<S: Sys>(sys: &S, pool: PoolUuid) -> Result<Records, Fault> {
+    let files = sys.mdv_list(pool, HERE).await?;
+    if files.len() > RECORDS_MAX {
+        return Err(wrong(
+            "read the records of",
+            format!("pool {pool}"),
+            "there are more than a metadata volume holds",
+        ));
+    }
+    let mut records = Records::default();
+    for file in files {
+        if file.ends_with(TEMPORARY) {
+            log::info!("a save that was cut off is removed (pool={pool} file={file})");
+            sys.mdv_remove(pool, HERE, &file).await?;
+            continue;
+        }
+        let bytes = sys.mdv_read(pool, HERE, &file).await?;
+        match read(&file, &bytes).and_then(|record| distinct(record, &records.good)) {
+            Ok(record) => records.good.push(record),
+            Err(what) => {
+                records.unreadable += 1;
+                log::error!("a filesystem is left out: {what} (pool={pool} file={file})");
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn read(file: &str, bytes: &[u8]) -> Result<FilesystemRecord, String> {
+    if bytes.len() > RECORD_BYTES_MAX {
+        return Err(format!("its record has {} bytes, {RECORD_BYTES_MAX} are allowed", bytes.len()));
+    }
+    let record = filesystem::decode(bytes).map_err(|fault| fault.to_string())?;
+    if filesystem::file_name(record.uuid) != file {
+        return Err(format!("its record is of {}", record.uuid));
+    }
+    Ok(record)
+}
+
+fn distinct(record: FilesystemRecord, others: &[FilesystemRecord]) -> Result<FilesystemRecord, String> {
+    match others.iter().find(|other| other.name == record.name || other.thin_id == record.thin_id) {
+        Some(other) => Err(format!("its name or thin id is that of {}", other.uuid)),
+        None => Ok(record),
+    }
+}

@@ -1,0 +1,93 @@
+//! Changing properties of pools, filesystems and devices.
+//!
+//! Commit point: the record with the new value is durable. Until then memory has the old value, or gets
+//! it back.
+
+use std::rc::Rc;
+
+use crate::error::{Failure, Refusal};
+use crate::message::{Answer, View};
+use crate::model::filesystem::FilesystemRecord;
+use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
+use crate::model::name::Name;
+use crate::shard::ops::{Outcome, records, save};
+use crate::shard::{Running, Shard};
+use crate::sys::Sys;
+use crate::units::Sectors;
+
+/// Changes how far a filesystem may grow.
+pub async fn size_limit<S: Sys>(
+    shard: &Rc<Shard<S>>,
+    pool: PoolUuid,
+    filesystem: FsUuid,
+    limit: Option<Sectors>,
+) -> Outcome {
+    let running = shard.changeable(pool)?;
+    let changed = running.pool.borrow().filesystems.plan_size_limit(filesystem, limit)?;
+    record(shard, &running, changed).await
+}
+
+/// Schedules or cancels a merge.
+pub async fn merge<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, filesystem: FsUuid, merge: bool) -> Outcome {
+    let running = shard.changeable(pool)?;
+    let changed = running.pool.borrow().filesystems.plan_merge(filesystem, merge)?;
+    record(shard, &running, changed).await
+}
+
+/// Saves a filesystem's new record, if there is one, and shows it.
+async fn record<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, changed: Option<FilesystemRecord>) -> Outcome {
+    let Some(record) = changed else {
+        return Ok(Answer::Identity);
+    };
+    records::save(&shard.sys, running.uuid, &record).await?;
+    let view = {
+        let mut pool = running.pool.borrow_mut();
+        let uuid = record.uuid;
+        pool.filesystems.replace(record);
+        let found = pool.filesystems.find(uuid)?;
+        pool.filesystem_view(found, shard.sys.devnode(pool.name(), &found.record.name))
+    };
+    shard.show(vec![View::Filesystem(view)]);
+    Ok(Answer::Set)
+}
+
+/// Changes the user's tag on a device.
+pub async fn user_info<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: DevUuid, info: Option<Name>) -> Outcome {
+    let running = shard.changeable(pool)?;
+    if !running.pool.borrow().has_device(device) {
+        return Err(Refusal::NoDevice(device).into());
+    }
+    let info = info.as_ref().map(Name::as_str);
+    let Some(before) = running.pool.borrow_mut().set_user_info(device, info) else {
+        return Ok(Answer::Identity);
+    };
+    if let Err(failure) = durable(shard, &running).await {
+        running.pool.borrow_mut().set_user_info(device, before.as_deref());
+        return Err(failure);
+    }
+    let views = running.pool.borrow().device_views();
+    shard.show(views.into_iter().filter(|view| view.uuid == device).map(View::Device).collect());
+    Ok(Answer::Set)
+}
+
+/// Allows or forbids overprovisioning.
+pub async fn overprovisioning<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, allowed: bool) -> Outcome {
+    let running = shard.running(pool).ok_or(Refusal::NoPool(pool))?;
+    running.pool.borrow().check_changes()?;
+    let Some(before) = running.pool.borrow_mut().set_overprovisioning(allowed)? else {
+        return Ok(Answer::Identity);
+    };
+    if let Err(failure) = durable(shard, &running).await {
+        running.pool.borrow_mut().unset_overprovisioning(before);
+        return Err(failure);
+    }
+    let view = running.pool.borrow().view();
+    shard.show(vec![View::Pool(view)]);
+    Ok(Answer::Set)
+}
+
+/// Refuses a record that does not fit before anything is written, then saves.
+async fn durable<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+    save::fits(&crate::format::record::encode(running.pool.borrow().record()))?;
+    Ok(save::durable(shard, running).await?)
+}

@@ -1,0 +1,228 @@
+//! Starting a pool: on request, and at the start of the daemon.
+//!
+//! Commit point: a record that says `started` is durable. Until then a start after a power failure
+//! finds a stopped pool; taking the stack up again and again changes nothing.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::engine::filesystem::{Filesystem, Filesystems};
+use crate::engine::gather::{Read, Ready, Verdict, judge};
+use crate::engine::pool::Pool;
+use crate::engine::stack::{self as tables, LowWater};
+use crate::error::{Failure, Fault, Refusal};
+use crate::message::{Answer, Claim, Taken, View};
+use crate::model::device::DeviceNumber;
+use crate::model::dm::Dm;
+use crate::model::filesystem::FilesystemRecord;
+use crate::model::ids::PoolUuid;
+use crate::model::name::Name;
+use crate::model::pool::MetadataVersion;
+use crate::shard::ops::records::Records;
+use crate::shard::ops::save::{self, Saver};
+use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack};
+use crate::shard::{Running, Shard};
+use crate::sys::{Kind, Sys};
+use crate::units::Bytes;
+
+/// Starts a stopped pool.
+pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
+    if shard.running(pool).is_some() {
+        return if unlock { Err(Refusal::NotEncrypted { pool }.into()) } else { Ok(Answer::Identity) };
+    }
+    if !shard.gathered.borrow().contains_key(&pool) {
+        return Err(Refusal::NoPool(pool).into());
+    }
+    rt::stage("read metadata");
+    let devices = gather::read(shard, pool).await?;
+    let outcome = match judge(pool, &devices) {
+        Verdict::Ready(ready) => fit(pool, ready, unlock, remove_cache).map_err(Failure::from),
+        Verdict::Unfit(refusal) => Err(refusal.into()),
+        Verdict::HalfMade | Verdict::Destroying => Err(Refusal::NoMetadata { pool, devices: devices.len() }.into()),
+    };
+    let outcome = match outcome {
+        Ok(ready) => start(shard, pool, *ready).await,
+        Err(failure) => Err(failure),
+    };
+    if outcome.is_err() {
+        gather::close(shard, &devices).await;
+    }
+    outcome
+}
+
+/// Whether what was asked for fits what the pool is.
+fn fit(pool: PoolUuid, ready: Box<Ready>, unlock: bool, remove_cache: bool) -> Result<Box<Ready>, Refusal> {
+    if ready.record.is_encrypted() {
+        return Err(Refusal::Unsupported { what: "an encrypted pool" });
+    }
+    if unlock {
+        return Err(Refusal::NotEncrypted { pool });
+    }
+    if ready.record.backstore.cache_tier.is_some() {
+        return Err(Refusal::Unsupported { what: "a pool with a cache" });
+    }
+    // Without a cache there is none to remove: the request is met.
+    let _met = remove_cache;
+    Ok(ready)
+}
+
+/// Claims the name, sets the pool up, makes that durable and shows it.
+pub async fn start<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, ready: Ready) -> Outcome {
+    of_our_kind(shard, pool, &ready)?;
+    rt::stage("claim");
+    claim(shard, pool, &ready).await?;
+    match set_up(shard, pool, ready).await {
+        Ok(running) => Ok(commit(shard, running).await),
+        Err(failure) => {
+            rt::stage("unwind");
+            if let Err(fault) = stack::all_down(&shard.sys, pool).await {
+                log::error!("a start could not be taken back whole (pool={pool}): {fault}");
+            }
+            shard.claim(Claim::ReleaseName(pool));
+            Err(failure)
+        }
+    }
+}
+
+/// A pool on regular files and one on real devices must not be taken for each other.
+fn of_our_kind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Result<(), Refusal> {
+    match (shard.sys.kind(), ready.record.files) {
+        (Kind::Files, true) | (Kind::Sim, false) => {}
+        (Kind::Files, false) => {
+            return Err(Refusal::OtherKind { pool, made: "on block devices", started: "with --files" });
+        }
+        (Kind::Sim, true) => {
+            return Err(Refusal::OtherKind { pool, made: "with --files", started: "without it" });
+        }
+    }
+    match ready.members[0].header.version {
+        MetadataVersion::V1 => Err(Refusal::Version1 { pool }),
+        MetadataVersion::V2 => Ok(()),
+    }
+}
+
+async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Result<(), Refusal> {
+    let devices = ready.members.iter().map(|member| (member.candidate.number, member.candidate.path.clone())).collect();
+    let name = ready.name.clone();
+    match shard.take(Claim::Take { pool, name: Some(name.clone()), devices }).await {
+        Ok(()) => Ok(()),
+        Err(Taken::Name { holder, .. }) => Err(Refusal::PoolNameTaken { name, pool: holder }),
+        Err(Taken::NameBusy) => Err(Refusal::PoolNameBusy { name }),
+        Err(Taken::Device { path, holder }) => Err(Refusal::DeviceOwned { path, pool: holder }),
+    }
+}
+
+async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
+    let Ready { name, record, time, members, strangers } = ready;
+    for stranger in &strangers {
+        log::warn!(
+            "a device with the pool's signature is not one of its devices (pool={pool} device={})",
+            stranger.path
+        );
+    }
+    rt::stage("stack");
+    let numbers = members.iter().map(|member| (member.header.device, member.candidate.number)).collect();
+    let tables = tables::tables(&record, members[0].header.version, pool, &numbers, LowWater::Setup)
+        .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
+    stack::up(&shard.sys, &tables).await?;
+    rt::stage("metadata volume");
+    shard.sys.mdv_mount(pool).await?;
+    let found = records::read_all(&shard.sys, pool).await?;
+    clear_volumes(shard, pool, &found).await?;
+    let noted = intents::recover(&shard.sys, pool, &found).await?;
+    rt::stage("filesystems");
+    let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
+    let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
+    let filesystems = Filesystems::new(pool, filesystems, lost, seen);
+    let engine = Pool::new(pool, name, record, members, Some(time), filesystems);
+    let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
+    if running.pool.borrow_mut().set_started(true) {
+        save::durable(shard, &running).await?;
+    }
+    create_pool::clear_marks(shard, &running).await;
+    Ok(running)
+}
+
+/// Takes down active volumes that no record names: what a daemon that died was making or destroying. One
+/// that somebody uses stays.
+async fn clear_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, found: &Records) -> Result<(), Fault> {
+    for device in shard.sys.active(pool).await? {
+        match device {
+            Dm::Thin(_, uuid) if !found.good.iter().any(|record| record.uuid == uuid) => {
+                if let Err(fault) = shard.sys.deactivate(device).await {
+                    log::warn!("a volume without a record stays (pool={pool} filesystem={uuid}): {fault}");
+                }
+            }
+            Dm::Thin(..) | Dm::Private(..) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Activates the volume of each filesystem. One that cannot be is logged and left out; its record stays,
+/// and so its name is taken.
+async fn volumes_up<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    of_pool: &Name,
+    found: Vec<FilesystemRecord>,
+) -> (Vec<Filesystem>, Vec<Name>) {
+    let mut filesystems = Vec::with_capacity(found.len());
+    let mut lost = Vec::new();
+    for record in found {
+        match volume_up(shard, pool, of_pool, &record).await {
+            Ok(used) => filesystems.push(Filesystem::new(record, used)),
+            Err(fault) => {
+                log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
+                lost.push(record.name);
+            }
+        }
+    }
+    (filesystems, lost)
+}
+
+async fn volume_up<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    of_pool: &Name,
+    record: &FilesystemRecord,
+) -> Result<Option<Bytes>, Fault> {
+    shard.sys.activate(Dm::Thin(pool, record.uuid), &tables::thin(record)).await?;
+    shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
+    // Without the figure the filesystem is as good; clients see that it is not known.
+    Ok(shard.sys.thin_used(pool, record.uuid).await.ok())
+}
+
+async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
+    let pool = running.uuid;
+    shard.claim(Claim::Commit(pool));
+    let (views, devices, filesystems) = {
+        let engine = running.pool.borrow();
+        let devices = engine.device_views();
+        let filesystems: Vec<_> = engine
+            .filesystems
+            .iter()
+            .map(|found| engine.filesystem_view(found, shard.sys.devnode(engine.name(), &found.record.name)))
+            .collect();
+        let ids: (Vec<_>, Vec<_>) = (
+            devices.iter().map(|device| device.uuid).collect(),
+            filesystems.iter().map(|filesystem| filesystem.record.uuid).collect(),
+        );
+        let mut views = vec![View::Pool(engine.view())];
+        views.extend(filesystems.into_iter().map(View::Filesystem));
+        views.extend(devices.into_iter().map(View::Device));
+        views.push(View::StoppedGone(pool));
+        (views, ids.0, ids.1)
+    };
+    log::info!("pool started (pool={pool} devices={} filesystems={})", devices.len(), filesystems.len());
+    shard.gathered.borrow_mut().remove(&pool);
+    shard.running.borrow_mut().insert(pool, Rc::new(running));
+    shard.show(views);
+    Answer::PoolStarted(pool, devices, filesystems)
+}
+
+/// The numbers of devices that were read.
+pub fn numbers(devices: &[Read]) -> Vec<DeviceNumber> {
+    devices.iter().map(|device| device.candidate.number).collect()
+}

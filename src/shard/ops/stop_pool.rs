@@ -1,0 +1,127 @@
+//! Stopping a pool.
+//!
+//! Commit point: a record that says `started: false` is durable. Before it, a start after a power
+//! failure brings the pool up again; a failure on the way is taken back by bringing it up here.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::engine::stack::{self as tables, LowWater};
+use crate::error::{Failure, Fault, Refusal};
+use crate::message::{Answer, Claim, View};
+use crate::model::dm::Dm;
+use crate::model::ids::PoolUuid;
+use crate::model::pool::Availability;
+use crate::shard::ops::{Outcome, gather, save, stack};
+use crate::shard::{Running, Shard};
+use crate::sys::Sys;
+
+/// Stops a running pool.
+pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
+    let Some(running) = shard.running(pool) else {
+        let stopped = shard.gathered.borrow().contains_key(&pool);
+        return if stopped { Ok(Answer::Identity) } else { Err(Refusal::NoPool(pool).into()) };
+    };
+    rt::stage("examine");
+    unused(shard, &running).await?;
+    rt::stage("take down");
+    if let Err(fault) = take_down(shard, &running).await {
+        put_back(shard, &running).await;
+        return Err(fault.into());
+    }
+    rt::stage("backstore");
+    if let Err(fault) = stack::lower_down(&shard.sys, pool).await {
+        // The record says stopped, and so it is: what is left of the stack is adopted by the next start.
+        log::error!("a stopped pool keeps a part of its stack (pool={pool}): {fault}");
+    }
+    Ok(commit(shard, &running).await)
+}
+
+/// No filesystem may be in use.
+pub async fn unused<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+    let filesystems: Vec<_> = {
+        let pool = running.pool.borrow();
+        pool.filesystems.iter().map(|found| (found.record.uuid, found.record.name.clone())).collect()
+    };
+    for (uuid, name) in filesystems {
+        if shard.sys.busy(Dm::Thin(running.uuid, uuid)).await? {
+            return Err(Refusal::FilesystemInUse { name }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Takes down what is above the backstore and makes that the pool's state on record. A pool that gets no
+/// more changes is taken down without a record.
+async fn take_down<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+    stack::volumes_down(&shard.sys, running.uuid).await?;
+    stack::upper_down(&shard.sys, running.uuid).await?;
+    let availability = running.pool.borrow().availability();
+    match availability {
+        Availability::Full | Availability::NoRequests => {
+            running.pool.borrow_mut().set_started(false);
+            save::durable(shard, running).await
+        }
+        Availability::NoPoolChanges => Ok(()),
+    }
+}
+
+/// The machine failed before the commit point: the pool goes on running. If it cannot, it gets no more
+/// changes until it was set up from disk.
+async fn put_back<S: Sys>(shard: &Shard<S>, running: &Running) {
+    rt::stage("put back");
+    running.pool.borrow_mut().set_started(true);
+    if let Err(fault) = back_up(shard, running).await {
+        log::error!("a pool could not be brought up again (pool={}): {fault}", running.uuid);
+        shard.degrade(running, Availability::NoPoolChanges);
+    }
+}
+
+async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+    let (tables, volumes) = {
+        let pool = running.pool.borrow();
+        let members = pool.members();
+        let numbers = members.iter().map(|member| (member.header.device, member.candidate.number)).collect();
+        let version = members[0].header.version;
+        let tables = tables::tables(pool.record(), version, running.uuid, &numbers, LowWater::Setup)
+            .expect("a running pool has its tables");
+        let volumes: Vec<_> = pool
+            .filesystems
+            .iter()
+            .map(|found| (Dm::Thin(running.uuid, found.record.uuid), tables::thin(&found.record)))
+            .collect();
+        (tables, volumes)
+    };
+    stack::up(&shard.sys, &tables).await?;
+    shard.sys.mdv_mount(running.uuid).await?;
+    stack::up(&shard.sys, &volumes).await?;
+    // The save that failed may have reached a device: the newest record must say that the pool runs.
+    save::durable(shard, running).await
+}
+
+async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Answer {
+    let pool = running.uuid;
+    shard.running.borrow_mut().remove(&pool);
+    let (mut views, stopped, candidates) = {
+        let engine = running.pool.borrow();
+        let candidates: Vec<_> = engine.members().iter().map(|member| member.candidate.clone()).collect();
+        (gone(&engine, pool), engine.stopped_view(), candidates)
+    };
+    for candidate in &candidates {
+        shard.sys.close(candidate.number, false).await;
+    }
+    gather::remember(shard, pool, candidates);
+    shard.claim(Claim::ReleaseName(pool));
+    views.push(View::Stopped(stopped));
+    shard.show(views);
+    log::info!("pool stopped (pool={pool})");
+    Answer::PoolStopped(pool)
+}
+
+/// What clients no longer see of a pool that does not run: filesystems, devices, then the pool.
+pub fn gone(engine: &crate::engine::pool::Pool, pool: PoolUuid) -> Vec<View> {
+    let filesystems = engine.filesystems.iter().map(|found| View::FilesystemGone(pool, found.record.uuid));
+    let devices = engine.members().iter().map(|member| View::DeviceGone(pool, member.header.device));
+    filesystems.chain(devices).chain([View::PoolGone(pool)]).collect()
+}

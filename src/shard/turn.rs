@@ -1,0 +1,166 @@
+//! The loop of a shard: messages in, operations started, replies out.
+//!
+//! Every request becomes one task. Its place in the pool's queue is taken here, synchronously, so
+//! operations of one pool that conflict run in the order in which their requests arrived. The loop
+//! itself never waits for an operation.
+//!
+//! A panic inside an operation on a pool means that memory and kernel may disagree: the pool gets no
+//! more changes until it is set up again from disk.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::error::Refusal;
+use crate::message::{Event, Message, Reply, Request};
+use crate::model::ids::PoolUuid;
+use crate::model::pool::Availability;
+use crate::shard::conflict::Operation;
+use crate::shard::{Shard, bug, ops, wait};
+use crate::sys::Sys;
+
+/// Messages taken from the rings in one turn, so that operations get their turns too.
+const BATCH: usize = 64;
+
+/// Runs a shard until it was told to stop and nothing runs here any more.
+pub async fn run<S: Sys>(shard: Rc<Shard<S>>) {
+    while !shard.stopping.get() {
+        pass(&shard).await;
+    }
+    finish(&shard).await;
+}
+
+/// One turn: sleeps until there is a message, then takes in what there is.
+async fn pass<S: Sys>(shard: &Rc<Shard<S>>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    shard.endpoint.wait().await;
+    while shard.endpoint.receive(&mut batch, BATCH) > 0 {
+        for (_, message) in batch.drain(..) {
+            handle(shard, message);
+        }
+        rt::yield_now().await;
+    }
+}
+
+fn handle<S: Sys>(shard: &Rc<Shard<S>>, message: Message) {
+    match message {
+        Message::Request(request) => accept(shard, *request),
+        Message::Claimed(claimed) => {
+            shard.claims.borrow_mut().push_back(*claimed);
+            shard.claimed.raise();
+        }
+        Message::Event(event) => happen(shard, *event),
+        Message::Stop => {
+            shard.stopping.set(true);
+            shard.sys.cancel_long_work();
+        }
+        Message::Reply(_) | Message::Views(_) | Message::Claim(_) | Message::Stopped | Message::Settled => {
+            unreachable!("nobody sends this to a shard")
+        }
+    }
+}
+
+/// Starts the operation that a request asks for.
+fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
+    let Request { call, wish } = request;
+    if shard.stopping.get() {
+        shard.send(shard.places.bus, Message::Reply(Box::new(Reply { call, outcome: Err(Refusal::Stopping.into()) })));
+        return;
+    }
+    log::info!("request accepted (call={} {})", call.0, ops::words(&wish));
+    let pool = wish.pool();
+    let ticket = shard.gate(pool).queue(Operation::of(&wish));
+    let (runs, answers) = (Rc::clone(shard), Rc::clone(shard));
+    shard.busy.set(shard.busy.get() + 1);
+    let operation = rt::spawn(ops::task(&wish), async move {
+        ticket.admitted().await;
+        let outcome = ops::carry(&runs, wish).await;
+        // The ticket goes with the task, also when it panics.
+        drop(ticket);
+        outcome
+    });
+    rt::spawn("reply", async move {
+        let outcome = match operation.await {
+            Ok(outcome) => outcome,
+            Err(panicked) => {
+                if let Some(running) = answers.running(pool) {
+                    answers.degrade(&running, Availability::NoPoolChanges);
+                }
+                Err(bug("finish the request on", pool, panicked.message))
+            }
+        };
+        match &outcome {
+            Ok(_) => log::info!("request done (call={})", call.0),
+            Err(failure) => log::info!("request not done (call={}): {failure}", call.0),
+        }
+        answers.send(answers.places.bus, Message::Reply(Box::new(Reply { call, outcome })));
+        left(&answers);
+    })
+    .detach();
+}
+
+/// Takes in what the event core reports.
+fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
+    match event {
+        Event::Found { pool, candidate } => {
+            shard.gathered.borrow_mut().entry(pool).or_default().add(candidate);
+            if shard.enumerated.get() {
+                settle(shard, vec![pool]);
+            }
+        }
+        Event::Enumerated => {
+            shard.enumerated.set(true);
+            let pools = shard.gathered.borrow().keys().copied().collect();
+            settle(shard, pools);
+        }
+    }
+}
+
+/// Sets up, lists or cleans up what was found, then says so.
+fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>) {
+    let tickets: Vec<_> = pools.into_iter().map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
+    shard.busy.set(shard.busy.get() + 1);
+    let shard = Rc::clone(shard);
+    rt::spawn("settle", async move {
+        let setups = tickets.into_iter().map(|(pool, ticket)| {
+            let shard = Rc::clone(&shard);
+            rt::spawn("settle pool", async move {
+                ticket.admitted().await;
+                ops::gather::settle(&shard, pool).await;
+                drop(ticket);
+            })
+        });
+        // A panic in one setup is logged by the task wrapper; that pool stays out, the others come up.
+        for ended in wait::all(setups).await {
+            if let Err(panicked) = ended {
+                log::error!("a pool is left out: {}", panicked.message);
+            }
+        }
+        shard.send(shard.places.bus, Message::Settled);
+        left(&shard);
+    })
+    .detach();
+}
+
+fn left<S: Sys>(shard: &Shard<S>) {
+    shard.busy.set(shard.busy.get() - 1);
+    if shard.stopping.get() && shard.busy.get() == 0 {
+        // The loop below sleeps on its rings; a message to ourselves wakes it.
+        shard.send(shard.endpoint.id(), Message::Stop);
+    }
+}
+
+/// Lets what runs come to its end, then reports and empties the outbox.
+async fn finish<S: Sys>(shard: &Rc<Shard<S>>) {
+    // Operations that still run may wait for the directory, so messages are handled to the end.
+    while shard.busy.get() > 0 {
+        pass(shard).await;
+    }
+    for to in [shard.places.bus, shard.places.event] {
+        shard.send(to, Message::Stopped);
+    }
+    while shard.endpoint.depths().queued_out > 0 {
+        pass(shard).await;
+    }
+    log::info!("shard stopped (endpoint={})", shard.endpoint.id());
+}

@@ -1,0 +1,406 @@
+//! `Sys` on a machine made of files.
+//!
+//! Invariant: no borrow of a cell lives across a wait, and a change of what is kept in memory is made
+//! when the host has done its part.
+//!
+//! Deliberately absent: the host's calls themselves; they stand in the modules that are named here.
+
+use std::path::{Path, PathBuf};
+
+use cores::side::Fd;
+
+use super::{FilesSys, Open, devices, examine, fault, formats, links, mdv, sectors, thin};
+use crate::error::{Failure, Fault, Why};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Role, Table, ThinMessage};
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::model::name::Name;
+use crate::sys::stack::Blocked;
+use crate::sys::{Folder, Kind, Sys, Target, Write};
+use crate::units::{Bytes, Sectors};
+
+impl FilesSys {
+    /// Checks a table; what it needs on the host comes after.
+    fn check(&self, device: Dm, table: &Table) -> Result<(), Why> {
+        let size = |number| self.inner.open.borrow().get(&number).map(|device| device.size);
+        match self.inner.stack.borrow().check(device, table, size) {
+            Ok(()) => Ok(()),
+            Err(Blocked::Why(why)) => Err(why),
+            Err(Blocked::Bug(what)) => panic!("{what}"),
+        }
+    }
+
+    /// What a table needs on the host.
+    async fn prepare(&self, device: Dm, table: &Table) -> Result<(), Why> {
+        let root = &self.inner.root;
+        let pool = device.pool();
+        match table {
+            Table::Linear(_) => Ok(()),
+            Table::ThinPool { .. } => {
+                let folders = [root.path().to_owned(), root.pool(pool), root.thin(pool)];
+                self.blocking(move || thin::make(folders.each_ref().map(PathBuf::as_path))).await
+            }
+            Table::Thin { length, id } => {
+                let (volume, length) = (root.volume(pool, *id), *length);
+                self.blocking(move || thin::lengthen(&volume, length)).await
+            }
+        }
+    }
+
+    async fn activate_checked(&self, device: Dm, table: &Table) -> Result<(), Why> {
+        if self.inner.stack.borrow().adopt(device, table)? {
+            return Ok(());
+        }
+        self.check(device, table)?;
+        self.prepare(device, table).await?;
+        self.check(device, table)?; // The stack may have changed while the host worked.
+        self.inner.stack.borrow_mut().insert(device, table.clone());
+        Ok(())
+    }
+
+    async fn deactivate_checked(&self, device: Dm) -> Result<(), Why> {
+        if self.inner.stack.borrow().table(device).is_none() {
+            return Ok(());
+        }
+        if self.in_use(device).await? {
+            return Err(Why::Errno(libc::EBUSY));
+        }
+        self.inner.stack.borrow_mut().remove(device)?;
+        let link = self.inner.links.borrow_mut().remove(&device);
+        if let Some((link, target)) = link {
+            self.blocking(move || links::remove(&target, &link)).await?;
+        }
+        Ok(())
+    }
+
+    async fn in_use(&self, device: Dm) -> Result<bool, Why> {
+        match device {
+            Dm::Private(pool, Role::Mdv) => Ok(self.inner.mounted.borrow().contains(&pool)),
+            Dm::Private(..) => Ok(false),
+            Dm::Thin(..) => {
+                let volume = self.volume(device)?;
+                self.blocking(move || thin::busy(&volume)).await
+            }
+        }
+    }
+
+    /// Whether the pool's thin pool is active; its volumes are only reached through it.
+    fn thin_pool(&self, pool: PoolUuid) -> Result<(), Why> {
+        let active = self.inner.stack.borrow().table(Dm::Private(pool, Role::ThinPool)).is_some();
+        if active { Ok(()) } else { Err(Why::Errno(libc::ENXIO)) }
+    }
+
+    async fn change_thin(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Why> {
+        self.thin_pool(pool)?;
+        let root = &self.inner.root;
+        let folder = root.thin(pool);
+        match message {
+            ThinMessage::Create(id) => {
+                let volume = root.volume(pool, id);
+                self.blocking(move || thin::create(&folder, &volume)).await
+            }
+            ThinMessage::Delete(id) => {
+                if self.inner.stack.borrow().is_thin_active(pool, id) {
+                    return Err(Why::Errno(libc::EBUSY));
+                }
+                let volume = root.volume(pool, id);
+                self.blocking(move || thin::delete(&folder, &volume)).await
+            }
+        }
+    }
+
+    async fn format_thin(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Why> {
+        let volume = self.volume(device)?;
+        let formats = &self.inner.formats;
+        let Some(_place) = formats.place().await else { return Err(Why::Cancelled) };
+        let version = match formats.version.get() {
+            Some(version) => version,
+            None => self.blocking(formats::ask_version).await?,
+        };
+        formats.version.set(Some(version));
+        let path = volume.clone();
+        let (child, output) = self.blocking(move || formats::start(&path, uuid, version)).await?;
+        let watched = formats.watch(&self.inner.side, child, output).await;
+        let (mut child, said) = watched.map_err(|error| sectors::why(&error))?;
+        let status = self.blocking(move || child.wait()).await?;
+        if !status.success() {
+            let failed = Why::Child { program: formats::PROGRAM, status: status.to_string(), stderr: said };
+            return Err(if formats.cancelled() { Why::Cancelled } else { failed });
+        }
+        let file = self
+            .blocking(move || {
+                let file = formats::open(&volume)?;
+                formats::dig(&file)?;
+                Ok(file)
+            })
+            .await?;
+        self.inner.side.fsync(&Fd::new(file.into()), false).await.map_err(|error| sectors::why(&error))
+    }
+
+    async fn format_mdv(&self, pool: PoolUuid) -> Result<(), Why> {
+        let device = Dm::Private(pool, Role::Mdv);
+        if self.inner.stack.borrow().table(device).is_none() {
+            return Err(Why::Errno(libc::ENXIO));
+        }
+        if self.inner.mounted.borrow().contains(&pool) {
+            return Err(Why::Errno(libc::EBUSY));
+        }
+        let volume = mdv::Volume::of(&self.inner.root, pool);
+        self.blocking(move || volume.format()).await
+    }
+
+    async fn place_link(&self, device: Dm, id: ThinId, link: PathBuf) -> Result<(), Why> {
+        let target = Path::new("../..").join(device.pool().simple()).join("thin").join(id.to_string());
+        let making = self.inner.root.link_in_making(&device.to_string());
+        let entry = (link.clone(), target.clone());
+        let old = self.inner.links.borrow_mut().insert(device, entry.clone());
+        self.blocking(move || links::place(&target, &making, &link)).await?;
+        if let Some((old_link, old_target)) = old.filter(|old| *old != entry) {
+            self.blocking(move || links::remove(&old_target, &old_link)).await?;
+        }
+        Ok(())
+    }
+
+    /// The path of a file in a mounted metadata volume.
+    fn file(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<PathBuf, Why> {
+        Ok(self.folder(pool, folder)?.join(mdv::checked(file)?))
+    }
+
+    fn folder(&self, pool: PoolUuid, folder: Folder) -> Result<PathBuf, Why> {
+        let mounted = self.inner.mounted.borrow().contains(&pool);
+        if mounted { Ok(self.inner.root.mdv(pool, folder)) } else { Err(Why::Errno(libc::ENOENT)) }
+    }
+
+    /// Runs a job on a file of a mounted metadata volume.
+    async fn on_file<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        pool: PoolUuid,
+        folder: Folder,
+        file: &str,
+        job: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let outcome = match self.file(pool, folder, file) {
+            Ok(path) => self.blocking(move || job(&path)).await,
+            Err(why) => Err(why),
+        };
+        outcome.map_err(fault(doing, format!("{file:?} in {}", self.inner.root.mdv(pool, folder).display())))
+    }
+
+    /// Runs a job on a folder of a mounted metadata volume.
+    async fn on_folder<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        pool: PoolUuid,
+        folder: Folder,
+        job: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let outcome = match self.folder(pool, folder) {
+            Ok(path) => self.blocking(move || job(&path)).await,
+            Err(why) => Err(why),
+        };
+        outcome.map_err(fault(doing, self.inner.root.mdv(pool, folder).display()))
+    }
+}
+
+impl Sys for FilesSys {
+    fn kind(&self) -> Kind {
+        Kind::Files
+    }
+
+    fn devnode(&self, pool: &Name, filesystem: &Name) -> String {
+        self.inner.root.devnode(pool, filesystem).to_string_lossy().into_owned()
+    }
+
+    async fn examine(&self, path: &DevicePath) -> Result<Candidate, Failure> {
+        let own = path.clone();
+        self.lane(move || examine::examine(&own)).await.map_err(fault("examine", path))?
+    }
+
+    async fn discover(&self) -> Result<Vec<Candidate>, Fault> {
+        let devices = self.inner.root.devices();
+        let subject = devices.display().to_string();
+        self.blocking(move || devices::discover(&devices)).await.map_err(fault("discover devices in", subject))
+    }
+
+    async fn open(&self, candidate: &Candidate, remember: bool) -> Result<(), Failure> {
+        if !self.inner.open.borrow().contains_key(&candidate.number) {
+            let own = candidate.clone();
+            let file = self.lane(move || devices::open(&own)).await.map_err(fault("open", &candidate.path))??;
+            let open = Open { path: candidate.path.clone(), fd: Fd::new(file.into()), size: candidate.size };
+            self.inner.open.borrow_mut().insert(candidate.number, open);
+        }
+        if remember {
+            let own = candidate.clone();
+            let devices = self.inner.root.devices();
+            let making = self.inner.root.link_in_making(&format!("device-{}-{}", own.number.0, own.number.1));
+            let outcome = self.blocking(move || devices::remember(&devices, &making, &own)).await;
+            if let Err(why) = outcome {
+                self.inner.open.borrow_mut().remove(&candidate.number);
+                return Err(Fault::new("remember", &candidate.path, why).into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn close(&self, number: DeviceNumber, forget: bool) {
+        let open = self.inner.open.borrow_mut().remove(&number);
+        if forget {
+            let devices = self.inner.root.devices();
+            let path = open.map(|open| open.path);
+            let subject = format!("device {}-{}", number.0, number.1);
+            let job = move || devices::forget(&devices, number, path.as_ref().map(DevicePath::as_path));
+            if let Err(fault) = self.blocking(job).await.map_err(fault("forget", subject)) {
+                log::warn!("{fault}");
+            }
+        }
+    }
+
+    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
+        let outcome = self.read_sectors(target, start, count).await;
+        outcome.map_err(|why| Fault::new("read", self.subject(target, start), why))
+    }
+
+    async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
+        self.write_sectors(batch).await
+    }
+
+    async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>> {
+        self.flush_targets(&targets).await
+    }
+
+    async fn activate(&self, device: Dm, table: &Table) -> Result<(), Fault> {
+        self.activate_checked(device, table).await.map_err(fault("activate", device))
+    }
+
+    async fn deactivate(&self, device: Dm) -> Result<(), Fault> {
+        self.deactivate_checked(device).await.map_err(fault("deactivate", device))
+    }
+
+    async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
+        Ok(self.inner.stack.borrow().of(pool))
+    }
+
+    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault> {
+        let (doing, id) = match message {
+            ThinMessage::Create(id) => ("create thin volume", id),
+            ThinMessage::Delete(id) => ("delete thin volume", id),
+        };
+        self.change_thin(pool, message).await.map_err(fault(doing, format!("{id} of pool {pool}")))
+    }
+
+    async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
+        let target = Target::Dm(Dm::Private(pool, Role::ThinPool));
+        self.flush_targets(&[target]).await.remove(0)
+    }
+
+    async fn thin_ids(&self, pool: PoolUuid) -> Result<Vec<ThinId>, Fault> {
+        let fault = fault("list thin volumes of pool", pool);
+        let folder = self.inner.root.thin(pool);
+        match self.thin_pool(pool) {
+            Ok(()) => self.blocking(move || thin::ids(&folder)).await.map_err(fault),
+            Err(why) => Err(fault(why)),
+        }
+    }
+
+    async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
+        let device = Dm::Thin(pool, filesystem);
+        let fault = fault("measure", device);
+        match self.volume(device) {
+            Ok(volume) => self.blocking(move || thin::used(&volume)).await.map_err(fault),
+            Err(why) => Err(fault(why)),
+        }
+    }
+
+    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
+        let outcome = match device {
+            Dm::Thin(..) => self.format_thin(device, uuid).await,
+            Dm::Private(pool, Role::Mdv) => self.format_mdv(pool).await,
+            Dm::Private(_, Role::OriginSub | Role::Cache | Role::ThinMeta | Role::ThinData | Role::ThinPool) => {
+                Err(Why::Errno(libc::EINVAL))
+            }
+        };
+        outcome.map_err(fault("format", device))
+    }
+
+    async fn busy(&self, device: Dm) -> Result<bool, Fault> {
+        self.in_use(device).await.map_err(fault("look at users of", device))
+    }
+
+    async fn announce(&self, pool: (PoolUuid, &Name), filesystem: (FsUuid, &Name, ThinId)) {
+        let link = self.inner.root.devnode(pool.1, filesystem.1);
+        let subject = link.display().to_string();
+        let outcome = self.place_link(Dm::Thin(pool.0, filesystem.0), filesystem.2, link).await;
+        if let Err(fault) = outcome.map_err(fault("make link", subject)) {
+            log::warn!("{fault}");
+        }
+    }
+
+    async fn mdv_mount(&self, pool: PoolUuid) -> Result<(), Fault> {
+        let volume = mdv::Volume::of(&self.inner.root, pool);
+        let active = self.inner.stack.borrow().table(Dm::Private(pool, Role::Mdv)).is_some();
+        let outcome = match active {
+            true => self.blocking(move || volume.mount()).await,
+            false => Err(Why::Errno(libc::ENXIO)),
+        };
+        outcome.map_err(fault("mount metadata volume of pool", pool))?;
+        self.inner.mounted.borrow_mut().insert(pool);
+        Ok(())
+    }
+
+    async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault> {
+        self.inner.mounted.borrow_mut().remove(&pool);
+        Ok(())
+    }
+
+    async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
+        self.on_folder("list", pool, folder, mdv::list).await
+    }
+
+    async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault> {
+        self.on_file("read", pool, folder, file, mdv::read).await
+    }
+
+    async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault> {
+        let bytes = bytes.to_vec();
+        self.on_file("write", pool, folder, file, move |path| mdv::write(path, &bytes)).await
+    }
+
+    async fn mdv_sync(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
+        self.on_file("flush", pool, folder, file, mdv::sync).await
+    }
+
+    async fn mdv_rename(&self, pool: PoolUuid, folder: Folder, from: &str, to: &str) -> Result<(), Fault> {
+        let to = self.file(pool, folder, to).map_err(fault("rename to", format!("{to:?}")))?;
+        self.on_file("rename", pool, folder, from, move |path| std::fs::rename(path, &to)).await
+    }
+
+    async fn mdv_remove(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
+        self.on_file("remove", pool, folder, file, mdv::remove).await
+    }
+
+    async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
+        self.on_folder("flush", pool, folder, super::root::sync_folder).await
+    }
+
+    // Formatters that run are killed and no more are started.
+    fn cancel_long_work(&self) {
+        self.inner.formats.cancel();
+    }
+
+    async fn scrap(&self, pool: PoolUuid) -> Result<(), Fault> {
+        let links: Vec<_> = self.inner.links.borrow_mut().extract_if(.., |device, _| device.pool() == pool).collect();
+        let (root, folder) = (self.inner.root.path().to_owned(), self.inner.root.pool(pool));
+        let job = move || {
+            for (_, (link, target)) in links {
+                links::remove(&target, &link)?;
+            }
+            match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                outcome => outcome?,
+            }
+            super::root::sync_folder(&root)
+        };
+        self.blocking(job).await.map_err(fault("remove what is left of pool", pool))
+    }
+}

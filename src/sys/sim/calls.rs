@@ -1,0 +1,427 @@
+//! `Sys` on a simulated machine: each call is a few moments of the machine with waits between.
+//!
+//! Invariant: a change is one synchronous call on the state, made at the moment in which the gate
+//! counted it. No borrow of the state lives across a wait.
+//!
+//! Deliberately absent: rules. What may happen and what follows is in `state`.
+
+use std::cell::RefMut;
+use std::fmt::Display;
+use std::future::pending;
+use std::time::Duration;
+
+use cores::rt;
+
+use super::Machine;
+use super::gate::Pass;
+use super::state::State;
+use crate::error::{Failure, Fault, Refusal, Why};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Role, Table, ThinMessage};
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::model::name::Name;
+use crate::sys::linear::Piece;
+use crate::sys::{Folder, Kind, Sys, Target, Write};
+use crate::units::{Bytes, Sectors};
+
+/// What a fresh XFS of up to 10 GiB takes of its pool when mkfs.xfs 6.1 made it: 65,864 KiB.
+const FRESH_XFS: Bytes = Bytes(65_864 * 1_024);
+/// Block sizes of a disk that is made up.
+const CONJURED_BLOCKS: crate::model::device::BlockSizes =
+    crate::model::device::BlockSizes { logical: 512, physical: 512 };
+
+/// One process' view of a machine. Its calls end for ever when the process is killed, the power
+/// fails or the machine is stopped: their futures stay pending.
+#[derive(Clone, Debug)]
+pub struct SimSys {
+    machine: Machine,
+    life: u64,
+}
+
+/// A write under way; it ends when this is dropped, because the kernel ends it whoever waits.
+struct Inflight<'a> {
+    sys: &'a SimSys,
+    id: u64,
+    pieces: Vec<Piece>,
+}
+
+impl Drop for Inflight<'_> {
+    fn drop(&mut self) {
+        if !self.sys.over() {
+            self.sys.machine.state().end(self.id, &self.pieces);
+        }
+    }
+}
+
+impl SimSys {
+    pub(super) fn new(machine: Machine) -> Self {
+        let life = machine.state().life;
+        Self { machine, life }
+    }
+
+    /// The state, if this process still lives; else waits for ever.
+    async fn alive(&self) -> RefMut<'_, State> {
+        if self.over() {
+            pending::<()>().await;
+        }
+        self.machine.state()
+    }
+
+    /// Whether nothing that this process does happens any more.
+    fn over(&self) -> bool {
+        let state = self.machine.state();
+        state.life != self.life || state.gate.frozen()
+    }
+
+    async fn pause(&self) {
+        let delay = {
+            let state = &mut *self.alive().await;
+            state.gate.delay(&mut state.dice)
+        };
+        wait(delay).await;
+    }
+
+    /// An action: a change that is counted and may fail or never happen.
+    async fn act<T>(
+        &self,
+        doing: &'static str,
+        subject: impl Display,
+        effect: impl FnOnce(&mut State) -> Result<T, Why>,
+    ) -> Result<T, Fault> {
+        self.pause().await;
+        let pass = self.alive().await.gate.pass(|| format!("{doing} {subject}"));
+        let outcome = match pass {
+            Pass::Go => effect(&mut *self.alive().await),
+            Pass::Fail(errno) => Err(Why::Errno(errno)),
+            Pass::Stop => pending().await,
+        };
+        self.pause().await;
+        drop(self.alive().await);
+        outcome.map_err(|why| Fault::new(doing, subject, why))
+    }
+
+    /// A question: changes nothing.
+    async fn ask<T>(
+        &self,
+        doing: &'static str,
+        subject: impl Display,
+        answer: impl FnOnce(&State) -> Result<T, Why>,
+    ) -> Result<T, Fault> {
+        self.pause().await;
+        answer(&*self.alive().await).map_err(|why| Fault::new(doing, subject, why))
+    }
+
+    async fn submit(&self, write: &Write) -> Result<Inflight<'_>, Fault> {
+        let subject = || subject(write.target, write.start);
+        let fault = |why| Fault::new("write", subject(), why);
+        let pass = self.alive().await.gate.pass(|| format!("write {}", subject()));
+        let errno = match pass {
+            Pass::Go => None,
+            Pass::Fail(errno) => Some(errno),
+            Pass::Stop => pending().await,
+        };
+        let (id, pieces) = self.alive().await.submit(write, errno.is_some()).map_err(fault)?;
+        errno.map_or(Ok(Inflight { sys: self, id, pieces }), |errno| Err(fault(Why::Errno(errno))))
+    }
+
+    async fn format_thin(&self, device: Dm, uuid: uuid::Uuid, time: Duration) -> Result<(), Fault> {
+        let id = self
+            .act("begin to format", device, |state| {
+                let id = state.thin_id(device)?;
+                let store = state.thin_store_mut(device.pool())?;
+                store.format(id, None).map_err(Why::Errno)?;
+                Ok(id)
+            })
+            .await?;
+        wait(time).await;
+        self.act("format", device, |state| {
+            let store = state.thin_store_mut(device.pool())?;
+            store.format(id, Some(uuid)).map_err(Why::Errno)?;
+            store.commit();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn format_mdv(&self, device: Dm, uuid: uuid::Uuid, time: Duration) -> Result<(), Fault> {
+        let place = self.act("begin to format", device, |state| state.mdv_format_start(device.pool())).await?;
+        wait(time).await;
+        self.act("format", device, |state| {
+            state.mdv_format_end(place, uuid);
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn wait(time: Duration) {
+    if !time.is_zero() {
+        rt::sleep(time).await;
+    }
+}
+
+fn subject(target: Target, start: Sectors) -> String {
+    match target {
+        Target::Device(number) => format!("device {:x}:{:x} at sector {}", number.0, number.1, start.0),
+        Target::Dm(device) => format!("{device} at sector {}", start.0),
+    }
+}
+
+fn file_subject(pool: PoolUuid, folder: Folder, file: &str) -> String {
+    format!("{} {file:?} of pool {pool}", folder_words(folder))
+}
+
+const fn folder_words(folder: Folder) -> &'static str {
+    match folder {
+        Folder::Filesystems => "filesystem record",
+        Folder::Intents => "intent",
+    }
+}
+
+impl Sys for SimSys {
+    fn kind(&self) -> Kind {
+        Kind::Sim
+    }
+
+    fn devnode(&self, pool: &Name, filesystem: &Name) -> String {
+        format!("/somepath/{pool}/{filesystem}")
+    }
+
+    async fn examine(&self, path: &DevicePath) -> Result<Candidate, Failure> {
+        self.pause().await;
+        let mut state = self.alive().await;
+        if state.find_disk(path).is_none()
+            && let Some(size) = state.conjures
+        {
+            state.add_disk(path, size, CONJURED_BLOCKS);
+        }
+        match state.find_disk(path) {
+            None => Err(Refusal::DeviceMissing(path.clone()).into()),
+            Some(disk) => match disk.reads_fail {
+                Some(errno) => Err(Fault::errno("examine", path, errno).into()),
+                None => Ok(disk.candidate()),
+            },
+        }
+    }
+
+    async fn discover(&self) -> Result<Vec<Candidate>, Fault> {
+        self.ask("discover", "devices", |state| {
+            let readable = state.disks.values().filter(|disk| disk.reads_fail.is_none());
+            Ok(readable.filter(|disk| disk.has_signature()).map(super::disk::Disk::candidate).collect())
+        })
+        .await
+    }
+
+    async fn open(&self, candidate: &Candidate, _remember: bool) -> Result<(), Failure> {
+        self.pause().await;
+        let mut state = self.alive().await;
+        let same = state.disks.get(&candidate.number).is_some_and(|disk| disk.size == candidate.size);
+        if !same {
+            return Err(Refusal::DeviceChanged { path: candidate.path.clone() }.into());
+        }
+        state.open.insert(candidate.number);
+        Ok(())
+    }
+
+    async fn close(&self, number: DeviceNumber, _forget: bool) {
+        self.pause().await;
+        self.alive().await.open.remove(&number);
+    }
+
+    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
+        self.ask("read", subject(target, start), |state| state.read(target, start, count)).await
+    }
+
+    async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
+        // The order in which the writes of a batch begin and end is the machine's choice.
+        let mut moments = Vec::new();
+        for index in 0..batch.len() {
+            let state = &mut *self.alive().await;
+            let begin = state.gate.delay(&mut state.dice);
+            let end = begin + state.gate.delay(&mut state.dice);
+            moments.push((begin, true, index));
+            moments.push((end, false, index));
+        }
+        moments.sort_by_key(|(at, begins, index)| (*at, !*begins, *index));
+        let mut inflight: Vec<Option<Inflight<'_>>> = batch.iter().map(|_| None).collect();
+        let mut results: Vec<Result<(), Fault>> = batch.iter().map(|_| Ok(())).collect();
+        let mut now = Duration::ZERO;
+        for (at, begins, index) in moments {
+            wait(at - now).await;
+            now = at;
+            if begins {
+                match self.submit(&batch[index]).await {
+                    Ok(write) => inflight[index] = Some(write),
+                    Err(fault) => results[index] = Err(fault),
+                }
+            } else {
+                drop(self.alive().await);
+                drop(inflight[index].take());
+            }
+        }
+        results
+    }
+
+    async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>> {
+        let mut started = Vec::new();
+        for target in &targets {
+            let subject = subject(*target, Sectors::ZERO);
+            started.push(self.act("flush", &subject, |state| state.flush_start(*target)).await);
+        }
+        self.pause().await;
+        let mut state = self.alive().await;
+        let end = |(target, started): (&Target, Result<_, Fault>)| {
+            let (numbers, until): (Vec<DeviceNumber>, u64) = started?;
+            state.flush_end(&numbers, until);
+            if let Target::Dm(device @ (Dm::Thin(..) | Dm::Private(_, Role::ThinPool))) = target {
+                let fault = |why| Fault::new("flush", device, why);
+                state.thin_store_mut(device.pool()).map_err(fault)?.commit();
+            }
+            Ok(())
+        };
+        targets.iter().zip(started).map(end).collect()
+    }
+
+    async fn activate(&self, device: Dm, table: &Table) -> Result<(), Fault> {
+        self.act("activate", device, |state| state.activate(device, table)).await
+    }
+
+    async fn deactivate(&self, device: Dm) -> Result<(), Fault> {
+        self.act("deactivate", device, |state| state.deactivate(device)).await
+    }
+
+    async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
+        self.ask("list dm devices of pool", pool, |state| Ok(state.stack.of(pool))).await
+    }
+
+    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault> {
+        let (doing, id) = match message {
+            ThinMessage::Create(id) => ("create thin volume", id),
+            ThinMessage::Delete(id) => ("delete thin volume", id),
+        };
+        self.act(doing, format!("{id} of pool {pool}"), |state| state.thin_message(pool, message)).await
+    }
+
+    async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
+        self.act("commit thin volumes of pool", pool, |state| {
+            state.thin_store_mut(pool)?.commit();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn thin_ids(&self, pool: PoolUuid) -> Result<Vec<ThinId>, Fault> {
+        self.ask("list thin volumes of pool", pool, |state| {
+            Ok(state.thin_store(pool)?.volumes().keys().copied().collect())
+        })
+        .await
+    }
+
+    async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
+        let device = Dm::Thin(pool, filesystem);
+        self.ask("measure", device, |state| {
+            let id = state.thin_id(device)?;
+            let formatted = state.thin_store(pool)?.volumes().get(&id).is_some_and(Option::is_some);
+            Ok(if formatted { FRESH_XFS } else { Bytes(0) })
+        })
+        .await
+    }
+
+    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
+        let time = self.alive().await.format_time;
+        match device {
+            Dm::Thin(..) => self.format_thin(device, uuid, time).await,
+            Dm::Private(_, Role::Mdv) => self.format_mdv(device, uuid, time).await,
+            Dm::Private(_, Role::OriginSub | Role::Cache | Role::ThinMeta | Role::ThinData | Role::ThinPool) => {
+                Err(Fault::errno("format", device, libc::EINVAL))
+            }
+        }
+    }
+
+    async fn busy(&self, device: Dm) -> Result<bool, Fault> {
+        self.ask("look at users of", device, |state| {
+            let mounted = device == Dm::Private(device.pool(), Role::Mdv) && state.mounted.contains_key(&device.pool());
+            Ok(mounted || state.in_use.contains(&device))
+        })
+        .await
+    }
+
+    async fn announce(&self, pool: (PoolUuid, &Name), filesystem: (FsUuid, &Name, ThinId)) {
+        let entry = (pool.0, pool.1.clone(), filesystem.1.clone(), filesystem.2);
+        let outcome = self
+            .act("announce", filesystem.0, |state| {
+                state.announced.insert(filesystem.0, entry);
+                Ok(())
+            })
+            .await;
+        if let Err(fault) = outcome {
+            log::warn!("{fault}");
+        }
+    }
+
+    async fn mdv_mount(&self, pool: PoolUuid) -> Result<(), Fault> {
+        self.act("mount metadata volume of pool", pool, |state| state.mdv_mount(pool)).await
+    }
+
+    async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault> {
+        self.act("unmount metadata volume of pool", pool, |state| {
+            state.mdv_unmount(pool);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
+        self.ask("list", file_subject(pool, folder, "*"), |state| Ok(state.mdv_store(pool)?.list(folder))).await
+    }
+
+    async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault> {
+        let subject = file_subject(pool, folder, file);
+        self.ask("read", subject, |state| state.mdv_store(pool)?.read(folder, file).map_err(Why::Errno)).await
+    }
+
+    async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault> {
+        self.act("write", file_subject(pool, folder, file), |state| {
+            state.mdv_store_mut(pool)?.write(folder, file, bytes);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn mdv_sync(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
+        self.act("flush", file_subject(pool, folder, file), |state| {
+            state.mdv_store_mut(pool)?.sync(folder, file).map_err(Why::Errno)
+        })
+        .await
+    }
+
+    async fn mdv_rename(&self, pool: PoolUuid, folder: Folder, from: &str, to: &str) -> Result<(), Fault> {
+        self.act("rename", file_subject(pool, folder, from), |state| {
+            state.mdv_store_mut(pool)?.rename(folder, from, to).map_err(Why::Errno)
+        })
+        .await
+    }
+
+    async fn mdv_remove(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
+        self.act("remove", file_subject(pool, folder, file), |state| {
+            state.mdv_store_mut(pool)?.remove(folder, file);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
+        self.act("flush folder of", file_subject(pool, folder, "*"), |state| {
+            state.mdv_store_mut(pool)?.sync_folder(folder);
+            Ok(())
+        })
+        .await
+    }
+
+    // Simulated work is never long: a format ends by itself.
+    fn cancel_long_work(&self) {}
+
+    async fn scrap(&self, _pool: PoolUuid) -> Result<(), Fault> {
+        Ok(()) // They went with the devices.
+    }
+}

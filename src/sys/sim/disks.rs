@@ -1,0 +1,120 @@
+//! Which disks a simulated machine has, under which paths, and who lives on them.
+//!
+//! Invariant: a disk's number is made from its path, so that machines on several cores that make up
+//! the same disk agree about it.
+//!
+//! Deliberately absent: folders, and anything at a path that is not a disk.
+
+use super::disk::{Disk, UNIT_BYTES};
+use super::state::State;
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath, Occupant};
+use crate::units::Sectors;
+
+/// First half of every disk's number here; any value that a real file system is unlikely to have.
+const NUMBER_SIM: u64 = 0x73_69_6d;
+/// Where a Stratis signature block may stand.
+const SIGNATURE_SECTORS: [Sectors; 2] = [Sectors(1), Sectors(9)];
+/// What it carries behind its checksum.
+const SIGNATURE_MAGIC: &[u8; 16] = b"!Stra0tis\x86\xff\x02^\x41rh";
+/// Symbolic links that are followed before giving up, as the kernel does.
+const LINKS_MAX: usize = 40;
+
+impl State {
+    /// Adds an empty disk.
+    pub(super) fn add_disk(&mut self, path: &DevicePath, size: Sectors, blocks: BlockSizes) -> DeviceNumber {
+        let mut number = DeviceNumber(NUMBER_SIM, hash(path));
+        while self.disks.contains_key(&number) {
+            number.1 = number.1.wrapping_add(1);
+        }
+        self.disks.insert(number, Disk::new(path.clone(), number, size, blocks));
+        number
+    }
+
+    /// The disk that a path leads to.
+    pub(super) fn find_disk(&self, path: &DevicePath) -> Option<&Disk> {
+        let mut path = path;
+        for _ in 0..LINKS_MAX {
+            match self.links.get(path) {
+                Some(target) => path = target,
+                None => return self.disks.values().find(|disk| disk.path == *path),
+            }
+        }
+        None
+    }
+
+    /// The disk that a path leads to, to change it.
+    ///
+    /// # Panics
+    /// When there is none: the test is wrong.
+    pub(super) fn disk_mut(&mut self, path: &str) -> &mut Disk {
+        let number = self.disk(path).number;
+        self.disks.get_mut(&number).expect("just found")
+    }
+
+    /// The disk that a path leads to.
+    ///
+    /// # Panics
+    /// When there is none: the test is wrong.
+    pub(super) fn disk(&self, path: &str) -> &Disk {
+        let path = DevicePath::try_from(path).expect("an absolute path");
+        self.find_disk(&path).expect("a disk of this machine")
+    }
+}
+
+impl Disk {
+    /// What an examination finds.
+    pub(super) fn candidate(&self) -> Candidate {
+        let occupant = match &self.resident {
+            Some(words) => Occupant::Other(words.clone()),
+            None if self.has_signature() => Occupant::Stratis,
+            None => Occupant::Nobody,
+        };
+        Candidate {
+            path: self.path.clone(),
+            number: self.number,
+            size: self.size,
+            blocks: self.blocks,
+            occupant,
+            hardware: self.hardware.clone(),
+        }
+    }
+
+    /// Whether libblkid would say `stratis`: one of the two signature blocks is whole.
+    pub(super) fn has_signature(&self) -> bool {
+        SIGNATURE_SECTORS.into_iter().filter(|at| *at < self.size).any(|at| {
+            let block = self.read(at, Sectors(1));
+            debug_assert_eq!(block.len(), UNIT_BYTES, "one sector was asked for");
+            block[4..20] == *SIGNATURE_MAGIC && block[..4] == crc32c::crc32c(&block[4..]).to_le_bytes()
+        })
+    }
+}
+
+/// FNV-1a, 64 bits (draft-eastlake-fnv): the same on every core and in every run.
+fn hash(path: &DevicePath) -> u64 {
+    path.to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::WriteData;
+
+    #[test]
+    fn one_whole_signature_block_makes_a_stratis_device() {
+        let path = DevicePath::try_from("/disk").expect("absolute");
+        let mut disk = Disk::new(path, DeviceNumber(0, 0), Sectors(64), BlockSizes { logical: 512, physical: 512 });
+        assert!(!disk.has_signature());
+        let mut block = vec![0; UNIT_BYTES];
+        block[4..20].copy_from_slice(&[
+            0x21, 0x53, 0x74, 0x72, 0x61, 0x30, 0x74, 0x69, 0x73, 0x86, 0xff, 0x02, 0x5e, 0x41, 0x72, 0x68,
+        ]);
+        disk.submit(1, Sectors(9), &WriteData::Bytes(block.clone()), || true);
+        assert!(!disk.has_signature(), "the checksum is wrong");
+        let checksum = crc32c::crc32c(&block[4..]).to_le_bytes();
+        block[..4].copy_from_slice(&checksum);
+        disk.submit(2, Sectors(9), &WriteData::Bytes(block), || true);
+        assert_eq!(disk.candidate().occupant, Occupant::Stratis);
+    }
+}

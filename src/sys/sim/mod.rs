@@ -1,0 +1,264 @@
+//! A machine in memory: disks that lose what was not flushed, device-mapper with its rules, thin
+//! pools, metadata volumes, and one gate that can fail or stop any action.
+//!
+//! A `Machine` outlives the processes on it. A test runs the daemon on `machine.sys()`, stops it at
+//! some action (`stop_at`), pulls the plug (`crash`) or ends the process (`kill`), and runs another
+//! one on a new `machine.sys()`.
+//!
+//! Invariant: the same seed and the same calls in the same order give the same machine.
+//!
+//! Deliberately absent: more than one thread. A daemon whose cores each have a machine of their own
+//! agrees with itself only because disks are numbered after their paths.
+
+mod calls;
+mod dice;
+mod disk;
+mod disks;
+mod gate;
+mod mdv;
+mod state;
+#[cfg(test)]
+mod tests;
+mod thin;
+
+use std::cell::{RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use self::state::State;
+use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Table};
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::units::Sectors;
+
+pub use self::calls::SimSys;
+
+/// The size of a disk that a daemon started with `--sim` finds under any path: 16 TiB.
+pub const CONJURED_SIZE: Sectors = Sectors(1 << 35);
+/// Longest delay before and after an action of a test machine: long enough to reorder, and free,
+/// because the time is virtual.
+const DELAY_MAX: Duration = Duration::from_micros(1_000);
+/// How long a test machine formats: longer than everything else, as on a real one.
+const FORMAT_TIME: Duration = Duration::from_millis(500);
+
+/// A simulated machine. Clones are the same machine.
+#[derive(Clone)]
+pub struct Machine {
+    state: Rc<RefCell<State>>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Machine(after {} actions)", self.actions())
+    }
+}
+
+impl Machine {
+    /// A machine without disks for a test; every choice follows from the seed.
+    pub fn new(seed: u64) -> Self {
+        let machine = Self { state: Rc::new(RefCell::new(State::new(seed, DELAY_MAX))) };
+        machine.state().format_time = FORMAT_TIME;
+        machine
+    }
+
+    /// The machine of a daemon that was started with `--sim`: every absolute path is an empty disk
+    /// of 16 TiB, and nothing takes time.
+    pub fn daemon() -> Self {
+        let machine = Self { state: Rc::new(RefCell::new(State::new(0, Duration::ZERO))) };
+        machine.state().conjures = Some(CONJURED_SIZE);
+        machine
+    }
+
+    fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
+    /// A process on this machine. It works until the next `kill` or `crash`.
+    pub fn sys(&self) -> SimSys {
+        SimSys::new(self.clone())
+    }
+
+    // ---- what is plugged in -------------------------------------------------------------------
+
+    /// Adds an empty disk with 512-byte blocks.
+    ///
+    /// # Panics
+    /// When the path is not absolute.
+    pub fn add_disk(&self, path: &str, size: Sectors) -> DeviceNumber {
+        self.add_disk_with(path, size, BlockSizes { logical: 512, physical: 512 })
+    }
+
+    /// Adds an empty disk with these block sizes.
+    ///
+    /// # Panics
+    /// When the path is not absolute.
+    pub fn add_disk_with(&self, path: &str, size: Sectors, blocks: BlockSizes) -> DeviceNumber {
+        let path = DevicePath::try_from(path).expect("an absolute path");
+        self.state().add_disk(&path, size, blocks)
+    }
+
+    /// Adds a symbolic link.
+    ///
+    /// # Panics
+    /// When a path is not absolute.
+    pub fn add_link(&self, path: &str, target: &str) {
+        let absolute = |path| DevicePath::try_from(path).expect("an absolute path");
+        self.state().links.insert(absolute(path), absolute(target));
+    }
+
+    /// Somebody else lives on the disk: `what` are a few words such as `an ext4 filesystem`.
+    pub fn occupy(&self, path: &str, what: &str) {
+        self.state().disk_mut(path).resident = Some(what.to_owned());
+    }
+
+    /// Gives a disk a hardware identifier.
+    pub fn set_hardware(&self, path: &str, id: &str) {
+        self.state().disk_mut(path).hardware = Some(id.to_owned());
+    }
+
+    /// Changes the size of a disk; what lies behind a smaller one stays hidden.
+    pub fn resize_disk(&self, path: &str, size: Sectors) {
+        self.state().disk_mut(path).size = size;
+    }
+
+    /// Takes a disk out, for good.
+    pub fn unplug(&self, path: &str) {
+        let mut state = self.state();
+        let number = state.disk(path).number;
+        state.disks.remove(&number);
+        state.open.remove(&number);
+    }
+
+    /// From now on reads of a disk fail with this errno; with `None` they succeed again.
+    pub fn fail_reads(&self, path: &str, errno: Option<i32>) {
+        self.state().disk_mut(path).reads_fail = errno;
+    }
+
+    /// From now on writes to and flushes of a disk fail with this errno; `None`: succeed again.
+    pub fn fail_writes(&self, path: &str, errno: Option<i32>) {
+        self.state().disk_mut(path).writes_fail = errno;
+    }
+
+    // ---- faults -------------------------------------------------------------------------------
+
+    /// How many actions have happened or failed, since the machine was made.
+    pub fn actions(&self) -> u64 {
+        self.state.borrow().gate.actions()
+    }
+
+    /// The last actions, oldest first, each with its number.
+    pub fn trace(&self) -> Vec<String> {
+        self.state.borrow().gate.trace()
+    }
+
+    /// Action `n`, counted from 0, fails with this errno. A failed write may have written a part.
+    pub fn fail_at(&self, n: u64, errno: i32) {
+        self.state().gate.fail_at(n, errno);
+    }
+
+    /// When action `n`, counted from 0, comes, the machine stops: that action and all later ones
+    /// never happen, and calls stay pending for ever. Until `kill` or `crash`.
+    pub fn stop_at(&self, n: u64) {
+        self.state().gate.stop_at(n);
+    }
+
+    /// Whether the machine has been stopped.
+    pub fn stopped(&self) -> bool {
+        self.state.borrow().gate.frozen()
+    }
+
+    /// Sets the longest delay before and after each action; zero keeps everything in order.
+    pub fn set_delay_max(&self, delay_max: Duration) {
+        self.state().gate.set_delay_max(delay_max);
+    }
+
+    /// Sets how long formatting takes.
+    pub fn set_format_time(&self, time: Duration) {
+        self.state().format_time = time;
+    }
+
+    /// The power fails, and comes back. What was not flushed is kept or lost, unit by unit, as the
+    /// seed says; dm tables, opens and mounts are gone; what was planned to fail or stop is not.
+    pub fn crash(&self, seed: u64) {
+        self.state().crash(seed);
+    }
+
+    /// The process ends. What it had submitted ends by itself, dm tables stay active, its opens and
+    /// mounts are gone; what was planned to fail or stop is not.
+    pub fn kill(&self) {
+        self.state().kill();
+    }
+
+    /// A user mounts a filesystem (or opens its volume), or lets go of it.
+    pub fn set_in_use(&self, pool: PoolUuid, filesystem: FsUuid, in_use: bool) {
+        let device = Dm::Thin(pool, filesystem);
+        let mut state = self.state();
+        if in_use {
+            state.in_use.insert(device);
+        } else {
+            state.in_use.remove(&device);
+        }
+    }
+
+    // ---- looking on ---------------------------------------------------------------------------
+
+    /// Mistakes of the daemon that a kernel would have let pass, and that lose data. Each one also
+    /// panicked where it happened; a test asserts that there are none.
+    pub fn bugs(&self) -> Vec<String> {
+        self.state.borrow().bugs.clone()
+    }
+
+    /// What a reader of a disk sees.
+    pub fn bytes(&self, path: &str, start: Sectors, count: Sectors) -> Vec<u8> {
+        self.state.borrow().disk(path).read(start, count)
+    }
+
+    /// What a reader would see after a power failure that loses all that can be lost.
+    pub fn durable_bytes(&self, path: &str, start: Sectors, count: Sectors) -> Vec<u8> {
+        self.state.borrow().disk(path).read_durable(start, count)
+    }
+
+    /// Writes to a disk durably and without being an action: damage, or somebody else's bytes.
+    ///
+    /// # Panics
+    /// When the bytes are not whole sectors.
+    pub fn scribble(&self, path: &str, start: Sectors, bytes: &[u8]) {
+        let mut state = self.state();
+        let disk = state.disk_mut(path);
+        let (units, rest) = bytes.as_chunks();
+        assert!(rest.is_empty(), "whole sectors are written");
+        for (at, unit) in (start.0..).zip(units) {
+            disk.engrave(Sectors(at), unit);
+        }
+    }
+
+    /// Every active dm device with its table.
+    pub fn tables(&self) -> BTreeMap<Dm, Table> {
+        self.state.borrow().stack.tables().clone()
+    }
+
+    /// The thin volumes of a pool, each with the UUID of the XFS on it, if a valid one is there.
+    /// `None` while the thin pool is not active.
+    pub fn volumes(&self, pool: PoolUuid) -> Option<BTreeMap<ThinId, Option<Uuid>>> {
+        // The only error is that it is not active.
+        self.state.borrow().thin_store(pool).ok().map(|store| store.volumes().clone())
+    }
+
+    /// The UUID of the XFS on a mounted metadata volume. `None` while it is not mounted.
+    pub fn mdv_uuid(&self, pool: PoolUuid) -> Option<Uuid> {
+        // The only error is that it is not mounted.
+        self.state.borrow().mdv_store(pool).ok().map(|store| store.uuid)
+    }
+
+    /// Where `announce` made paths lead: pool and filesystem name, to the thin volume.
+    pub fn announced(&self) -> BTreeMap<String, (PoolUuid, FsUuid, ThinId)> {
+        let entry = |(fs, (pool, pool_name, name, id)): (&FsUuid, &(PoolUuid, _, _, ThinId))| {
+            (format!("{pool_name}/{name}"), (*pool, *fs, *id))
+        };
+        self.state.borrow().announced.iter().map(entry).collect()
+    }
+}

@@ -1,0 +1,180 @@
+//! Device-mapper as far as the kernel would enforce it: what a device needs below it, what may not
+//! be removed from under another, what may not lie on the same sectors twice.
+//!
+//! Invariant: what an active table refers to is active too, and no two devices share a sector.
+//!
+//! A mistake that the kernel would let pass, and that would destroy data, is a `Bug` here: the
+//! caller panics with it.
+//!
+//! Deliberately absent: what the devices hold. Who keeps that looks at a table after it was checked.
+
+use std::collections::BTreeMap;
+
+use crate::error::Why;
+use crate::model::device::DeviceNumber;
+use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
+use crate::model::ids::{PoolUuid, ThinId};
+use crate::sys::linear::{Piece, overlap, resolve};
+use crate::units::Sectors;
+
+/// The active devices.
+#[derive(Clone, Debug)]
+pub(super) struct Stack {
+    tables: BTreeMap<Dm, Table>,
+}
+
+/// Why a device is not activated.
+#[derive(Debug)]
+pub(super) enum Blocked {
+    /// The kernel would say so.
+    Why(Why),
+    /// The kernel would do it, and data would be lost.
+    Bug(String),
+}
+
+impl From<Why> for Blocked {
+    fn from(why: Why) -> Self {
+        Self::Why(why)
+    }
+}
+
+impl Stack {
+    /// Nothing is active.
+    pub(super) const fn new() -> Self {
+        Self { tables: BTreeMap::new() }
+    }
+
+    /// The table of an active device.
+    pub(super) fn table(&self, device: Dm) -> Option<&Table> {
+        self.tables.get(&device)
+    }
+
+    /// Every active device with its table.
+    pub(super) const fn tables(&self) -> &BTreeMap<Dm, Table> {
+        &self.tables
+    }
+
+    /// The active devices of a pool.
+    pub(super) fn of(&self, pool: PoolUuid) -> Vec<Dm> {
+        self.tables.keys().filter(|device| device.pool() == pool).copied().collect()
+    }
+
+    /// Where a range of a device really is.
+    pub(super) fn resolve(&self, device: Dm, start: Sectors, count: Sectors) -> Result<Vec<Piece>, Why> {
+        resolve(&|dm| self.tables.get(&dm), device, start, count)
+    }
+
+    /// Whether the device is active with this table already.
+    pub(super) fn adopt(&self, device: Dm, table: &Table) -> Result<bool, Why> {
+        let Some(present) = self.tables.get(&device) else { return Ok(false) };
+        let same = match (present, table) {
+            (
+                Table::ThinPool { length, block, .. },
+                Table::ThinPool { length: wanted_length, block: wanted_block, .. },
+            ) => length == wanted_length && block == wanted_block,
+            (present, wanted) => present == wanted,
+        };
+        if same { Ok(true) } else { Err(Why::OtherTable) }
+    }
+
+    /// Whether a thin volume is active, under whatever name.
+    pub(super) fn is_thin_active(&self, pool: PoolUuid, volume: ThinId) -> bool {
+        self.tables
+            .iter()
+            .any(|(device, table)| device.pool() == pool && matches!(table, Table::Thin { id, .. } if *id == volume))
+    }
+
+    /// Checks a table against what is active. `size` tells the size of an existing device.
+    pub(super) fn check(
+        &self,
+        device: Dm,
+        table: &Table,
+        size: impl Fn(DeviceNumber) -> Option<Sectors>,
+    ) -> Result<(), Blocked> {
+        match table {
+            Table::Linear(lines) => self.check_lines(device, lines, size),
+            Table::ThinPool { length, .. } => {
+                let needs = |role| self.tables.get(&Dm::Private(device.pool(), role)).ok_or(Why::Errno(libc::ENODEV));
+                needs(Role::ThinMeta)?;
+                if needs(Role::ThinData)?.length() < *length {
+                    return Err(Why::Errno(libc::EINVAL).into());
+                }
+                Ok(())
+            }
+            Table::Thin { id, .. } => {
+                if !self.tables.contains_key(&Dm::Private(device.pool(), Role::ThinPool)) {
+                    return Err(Why::Errno(libc::ENODEV).into());
+                }
+                let twin = self.tables.iter().find(|(dm, other)| {
+                    dm.pool() == device.pool() && matches!(other, Table::Thin { id: taken, .. } if taken == id)
+                });
+                twin.map_or(Ok(()), |(twin, _)| {
+                    Err(Blocked::Bug(format!("{device} and {twin} are the same thin volume {id}")))
+                })
+            }
+        }
+    }
+
+    fn check_lines(
+        &self,
+        device: Dm,
+        lines: &[LinearLine],
+        size: impl Fn(DeviceNumber) -> Option<Sectors>,
+    ) -> Result<(), Blocked> {
+        if lines.is_empty() || lines.iter().any(|line| line.length == Sectors::ZERO) {
+            return Err(Why::Errno(libc::EINVAL).into());
+        }
+        for (index, line) in lines.iter().enumerate() {
+            let room = match line.below {
+                Below::Device(number) => size(number),
+                Below::Dm(below) => self.tables.get(&below).map(Table::length),
+            };
+            let room = room.ok_or(Why::Errno(libc::ENODEV))?;
+            if line.start.checked_add(line.length).is_none_or(|end| end > room) {
+                return Err(Why::Errno(libc::EINVAL).into());
+            }
+            if lines[..index].iter().any(|earlier| overlap(earlier, line)) {
+                return Err(Blocked::Bug(format!("two lines of {device} lie on the same sectors: {line:?}")));
+            }
+            if let Some(owner) = self.owner(line.below, line.start, line.length) {
+                return Err(Blocked::Bug(format!("{device} would lie on sectors of {owner}: {line:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The active device that lies on some of these sectors.
+    pub(super) fn owner(&self, below: Below, start: Sectors, length: Sectors) -> Option<Dm> {
+        let asked = LinearLine { length, below, start };
+        let on = |table: &Table| match table {
+            Table::Linear(lines) => lines.iter().any(|line| overlap(line, &asked)),
+            Table::ThinPool { .. } | Table::Thin { .. } => false,
+        };
+        self.tables.iter().find(|(_, table)| on(table)).map(|(device, _)| *device)
+    }
+
+    /// Makes a checked device active.
+    pub(super) fn insert(&mut self, device: Dm, table: Table) {
+        self.tables.insert(device, table);
+    }
+
+    /// Removes a device that nothing lies on.
+    pub(super) fn remove(&mut self, device: Dm) -> Result<(), Why> {
+        let holds = |holder: &Dm, table: &Table| match (table, device) {
+            (Table::Linear(lines), _) => lines.iter().any(|line| line.below == Below::Dm(device)),
+            (Table::ThinPool { .. }, Dm::Private(pool, Role::ThinMeta | Role::ThinData))
+            | (Table::Thin { .. }, Dm::Private(pool, Role::ThinPool)) => holder.pool() == pool,
+            (Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
+        };
+        if self.tables.iter().any(|(holder, table)| holds(holder, table)) {
+            return Err(Why::Errno(libc::EBUSY));
+        }
+        self.tables.remove(&device);
+        Ok(())
+    }
+
+    /// The machine restarts.
+    pub(super) fn clear(&mut self) {
+        self.tables.clear();
+    }
+}

@@ -1,0 +1,382 @@
+//! Every crash point of every operation.
+//!
+//! For each operation: it is run once to count the actions of the machine (writes, flushes, dm
+//! calls, formats, files), then once for each action with the machine freezing there, losing or
+//! tearing what was not flushed (several seeds), or only the process dying. The next boot must show
+//! the state before the operation or the state after it, and after it if it was replied to.
+
+mod world;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use cores::deterministic::Ended;
+use stratisd::error::{Failure, Refusal};
+use stratisd::message::{Answer, Wish};
+use stratisd::model::ids::{DevUuid, PoolUuid, ThinId};
+use stratisd::shard::wait::all;
+use stratisd::sys::sim::Machine;
+use stratisd::units::Sectors;
+use world::{Driver, Seen, create_filesystem, create_pool, filesystem, live, look, name, pool};
+
+const DISK: Sectors = Sectors(8_388_608);
+const SEED: u64 = 1;
+/// Ways to lose what was not flushed that are tried at each point; the first is losing nothing.
+const CRASHES: u64 = 16;
+
+fn machine() -> Machine {
+    let machine = Machine::new(SEED);
+    machine.add_disk("/dev/a", DISK);
+    machine.add_disk("/dev/b", DISK);
+    machine
+}
+
+/// What stands before the operation under test.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Before {
+    Nothing,
+    Pool,
+    Filesystem,
+    Stopped,
+}
+
+async fn prepare(driver: &Driver, before: Before) {
+    let steps = match before {
+        Before::Nothing => vec![],
+        Before::Pool => vec![create_pool(&["/dev/a", "/dev/b"])],
+        Before::Filesystem => {
+            vec![create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one"), create_filesystem("two")]
+        }
+        Before::Stopped => {
+            vec![create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one"), Wish::StopPool(pool())]
+        }
+    };
+    for step in steps {
+        driver.call(step).await.expect("what stands before is made");
+    }
+}
+
+/// Boots, prepares, and asks for the operation; `stop_after` actions of the operation the machine
+/// freezes. Gives back how many actions were made before and by the operation, and the answer.
+fn attempt(
+    machine: &Machine,
+    before: Before,
+    wish: fn(&Seen) -> Wish,
+    stop_after: Option<u64>,
+) -> (u64, Ended<Result<Answer, Failure>>) {
+    let start = Rc::new(Cell::new(0));
+    let (counted, counting) = (Rc::clone(&start), machine.clone());
+    let ended = live(SEED, machine, move |driver| async move {
+        prepare(&driver, before).await;
+        counted.set(counting.actions());
+        if let Some(after) = stop_after {
+            counting.stop_at(counting.actions() + after);
+        }
+        let wish = wish(&driver.seen());
+        driver.call(wish).await
+    });
+    (machine.actions() - start.get(), ended)
+}
+
+fn every_crash_point(before: Before, wish: fn(&Seen) -> Wish) {
+    let whole = machine();
+    let (actions, ended) = attempt(&whole, before, wish, None);
+    ended.finished().expect("the operation succeeds when nothing fails");
+    assert_eq!(whole.bugs(), Vec::<String>::new());
+    whole.kill();
+    whole.crash(0);
+    let done = look(SEED, &whole);
+    let untouched = machine();
+    live(SEED, &untouched, move |driver| async move { prepare(&driver, before).await }).finished();
+    untouched.crash(0);
+    let undone = look(SEED, &untouched);
+    assert_ne!(done, undone, "the operation changes what clients see");
+
+    for point in 1..=actions {
+        for crash in 0..CRASHES {
+            let machine = machine();
+            let (_, ended) = attempt(&machine, before, wish, Some(point));
+            let replied = matches!(ended, Ended::Finished(Ok(_)));
+            // Crash 0 is the process dying: the kernel keeps what it was given, tables stay active.
+            if crash == 0 {
+                machine.kill()
+            } else {
+                machine.crash(crash)
+            }
+            let at = format!("{before:?}, action {point} of {actions}, crash {crash}");
+            let seen = look(SEED + crash, &machine);
+            assert!(seen == undone || seen == done, "half an operation: {at}\n{seen:#?}\n{:#?}", machine.trace());
+            assert!(!replied || seen == done, "a replied operation is lost: {at}");
+            nothing_left_over(&machine, &seen, &at);
+            usable(&machine, &seen, &at);
+        }
+    }
+}
+
+/// Every volume has its filesystem, and a pool that is not there has left no signature.
+fn nothing_left_over(machine: &Machine, seen: &Seen, at: &str) {
+    assert_eq!(machine.bugs(), Vec::<String>::new(), "{at}");
+    if let Some((_, filesystems)) = seen.running.get(&pool()) {
+        let volumes = machine.volumes(pool()).expect("a running pool has a thin pool");
+        assert_eq!(volumes.len(), filesystems.len(), "a volume without a filesystem: {at} {volumes:?}");
+        let formatted = volumes.values().all(|uuid| uuid.is_some_and(|uuid| filesystems.keys().any(|id| id.0 == uuid)));
+        assert!(formatted, "a filesystem without its XFS: {at} {volumes:?}");
+    }
+    if seen.running.is_empty() && seen.stopped.is_empty() {
+        for disk in ["/dev/a", "/dev/b"] {
+            let header = machine.bytes(disk, Sectors(0), Sectors(16));
+            assert!(header.iter().all(|byte| *byte == 0), "a signature is left on {disk}: {at}");
+        }
+    }
+}
+
+/// What came up can be worked with.
+fn usable(machine: &Machine, seen: &Seen, at: &str) {
+    let next = match (seen.running.is_empty(), seen.stopped.is_empty()) {
+        (true, true) => create_pool(&["/dev/a", "/dev/b"]),
+        (false, _) => create_filesystem("next"),
+        (true, false) => Wish::StartPool { pool: pool(), unlock: false, remove_cache: false },
+    };
+    machine.kill();
+    let outcome = live(SEED, machine, move |driver| async move { driver.call(next).await }).finished();
+    assert!(outcome.is_ok(), "not usable: {at} {outcome:?}");
+}
+
+#[test]
+fn create_pool_is_all_or_nothing() {
+    every_crash_point(Before::Nothing, |_| create_pool(&["/dev/a", "/dev/b"]));
+}
+
+#[test]
+fn create_filesystem_is_all_or_nothing() {
+    every_crash_point(Before::Pool, |_| create_filesystem("one"));
+}
+
+#[test]
+fn destroy_filesystem_is_all_or_nothing() {
+    every_crash_point(Before::Filesystem, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "one")]));
+}
+
+#[test]
+fn destroy_pool_is_all_or_nothing() {
+    every_crash_point(Before::Pool, |_| Wish::DestroyPool(pool()));
+}
+
+#[test]
+fn stop_pool_is_all_or_nothing() {
+    every_crash_point(Before::Filesystem, |_| Wish::StopPool(pool()));
+}
+
+#[test]
+fn start_pool_is_all_or_nothing() {
+    every_crash_point(Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false });
+}
+
+#[test]
+fn a_setting_is_all_or_nothing() {
+    every_crash_point(Before::Pool, |_| Wish::SetOverprovisioning(pool(), false));
+    every_crash_point(Before::Filesystem, |seen| {
+        Wish::SetSizeLimit(pool(), filesystem(seen, "one"), Some(Sectors(4_194_304)))
+    });
+}
+
+#[test]
+fn every_fault_is_unwound() {
+    for (before, wish) in [
+        (Before::Nothing, (|_| create_pool(&["/dev/a", "/dev/b"])) as fn(&Seen) -> Wish),
+        (Before::Pool, |_| create_filesystem("one")),
+        (Before::Filesystem, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "one")])),
+        (Before::Filesystem, |_| Wish::StopPool(pool())),
+        (Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false }),
+    ] {
+        let (actions, _) = attempt(&machine(), before, wish, None);
+        for point in 1..=actions {
+            one_fault(before, wish, point);
+        }
+    }
+}
+
+/// One action fails with EIO: whatever the operation then says, what clients see and what the next
+/// boot shows is one and the same, and it is the state before or after.
+fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
+    let machine = machine();
+    let failing = machine.clone();
+    let (said, told) = live(SEED, &machine, move |driver| async move {
+        prepare(&driver, before).await;
+        failing.fail_at(failing.actions() + point, libc::EIO);
+        let said = driver.call(wish(&driver.seen())).await;
+        (said, driver.seen())
+    })
+    .finished();
+    let at = format!("{before:?}, fault at action {point}: {said:?}");
+    assert_eq!(machine.bugs(), Vec::<String>::new(), "{at}");
+    machine.kill();
+    let seen = look(SEED, &machine);
+    if before == Before::Stopped {
+        // A filesystem whose volume cannot be brought up is left out; the pool starts all the same.
+        assert_eq!(seen.running.keys().collect::<Vec<_>>(), told.running.keys().collect::<Vec<_>>(), "{at}");
+    } else {
+        assert_eq!(seen.running, told.running, "{at}\n{:#?}", machine.trace());
+    }
+    assert_eq!(
+        seen.stopped.keys().collect::<Vec<_>>(),
+        told.stopped.keys().collect::<Vec<_>>(),
+        "{at}\n{:#?}",
+        machine.trace()
+    );
+    if let Some((_, filesystems)) = seen.running.get(&pool()) {
+        let volumes = machine.volumes(pool()).expect("a running pool has a thin pool");
+        assert_eq!(volumes.len(), filesystems.len(), "{at}");
+    }
+}
+
+#[test]
+fn of_two_creations_with_one_name_or_one_device_one_wins() {
+    for seed in 0..40 {
+        for devices in [["/dev/a", "/dev/b"], ["/dev/a", "/dev/a"]] {
+            let machine = machine();
+            let mut other = create_pool(&[devices[1]]);
+            if let Wish::CreatePool { pool, name: own, .. } = &mut other {
+                *pool = PoolUuid::from_random([9; 16]);
+                if devices[0] == devices[1] {
+                    *own = name("q");
+                }
+            }
+            let one = create_pool(&[devices[0]]);
+            let (first, second, seen) = live(seed, &machine, move |driver| async move {
+                let calls = vec![driver.call(one), driver.call(other)];
+                let mut outcomes = all(calls).await;
+                let second = outcomes.pop().expect("two calls");
+                (outcomes.pop().expect("two calls"), second, driver.seen())
+            })
+            .finished();
+            assert!(first.is_ok() != second.is_ok(), "exactly one wins: {first:?} {second:?}");
+            assert_eq!(seen.running.len(), 1);
+            let clean = |disk: &str| machine.bytes(disk, Sectors(0), Sectors(8192)).iter().all(|byte| *byte == 0);
+            if devices[0] != devices[1] {
+                assert_eq!(clean("/dev/a"), first.is_err());
+                assert_eq!(clean("/dev/b"), second.is_err());
+            }
+        }
+    }
+}
+
+#[test]
+fn many_creations_at_once_get_each_their_own_volume() {
+    for seed in 0..20 {
+        let machine = machine();
+        let seen = live(seed, &machine, |driver| async move {
+            prepare(&driver, Before::Pool).await;
+            let names: Vec<String> = (0..10).map(|n| format!("fs{n}")).collect();
+            let calls = names.iter().map(|name| driver.call(create_filesystem(name)));
+            for outcome in all(calls).await {
+                outcome.expect("each is created");
+            }
+            driver.seen()
+        })
+        .finished();
+        assert_eq!(seen.running[&pool()].1.len(), 10);
+        let volumes = machine.volumes(pool()).expect("a thin pool");
+        assert_eq!(volumes.keys().copied().collect::<Vec<_>>(), (0..10).map(ThinId).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let machine = machine();
+    machine.add_disk("/dev/small", Sectors(2_097_151));
+    machine.add_disk("/dev/taken", DISK);
+    machine.occupy("/dev/taken", "an ext4 file system");
+    let refusals = live(SEED, &machine, |driver| async move {
+        let mut refusals = Vec::new();
+        for devices in [vec![], vec!["/dev/small"], vec!["/dev/taken"], vec!["/dev/a", "/dev/none"]] {
+            refusals.push(driver.call(create_pool(&devices)).await.expect_err("refused"));
+        }
+        refusals.push(driver.call(Wish::StopPool(pool())).await.expect_err("no pool"));
+        let device = DevUuid::from_random([1; 16]);
+        refusals.push(driver.call(Wish::SetUserInfo(pool(), device, None)).await.expect_err("no pool"));
+        refusals
+    })
+    .finished();
+    for refusal in &refusals {
+        assert!(matches!(refusal, Failure::Refused(_)), "{refusal:?}");
+    }
+    assert!(matches!(refusals[1], Failure::Refused(Refusal::DeviceSmall { .. })));
+    for disk in ["/dev/a", "/dev/b", "/dev/small"] {
+        assert!(machine.bytes(disk, Sectors(0), Sectors(8192)).iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_story() {
+    let story = |seed| {
+        let machine = machine();
+        let seen = live(seed, &machine, |driver| async move {
+            prepare(&driver, Before::Filesystem).await;
+            driver.seen()
+        });
+        (seen.finished(), machine.trace())
+    };
+    assert_eq!(story(3), story(3));
+    assert_ne!(story(3).1, story(4).1, "another seed is another order");
+}
+
+/// How far a client has come with one filesystem.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Known {
+    Asked,
+    Created,
+    DestroyAsked,
+    Destroyed,
+}
+
+type Model = Rc<RefCell<BTreeMap<String, Known>>>;
+
+/// One client: creates filesystems and destroys every second one, and notes what it was told.
+async fn client(driver: Rc<Driver>, number: u32, model: Model) {
+    for round in 0..4 {
+        let own = format!("client{number}-{round}");
+        model.borrow_mut().insert(own.clone(), Known::Asked);
+        let created = driver.call(create_filesystem(&own)).await.expect("there is room");
+        model.borrow_mut().insert(own.clone(), Known::Created);
+        if (round + number).is_multiple_of(2) {
+            let Answer::FilesystemsCreated(made) = created else { panic!("{created:?}") };
+            model.borrow_mut().insert(own.clone(), Known::DestroyAsked);
+            driver.call(Wish::DestroyFilesystems(pool(), vec![made[0].0])).await.expect("it is not in use");
+            model.borrow_mut().insert(own, Known::Destroyed);
+        }
+    }
+}
+
+#[test]
+fn a_crash_in_the_middle_of_many_clients_keeps_what_was_replied() {
+    for seed in 0..300 {
+        let machine = machine();
+        let model = Model::default();
+        let (told, stopping) = (Rc::clone(&model), machine.clone());
+        live(seed, &machine, move |driver| async move {
+            prepare(&driver, Before::Pool).await;
+            stopping.stop_at(stopping.actions() + 1 + seed * 7 % 331);
+            all((0..4).map(|number| client(Rc::clone(&driver), number, Rc::clone(&told)))).await;
+        });
+        if seed % 4 == 0 {
+            machine.kill()
+        } else {
+            machine.crash(seed)
+        }
+        let seen = look(seed, &machine);
+        let at = format!("seed {seed}: {:#?}", model.borrow());
+        let there: Vec<&String> = seen.running[&pool()].1.values().collect();
+        for (own, known) in model.borrow().iter() {
+            match known {
+                Known::Created => assert!(there.contains(&own), "{own} is lost, {at}"),
+                Known::Destroyed => assert!(!there.contains(&own), "{own} is back, {at}"),
+                Known::Asked | Known::DestroyAsked => {}
+            }
+        }
+        assert!(there.iter().all(|own| model.borrow().contains_key(*own)), "nobody asked for it, {at}");
+        nothing_left_over(&machine, &seen, &at);
+        usable(&machine, &seen, &at);
+    }
+}

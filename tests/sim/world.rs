@@ -1,0 +1,220 @@
+//! A whole daemon without its bus, in one thread: shards, directory, event core over one simulated
+//! machine, and a driver in the place of the bus core.
+//!
+//! Everything that happens follows from the seed. A crash is: the machine freezes, the universe is
+//! dropped, the machine loses what was not flushed, a new universe boots over it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::rc::Rc;
+
+use cores::deterministic::{Ended, Universe};
+use cores::rt;
+use ring::{Endpoint, Lane, Sizes, mesh};
+use stratisd::directory::Directory;
+use stratisd::error::Failure;
+use stratisd::event;
+use stratisd::limits::OUTBOX_MAX;
+use stratisd::message::{Answer, CallId, Message, Reply, Request, View, Wish};
+use stratisd::model::device::DevicePath;
+use stratisd::model::filesystem::FilesystemSpec;
+use stratisd::model::ids::{FsUuid, PoolUuid};
+use stratisd::model::name::Name;
+use stratisd::model::pool::IntegritySpec;
+use stratisd::shard::home::home;
+use stratisd::shard::wait::Signal;
+use stratisd::shard::{Places, Shard, turn};
+use stratisd::sys::sim::Machine;
+use stratisd::units::Sectors;
+
+const SHARDS: usize = 2;
+const BUS: usize = 0;
+const EVENT: usize = 1;
+const FIRST_SHARD: usize = 2;
+
+/// What clients see.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Seen {
+    /// Running pools: name, and the filesystems by UUID with their names.
+    pub(crate) running: BTreeMap<PoolUuid, (String, BTreeMap<FsUuid, String>)>,
+    /// Stopped pools: name and number of devices.
+    pub(crate) stopped: BTreeMap<PoolUuid, (Option<String>, usize)>,
+    /// Values of properties that can be set.
+    pub(crate) settings: BTreeSet<String>,
+}
+
+/// Stands where the bus core stands.
+pub(crate) struct Driver {
+    endpoint: Rc<Endpoint<Message>>,
+    directory: RefCell<Directory>,
+    views: RefCell<Vec<View>>,
+    replies: RefCell<BTreeMap<CallId, Result<Answer, Failure>>>,
+    settled: Cell<usize>,
+    next_call: Cell<u64>,
+    changed: Signal,
+}
+
+impl Driver {
+    /// Asks for something and waits for the answer.
+    pub(crate) async fn call(&self, wish: Wish) -> Result<Answer, Failure> {
+        let call = CallId(self.next_call.get());
+        self.next_call.set(call.0 + 1);
+        let to = FIRST_SHARD + home(wish.pool(), SHARDS);
+        let request = Message::Request(Box::new(Request { call, wish }));
+        self.endpoint.send(to, Lane::Normal, request).map_err(|_| ()).expect("the outbox has room");
+        self.changed.until(|| self.replies.borrow_mut().remove(&call)).await
+    }
+
+    /// What clients see now.
+    pub(crate) fn seen(&self) -> Seen {
+        let mut seen = Seen::default();
+        for view in self.views.borrow().iter() {
+            apply(&mut seen, view);
+        }
+        seen
+    }
+
+    async fn serve(self: Rc<Self>) {
+        let mut batch = Vec::new();
+        loop {
+            self.endpoint.wait().await;
+            while self.endpoint.receive(&mut batch, 16) > 0 {
+                batch.drain(..).for_each(|(from, message)| self.handle(from, message));
+            }
+            self.changed.raise();
+        }
+    }
+
+    fn handle(&self, from: usize, message: Message) {
+        match message {
+            Message::Reply(reply) => {
+                let Reply { call, outcome } = *reply;
+                self.replies.borrow_mut().insert(call, outcome);
+            }
+            Message::Views(views) => self.views.borrow_mut().extend(views),
+            Message::Claim(claim) => {
+                if let Some(claimed) = self.directory.borrow_mut().handle(*claim) {
+                    let answer = Message::Claimed(Box::new(claimed));
+                    self.endpoint.send(from, Lane::Urgent, answer).map_err(|_| ()).expect("the outbox has room");
+                }
+            }
+            Message::Settled => self.settled.set(self.settled.get() + 1),
+            Message::Stop | Message::Stopped => {}
+            Message::Request(_) | Message::Event(_) | Message::Claimed(_) => panic!("nobody sends this to the bus"),
+        }
+    }
+}
+
+fn apply(seen: &mut Seen, view: &View) {
+    match view {
+        View::Pool(pool) => {
+            seen.running.entry(pool.uuid).or_default().0 = pool.name.to_string();
+            let setting = format!("{} overprovisioning", pool.uuid);
+            seen.settings.remove(&setting);
+            if pool.overprovisioning {
+                seen.settings.insert(setting);
+            }
+        }
+        View::Filesystem(found) => {
+            let pool = seen.running.get_mut(&found.pool).expect("a filesystem is shown after its pool");
+            pool.1.insert(found.record.uuid, found.record.name.to_string());
+            let about = format!("{} limit", found.record.uuid);
+            seen.settings.retain(|setting| !setting.starts_with(&about));
+            seen.settings.extend(found.record.size_limit.map(|limit| format!("{about} {limit}")));
+        }
+        View::Device(device) => {
+            let about = format!("{} info", device.uuid);
+            seen.settings.retain(|setting| !setting.starts_with(&about));
+            seen.settings.extend(device.user_info.as_ref().map(|info| format!("{about} {info}")));
+        }
+        View::Stopped(pool) => {
+            let name = pool.name.as_ref().map(ToString::to_string);
+            seen.stopped.insert(pool.uuid, (name, pool.devices.len()));
+        }
+        View::PoolGone(pool) => {
+            seen.running.remove(pool);
+            seen.settings.retain(|setting| !setting.starts_with(&pool.to_string()));
+        }
+        View::FilesystemGone(pool, filesystem) => {
+            seen.running.get_mut(pool).expect("its pool goes later").1.remove(filesystem);
+            seen.settings.retain(|setting| !setting.starts_with(&filesystem.to_string()));
+        }
+        View::DeviceGone(_, device) => seen.settings.retain(|setting| !setting.starts_with(&device.to_string())),
+        View::StoppedGone(pool) => {
+            seen.stopped.remove(pool);
+        }
+    }
+}
+
+/// Boots a daemon over a machine and waits until everything found is settled.
+pub(crate) async fn boot(machine: &Machine) -> Rc<Driver> {
+    let sizes = Sizes { ring_slots: 4, outbox_max: OUTBOX_MAX };
+    let mut endpoints = mesh(FIRST_SHARD + SHARDS, sizes).into_iter().map(Rc::new);
+    let mut next = || endpoints.next().expect("the mesh has an endpoint for each role");
+    let driver = Rc::new(Driver {
+        endpoint: next(),
+        directory: RefCell::default(),
+        views: RefCell::default(),
+        replies: RefCell::default(),
+        settled: Cell::new(0),
+        next_call: Cell::new(0),
+        changed: Signal::default(),
+    });
+    rt::spawn_singleton("driver", Rc::clone(&driver).serve());
+    let (events, sys) = (next(), machine.sys());
+    rt::spawn_singleton("event", async move {
+        let places = event::Places { bus: BUS, shards: FIRST_SHARD..FIRST_SHARD + SHARDS };
+        event::run(&sys, events, places, |pool| FIRST_SHARD + home(pool, SHARDS), pending()).await;
+    });
+    for _ in 0..SHARDS {
+        let shard = Shard::new(machine.sys(), next(), Places { bus: BUS, event: EVENT });
+        rt::spawn_singleton("shard", turn::run(shard));
+    }
+    driver.changed.until(|| (driver.settled.get() == SHARDS).then_some(())).await;
+    driver
+}
+
+/// Runs a story in a universe of its own over a machine.
+pub(crate) fn live<T: 'static, F: Future<Output = T> + 'static>(
+    seed: u64,
+    machine: &Machine,
+    story: impl FnOnce(Rc<Driver>) -> F + 'static,
+) -> Ended<T> {
+    let machine = machine.clone();
+    Universe::new(seed).run(async move { story(boot(&machine).await).await })
+}
+
+/// What a daemon shows that boots over the machine now.
+pub(crate) fn look(seed: u64, machine: &Machine) -> Seen {
+    live(seed, machine, |driver| async move { driver.seen() }).finished()
+}
+
+/// The pool of most stories.
+pub(crate) fn pool() -> PoolUuid {
+    PoolUuid::from_random([7; 16])
+}
+
+/// A name.
+pub(crate) fn name(text: &str) -> Name {
+    Name::try_from(text).expect("a name")
+}
+
+/// The wish for the pool of most stories on two disks.
+pub(crate) fn create_pool(devices: &[&str]) -> Wish {
+    let devices = devices.iter().map(|path| DevicePath::try_from(*path).expect("absolute")).collect();
+    Wish::CreatePool { pool: pool(), name: name("p"), devices, integrity: IntegritySpec::default() }
+}
+
+/// The wish for a filesystem of 1 GiB.
+pub(crate) fn create_filesystem(text: &str) -> Wish {
+    let spec = FilesystemSpec { name: name(text), size: Some(Sectors(2_097_152)), size_limit: None };
+    Wish::CreateFilesystems(pool(), vec![spec])
+}
+
+/// The UUID of a filesystem that clients see.
+pub(crate) fn filesystem(seen: &Seen, text: &str) -> FsUuid {
+    let all = seen.running.values().flat_map(|(_, filesystems)| filesystems);
+    let mut named = all.filter(|(_, name)| *name == text).map(|(uuid, _)| *uuid);
+    named.next().expect("the filesystem is there")
+}
