@@ -2,9 +2,10 @@
 //!
 //! `cargo bench --bench bus -- [POOLS [FILESYSTEMS]]` (10 and 100) starts a private dbus-daemon and
 //! the daemon in `STRATISD` (or target/release/stratisd) with the arguments in `STRATISD_ARGS` (or
-//! `--sim`), makes that many pools and filesystems in each, and measures. Two services of a few lines on the same bus say what is the
-//! least that it could take: an echo through libdbus, and one that answers the bytes of the listing
-//! from memory. CPU times are those of all threads of the process, from /proc.
+//! `--sim`), makes that many pools and filesystems in each, and measures. Two services of a few lines
+//! on the same bus say what is the least that it could take: an echo through libdbus, and one that
+//! answers the bytes of the listing from memory. CPU times are those of all threads of the process,
+//! from /proc.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
