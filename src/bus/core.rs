@@ -184,7 +184,7 @@ impl Bus {
         self.out_bytes > BUS_OUT_BYTES_MAX
     }
 
-    /// Whether no call is in flight.
+    /// Whether every call has been answered, or at least its answer is queued.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty()
     }

@@ -1,5 +1,7 @@
 //! Names of D-Bus errors. They are for calls that are wrong in form; an operation that is refused
 //! or fails answers in a normal reply with return code 1.
+//!
+//! Deliberately absent: names of our own. Clients know the standard ones.
 
 /// Types, counts or values of arguments that cannot mean anything.
 pub const INVALID_ARGS: &str = "org.freedesktop.DBus.Error.InvalidArgs";

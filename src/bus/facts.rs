@@ -1,5 +1,7 @@
 //! What the rows of the table read from: views, and the one thing a view does not know, which is
 //! the object path of its pool.
+//!
+//! Deliberately absent: anything computed. A row computes what it shows.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -25,6 +25,15 @@ pub struct Reader {
     descriptors: VecDeque<OwnedFd>,
 }
 
+/// One whole message.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// All of its bytes.
+    pub bytes: &'a mut [u8],
+    /// What came with it; closed when this is dropped.
+    pub descriptors: Vec<OwnedFd>,
+}
+
 impl Reader {
     /// These came from the socket.
     pub fn handle_received(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) {
@@ -34,16 +43,16 @@ impl Reader {
         self.descriptors.extend(descriptors);
     }
 
-    /// The next whole message with its descriptors, which the caller closes.
-    pub fn poll_message(&mut self) -> Result<Option<(&mut [u8], Vec<OwnedFd>)>, Unreadable> {
+    /// The next whole message.
+    pub fn poll_message(&mut self) -> Result<Option<Received<'_>>, Unreadable> {
         let rest = &mut self.bytes[self.start..];
         let Some(length) = incoming::length(rest)?.filter(|length| *length <= rest.len()) else {
             return Ok(None);
         };
         self.start += length;
-        let message = &mut rest[..length];
-        let count = incoming::descriptors(message)?.min(self.descriptors.len());
-        Ok(Some((message, self.descriptors.drain(..count).collect())))
+        let bytes = &mut rest[..length];
+        let count = incoming::descriptors(bytes)?.min(self.descriptors.len());
+        Ok(Some(Received { bytes, descriptors: self.descriptors.drain(..count).collect() }))
     }
 }
 
@@ -73,12 +82,11 @@ pub(super) async fn read(side: Rc<Side>, socket: Fd, shared: Rc<Shared>) -> Resu
 async fn handle_all(reader: &mut Reader, shared: &Shared) -> Result<(), BusFault> {
     loop {
         for _ in 0..BUS_READ_CALLS {
-            let Some((message, descriptors)) = reader.poll_message()? else {
+            let Some(received) = reader.poll_message()? else {
                 shared.hand_on();
                 return Ok(());
             };
-            shared.handle_message(message, descriptors.len());
-            drop(descriptors);
+            shared.handle_message(received.bytes, received.descriptors.len());
         }
         shared.hand_on();
         rt::yield_now().await;
@@ -107,8 +115,8 @@ mod tests {
                 let (now, later) = rest.split_at((*cut).min(rest.len()));
                 rest = later;
                 reader.handle_received(now, Vec::new());
-                while let Some((message, _)) = reader.poll_message().expect("well-formed") {
-                    out.push(message.to_vec());
+                while let Some(received) = reader.poll_message().expect("well-formed") {
+                    out.push(received.bytes.to_vec());
                 }
                 if rest.is_empty() {
                     break;
@@ -125,8 +133,8 @@ mod tests {
         let mut reader = Reader::default();
         reader.handle_received(&[call(0), call(2), call(1)].concat(), vec![file(), file(), file()]);
         let mut counts = Vec::new();
-        while let Some((_, descriptors)) = reader.poll_message().expect("well-formed") {
-            counts.push(descriptors.len());
+        while let Some(received) = reader.poll_message().expect("well-formed") {
+            counts.push(received.descriptors.len());
         }
         assert_eq!(counts, [0, 2, 1]);
     }

@@ -364,13 +364,18 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
                     assert!(sent.is_ok(), "claims are bounded by calls, so their answers fit the outbox");
                 }
             }
-            Message::Settled => drop(self.heard.settled.insert(from)),
-            Message::Stopped => drop(self.heard.stopped.insert(from)),
+            Message::Settled if self.is_shard(from) => drop(self.heard.settled.insert(from)),
+            Message::Stopped if self.is_shard(from) => drop(self.heard.stopped.insert(from)),
+            Message::Settled | Message::Stopped => error!("an endpoint that is no shard reports (from={from})"),
             Message::Stop => {}
             Message::Request(_) | Message::Event(_) | Message::Claimed(_) => {
                 error!("a message for a shard came to the bus (from={from})");
             }
         }
+    }
+
+    fn is_shard(&self, endpoint: usize) -> bool {
+        (self.config.first_shard..self.config.first_shard + self.config.shards).contains(&endpoint)
     }
 
     /// The next step, once every shard was heard.
@@ -382,6 +387,9 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
             }
             Phase::Stopping if self.heard.stopped.len() >= self.config.shards => {
                 self.phase = Phase::Leaving;
+                if !self.shared.bus.borrow().is_idle() {
+                    error!("every shard has stopped and calls are not answered: a bug");
+                }
                 self.shared.with(Bus::release_name);
             }
             Phase::Settling | Phase::Naming | Phase::Serving => {}

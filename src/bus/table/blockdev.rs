@@ -1,4 +1,6 @@
 //! Rows of `org.storage.stratis3.blockdev`.
+//!
+//! `UserInfo` is two properties: until r2 it is read-only, silent, and set by a method.
 
 use crate::bus::facts::DeviceFacts;
 use crate::bus::table::decode::blockdev::*;

@@ -1,4 +1,6 @@
 //! Rows of `org.storage.stratis3.filesystem`.
+//!
+//! Sizes are decimal bytes in texts, because a number on D-Bus ends at 64 bits and these do not.
 
 use crate::bus::facts::FilesystemFacts;
 use crate::bus::table::decode::filesystem::*;

@@ -1,4 +1,6 @@
 //! Rows of `org.storage.stratis3.Report`, which the top object has.
+//!
+//! One method with any number of report names, so that reports come and go without a revision.
 
 use crate::bus::facts::ManagerFacts;
 use crate::bus::table::{ALL, Family, NotServed, method};

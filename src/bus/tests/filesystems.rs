@@ -1,4 +1,7 @@
 //! Calls of a pool: creating and destroying filesystems.
+//!
+//! What a shard would refuse (a name that is taken, a full pool) is not tested here: the bus only
+//! checks form.
 
 use super::*;
 

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use cores::executor::{self, CoreHandle, CoreSpec};
@@ -19,7 +20,7 @@ use ring::{Endpoint, Lane, Sizes, mesh};
 use super::*;
 use crate::bus::daemon::{NAME, NameFault};
 use crate::bus::{BusConfig, BusFault, run};
-use crate::message::Message as Crossing;
+use crate::message::{CallId, Message as Crossing};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -79,10 +80,13 @@ struct World {
     stop: Arc<AtomicBool>,
     role: CoreHandle<Result<(), BusFault>>,
     shard: CoreHandle,
+    /// One word for each request that reached the shard.
+    asked: Receiver<CallId>,
 }
 
 impl World {
-    fn start(address: &str) -> Self {
+    /// `at_the_end`: the shard answers only when it is told to stop.
+    fn start(address: &str, at_the_end: bool) -> Self {
         let mut endpoints = mesh(2, Sizes { ring_slots: 64, outbox_max: 1_024 });
         let (to_bus, to_shard) = (endpoints.pop().expect("two"), endpoints.pop().expect("two"));
         let stop = Arc::new(AtomicBool::new(false));
@@ -98,8 +102,9 @@ impl World {
             run(config, Rc::new(to_shard), |_, _| Vec::new(), |_| 1, stop).await
         });
         let told = stop.clone();
-        let shard = executor::start(spec("shard"), move || shard(to_bus, told));
-        Self { stop, role: role.expect("an executor starts"), shard: shard.expect("an executor starts") }
+        let (saw, asked) = channel();
+        let shard = executor::start(spec("shard"), move || shard(to_bus, told, saw, at_the_end));
+        Self { asked, stop, role: role.expect("an executor starts"), shard: shard.expect("an executor starts") }
     }
 
     fn stop(self) -> Result<(), BusFault> {
@@ -111,22 +116,30 @@ impl World {
 }
 
 /// Creates pool 1 with one filesystem and one device, whatever is asked; says `Stopped` at the end.
-async fn shard(endpoint: Endpoint<Crossing>, stop: Arc<AtomicBool>) {
+async fn shard(endpoint: Endpoint<Crossing>, stop: Arc<AtomicBool>, saw: Sender<CallId>, at_the_end: bool) {
     let send = |message| assert!(endpoint.send(0, Lane::Normal, message).is_ok(), "there is room");
     send(Crossing::Settled);
     let mut batch = Vec::new();
-    while !stop.load(Ordering::SeqCst) {
+    let mut calls = Vec::new();
+    loop {
+        let stopping = stop.load(Ordering::SeqCst);
         endpoint.receive(&mut batch, 64);
         for (_, message) in batch.drain(..) {
             let Crossing::Request(request) = message else { panic!("the bus sends requests") };
+            saw.send(request.call).expect("the test listens");
+            calls.push(request.call);
+        }
+        for call in calls.drain(if at_the_end && !stopping { calls.len().. } else { 0.. }) {
             let views = vec![View::Pool(pool(1)), View::Filesystem(filesystem(1, 1)), View::Device(device(1, 1))];
             send(Crossing::Views(views));
             let outcome = Ok(Answer::PoolCreated(pool_id(1), vec![dev_id(1)]));
-            send(Crossing::Reply(Box::new(Reply { call: request.call, outcome })));
+            send(Crossing::Reply(Box::new(Reply { call, outcome })));
+        }
+        if stopping {
+            return send(Crossing::Stopped);
         }
         rt::sleep(Duration::from_millis(1)).await;
     }
-    send(Crossing::Stopped);
 }
 
 /// Waits until the name has an owner, without asking again and again.
@@ -152,7 +165,7 @@ fn version(client: &LocalConnection) -> Result<String, dbus::Error> {
 fn a_client_on_a_real_bus_creates_a_pool_and_sees_it() {
     let daemon = Daemon::start();
     let client = daemon.client();
-    let world = World::start(&daemon.address);
+    let world = World::start(&daemon.address, false);
     wait_for_name(&client);
     assert_eq!(version(&client).expect("it is served"), "3.9.2");
 
@@ -161,7 +174,7 @@ fn a_client_on_a_real_bus_creates_a_pool_and_sees_it() {
     let none = || (false, "");
     let args = ("p", vec!["/dev/a"], none(), (false, ("", "")));
     let (created, code, text): (Created, u16, String) =
-        top.method_call(&manager(7), "CreatePool", args).expect("an answer");
+        top.method_call(manager(7), "CreatePool", args).expect("an answer");
     assert_eq!((created.0, code, &*text), (true, 0, "Ok"));
     assert_eq!(created.1.0.to_string(), format!("{TOP}/0"));
     assert_eq!(created.1.1.len(), 1);
@@ -177,10 +190,30 @@ fn a_client_on_a_real_bus_creates_a_pool_and_sees_it() {
 }
 
 #[test]
+fn a_call_that_was_accepted_is_answered_by_a_stopping_daemon() {
+    let daemon = Daemon::start();
+    let client = daemon.client();
+    let world = World::start(&daemon.address, true);
+    wait_for_name(&client);
+    let call = dbus::Message::new_method_call(NAME, TOP, &*manager(7), "CreatePool").expect("valid");
+    let call = call.append3("p", vec!["/dev/a"], (false, "")).append1((false, ("", "")));
+    let serial = dbus::channel::Sender::send(client.channel(), call).expect("the bus takes it");
+    world.asked.recv_timeout(TIMEOUT).expect("the call reaches the shard");
+    world.stop().expect("it ends in peace");
+    loop {
+        let message = client.channel().blocking_pop_message(TIMEOUT).expect("the bus is there").expect("in time");
+        if message.get_reply_serial() == Some(serial) {
+            assert_eq!(triple(&[message]).1, 0);
+            return;
+        }
+    }
+}
+
+#[test]
 fn descriptors_arrive_with_their_call() {
     let daemon = Daemon::start();
     let client = daemon.client();
-    let world = World::start(&daemon.address);
+    let world = World::start(&daemon.address, false);
     wait_for_name(&client);
     let top = client.with_proxy(NAME, TOP, TIMEOUT);
     let file = || tempfile::tempfile().expect("a file");
@@ -188,7 +221,7 @@ fn descriptors_arrive_with_their_call() {
     for _ in 0..100 {
         let args = ("nobody", "name", (true, (false, 0u32)), (true, file()));
         let (_, code, text): (Started, u16, String) =
-            top.method_call(&manager(8), "StartPool", args).expect("an answer, not an error");
+            top.method_call(manager(8), "StartPool", args).expect("an answer, not an error");
         assert_eq!(code, 1);
         assert!(text.contains("\"nobody\""), "{text}");
     }
@@ -199,9 +232,9 @@ fn descriptors_arrive_with_their_call() {
 fn a_second_daemon_on_the_same_bus_does_not_start() {
     let daemon = Daemon::start();
     let client = daemon.client();
-    let first = World::start(&daemon.address);
+    let first = World::start(&daemon.address, false);
     wait_for_name(&client);
-    let second = World::start(&daemon.address);
+    let second = World::start(&daemon.address, false);
     let refused = second.role.join().expect("no panic").expect_err("the name is taken");
     assert!(matches!(refused, BusFault::Name(NameFault::Taken)), "{refused}");
     second.stop.store(true, Ordering::SeqCst);
@@ -214,7 +247,7 @@ fn a_second_daemon_on_the_same_bus_does_not_start() {
 fn a_bus_that_goes_away_ends_the_role_with_an_error() {
     let daemon = Daemon::start();
     let client = daemon.client();
-    let world = World::start(&daemon.address);
+    let world = World::start(&daemon.address, false);
     wait_for_name(&client);
     drop(client);
     drop(daemon);

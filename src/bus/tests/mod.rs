@@ -1,4 +1,7 @@
 //! The whole role without a bus: views and calls in, bytes out, read back by `dbus`.
+//!
+//! Here are the world that the tests start from and the ways to ask and to read; the tests stand in
+//! the files beside, and `live` has those with a real bus.
 
 mod filesystems;
 mod fuzz;

@@ -1,4 +1,7 @@
 //! Bounds, stopping, and what may pass what on its way out.
+//!
+//! A listing counts as large from `REPLY_SMALL_BYTES_MAX` on, so the bus here has some sixty
+//! filesystems.
 
 use super::*;
 

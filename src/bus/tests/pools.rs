@@ -1,4 +1,7 @@
 //! Calls of the manager: all shapes of creating, destroying, starting and stopping pools.
+//!
+//! Old shapes must mean the same as new ones, so most tests run over all revisions and expect one
+//! wish.
 
 use super::*;
 

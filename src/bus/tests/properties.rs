@@ -1,4 +1,7 @@
 //! Reading, setting and listing properties, and how changes are announced.
+//!
+//! Types are compared with the introspection XML, which `tests/introspect.rs` compares with that of
+//! a released daemon.
 
 use super::*;
 

@@ -1,4 +1,6 @@
 //! Calls that are wrong in form, and the standard interfaces.
+//!
+//! Each gets a D-Bus error of its kind, and none of them becomes a request.
 
 use super::*;
 

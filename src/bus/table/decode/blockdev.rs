@@ -1,4 +1,6 @@
 //! The user's tag of a device: a method until r2, a property since r3.
+//!
+//! Both become the same wish. A tag follows the rules of names; an absent one clears it.
 
 use crate::bus::facts::DeviceFacts;
 use crate::bus::table::decode::{Args, Ask, CallFault, Decoded, optional};

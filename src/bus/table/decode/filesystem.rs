@@ -1,4 +1,6 @@
 //! Properties of a filesystem that can be set.
+//!
+//! Whether a limit is below the size, or a merge is possible, is for the pool's home to decide.
 
 use crate::bus::facts::FilesystemFacts;
 use crate::bus::table::decode::{Args, CallFault, optional, size};

@@ -1,4 +1,7 @@
 //! Calls of the manager: pools by name, by UUID and by path.
+//!
+//! Start and stop are answered here where the tree already tells the answer and no call about the
+//! pool is on its way; everything else is for the pool's home to decide.
 
 use dbus::Path;
 

@@ -1,4 +1,6 @@
 //! Calls of a pool, and its properties that can be set.
+//!
+//! Paths of filesystems become ids here; a path that names none of this pool's is left out.
 
 use dbus::Path;
 
