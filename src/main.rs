@@ -113,7 +113,7 @@ fn serve<S: Sys>(
         handles.push(executor::start(spec, move || work.run(roles)).map_err(words)?);
     }
     drop(report);
-    // Every core reports once; the channel ends with the last of them.
+    // Every role reports once; the channel ends with the last of them.
     for ended in reports {
         ended?;
     }
@@ -152,26 +152,35 @@ struct Work<M> {
 
 impl<S: Sys, M: Fn(Option<usize>) -> Result<S, String> + 'static> Work<M> {
     async fn run(self, roles: Vec<(Role, Endpoint<Message>)>) {
-        let mut running: Vec<Join<Ended>> = Vec::new();
+        let mut running: Vec<Join<()>> = Vec::new();
         for (role, endpoint) in roles {
             let endpoint = Rc::new(endpoint);
             running.push(match role {
-                Role::Bus => rt::spawn_urgent("bus", bus(endpoint, self.shards, self.stop.clone())),
-                Role::Event => rt::spawn_urgent(
-                    "event",
-                    events((self.machine)(self.cpu), endpoint, self.shards, self.stop.clone()),
-                ),
-                Role::Shard(_) => rt::spawn_urgent("shard", shard((self.machine)(self.cpu), endpoint)),
+                Role::Bus => self.play("bus", bus(endpoint, self.shards, self.stop.clone())),
+                Role::Event => {
+                    let machine = (self.machine)(self.cpu);
+                    self.play("event", events(machine, endpoint, self.shards, self.stop.clone()))
+                }
+                Role::Shard(_) => self.play("shard", shard((self.machine)(self.cpu), endpoint)),
             });
         }
-        let mut ended = Ok(());
         for role in running {
-            let result = role.await.unwrap_or_else(|panicked| Err(format!("{}: {}", panicked.task, panicked.message)));
-            ended = ended.and(result);
+            // A role that panicked has reported that.
+            let _reported = role.await;
         }
         log::info!("core stopped ({:?})", rt::counters());
-        // Main listens until the last core has reported; if it is gone, the process is ending.
-        let _main_is_gone = self.report.send(ended).is_err();
+    }
+
+    /// Runs a role and reports its end at once: the first failure is the daemon's, whatever else of
+    /// this core still runs.
+    fn play(&self, name: &'static str, role: impl Future<Output = Ended> + 'static) -> Join<()> {
+        let report = self.report.clone();
+        let role = rt::spawn_urgent(name, role);
+        rt::spawn(name, async move {
+            let ended = role.await.unwrap_or_else(|panicked| Err(format!("{}: {}", panicked.task, panicked.message)));
+            // Main listens until the last role has reported; if it is gone, the process is ending.
+            let _main_is_gone = report.send(ended).is_err();
+        })
     }
 }
 
