@@ -87,6 +87,19 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# Starts the daemon on the folder and waits until it answers.
+start_daemon() {
+    "$binary" --files "$folder/files" --run-dir "$folder/run" --log-level info 2>>"$folder/log" &
+    daemon_pid=$!
+    version=''
+    for _ in {1..50}; do
+        version=$("$cli" daemon version 2>/dev/null) && return 0
+        kill -0 "$daemon_pid" 2>/dev/null || fail "the daemon ended at once"
+        sleep 0.1
+    done
+    fail "the daemon does not answer"
+}
+
 say "1. A bus and a daemon of our own"
 mkdir "$folder/files" "$folder/run"
 mkfifo "$folder/address"
@@ -95,14 +108,7 @@ bus_pid=$!
 IFS= read -r DBUS_SYSTEM_BUS_ADDRESS <"$folder/address" || fail "dbus-daemon did not start"
 rm "$folder/address"
 export DBUS_SYSTEM_BUS_ADDRESS
-"$binary" --files "$folder/files" --run-dir "$folder/run" --log-level info 2>"$folder/log" &
-daemon_pid=$!
-for _ in {1..50}; do
-    version=$("$cli" daemon version 2>/dev/null) && break
-    kill -0 "$daemon_pid" 2>/dev/null || fail "the daemon ended at once"
-    sleep 0.1
-done
-[[ -n ${version:-} ]] || fail "the daemon does not answer"
+start_daemon
 echo "  stratisd $version runs as process $daemon_pid; block devices are files below \$D = $folder"
 
 say "2. A pool on two sparse files of 8 GiB"
@@ -130,7 +136,18 @@ while IFS= read -r devnode; do
 done < <(find "$folder/files/stratis/demo" -type l | sort)
 [[ ${#volumes[@]} == 5 ]] || fail "five filesystems were made, and ${#volumes[@]} are there"
 
-say "6. One of them mounted"
+say "6. A restart: the daemon ends, another one finds everything"
+kill -INT "$daemon_pid"
+wait "$daemon_pid" || fail "the daemon did not end in order"
+daemon_pid=''
+start_daemon
+echo "  Process $daemon_pid now."
+run "$cli" pool list
+found=$("$cli" filesystem list demo | tail -n +2 | wc -l)
+[[ $found == 5 ]] || fail "five filesystems were made, and $found came back"
+echo "  All five filesystems are there."
+
+say "7. One of them mounted"
 volume=$(realpath "${volumes[0]}")
 name=$(basename "${volumes[0]}")
 if [[ $(id -u) != 0 ]]; then
@@ -164,7 +181,7 @@ else
     fail "xfs_repair finds something to repair in '$name'"
 fi
 
-say "7. By hand"
+say "8. By hand"
 if [[ $keep == yes ]]; then
     cat <<TEXT
   Everything keeps running. In your shell:
