@@ -49,6 +49,7 @@ fn a_killed_daemon_remembers_exactly_what_it_answered() {
     let rig = Rig::files();
     let mut workers: Vec<_> = (0..WORKERS).map(|index| furnish(&rig, index, random.fork())).collect();
     let mut counts = BTreeMap::new();
+    let mut cut_short = BTreeMap::new();
     let started = Instant::now();
     let mut daemon = rig.start();
     for point in 0..points {
@@ -57,11 +58,14 @@ fn a_killed_daemon_remembers_exactly_what_it_answered() {
         for (what, count) in reports.iter().flat_map(|report| &report.counts) {
             *counts.entry(*what).or_insert(0_u64) += count;
         }
+        for operation in in_flight(&reports) {
+            *cut_short.entry(operation.kind()).or_insert(0_u64) += 1;
+        }
         daemon = rig.start();
         let context = format!("kill {point}, KILL_SEED={seed}, after {delay:?}: {:?}", in_flight(&reports));
         check::everything(&rig, &mut workers, reports, &mut random, &context);
     }
-    println!("kill: {points} kills in {:.0?}; {counts:?}", started.elapsed());
+    println!("kill: {points} kills in {:.0?}; answered {counts:?}; cut short {cut_short:?}", started.elapsed());
     if points >= 100 {
         for what in Model::KINDS {
             assert!(counts.get(what).copied().unwrap_or(0) > 0, "{what} never happened: {counts:?}");

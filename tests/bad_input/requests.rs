@@ -81,7 +81,7 @@ fn the_wrong_objects_change_nothing() {
     let filesystem = client.make_filesystem(&pool, "f");
     let before = state(&rig, &client);
     for path in
-        ["/", TOP, "/org/storage/stratis3/4294967296", "/org/storage/stratis3/-1", &filesystem, &devices[0], &pool]
+        ["/", TOP, "/org/storage/stratis3/4294967296", "/org/storage/stratis3/x", &filesystem, &devices[0], &pool]
     {
         client.destroy_pool(path).refused(&(false, String::new()));
     }

@@ -41,6 +41,18 @@ pub(crate) fn everything(
             examine(&volume, &found.uuid, context);
         }
     }
+    stop_some(&client, workers, random, context);
+}
+
+/// Stops a pool here and there, so that the next round finds something to start.
+fn stop_some(client: &Client, workers: &mut [Worker], random: &mut fastrand::Rng, context: &str) {
+    for (name, pool) in workers.iter_mut().flat_map(|worker| &mut worker.model.pools) {
+        if random.u32(0..4) == 0 {
+            let answer = client.stop_pool(name, "name");
+            assert_eq!((answer.code, answer.value.0), (0, true), "{name} stops: {}; {context}", answer.text);
+            pool.running = false;
+        }
+    }
 }
 
 /// Pools run or are stopped as the model says; those in doubt either way.

@@ -241,8 +241,9 @@ fn send(client: &Client, message: Message) -> Outcome {
         Err(error) => match error.name.rsplit('.').next().unwrap_or_default() {
             "NoReply" | "Disconnected" => Outcome::Lost,
             "ServiceUnknown" | "NameHasNoOwner" => Outcome::NotSent,
-            // The pool was stopped by its owner between the list and the call.
-            "UnknownObject" => Outcome::Answered(refusal()),
+            // The pool was stopped or destroyed by its owner between the list and the call, or while
+            // a Set waited for that.
+            "UnknownObject" | "Failed" => Outcome::Answered(refusal()),
             _ => panic!("{what}: {error}"),
         },
     }
