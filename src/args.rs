@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "LEVEL", value_enum)]
     pub log_level: Option<LogLevel>,
     /// How many shards (owners of pools) to run; by default as many as there are CPUs for, up to 8
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = shard_count)]
     shards: Option<usize>,
     /// Use only these CPUs: numbers and ranges, such as 0-3,6
     #[arg(long, value_name = "LIST", value_parser = cpu_list)]
@@ -102,6 +102,15 @@ impl Args {
     /// What is wished of the placement.
     pub fn wanted(&self) -> Wanted {
         Wanted { shards: self.shards, cpus: self.cpus.as_ref().map(|list| list.0.iter().copied().collect()) }
+    }
+}
+
+/// How many are too many depends on the machine; none is never enough.
+fn shard_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least one shard is needed: it is what owns pools".to_owned()),
+        Ok(count) => Ok(count),
+        Err(fault) => Err(format!("{fault}")),
     }
 }
 

@@ -20,12 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::clock::{Instant, WallTime, nanoseconds};
+use crate::clock::{Instant, WallTime};
 use crate::limits::TURNS_IN_RUN_MAX;
 use crate::rt::{Boxed, Entered, Join, Panicked, Queue, Runtime};
 use crate::side::Side;
 use crate::task::Watched;
 use crate::turns::{Counters, Turns};
+use crate::wait::{Sleepers, give_way};
 
 /// What `wall()` says at the start of a universe: 2026-01-01 00:00:00 UTC, in seconds.
 pub const WALL_AT_START: u64 = 1_767_225_600;
@@ -78,7 +79,7 @@ impl Universe {
         let world = World {
             tasks: RefCell::default(),
             ready: Arc::default(),
-            clock: Rc::default(),
+            clock: Clock::default(),
             started: Cell::new(0),
             turns_max: Cell::new(TURNS_IN_RUN_MAX),
             choices: RefCell::new(fastrand::Rng::with_seed(seed)),
@@ -206,75 +207,24 @@ struct Task {
     waker: Arc<TaskWaker>,
 }
 
-/// When a sleeper wakes: the deadline, then the order in which they went to sleep.
-type Deadline = (Instant, u64);
-
 /// Virtual time, and who waits for it.
 #[derive(Default)]
 struct Clock {
     now: Cell<Instant>,
-    sleepers: RefCell<BTreeMap<Deadline, Waker>>,
-    ordered: Cell<u64>,
+    sleepers: Rc<Sleepers>,
     jumps: Cell<u64>,
 }
 
 impl Clock {
     /// Jumps to the next deadline and wakes all who wait for it; false if nobody waits.
     fn jump(&self) -> bool {
-        let Some((deadline, _)) = self.sleepers.borrow().keys().next().copied() else {
+        let Some(deadline) = self.sleepers.next() else {
             return false;
         };
         self.now.set(self.now.get().max(deadline));
         self.jumps.set(self.jumps.get() + 1);
-        let due = {
-            let mut sleepers = self.sleepers.borrow_mut();
-            let later = sleepers.split_off(&(deadline, u64::MAX));
-            std::mem::replace(&mut *sleepers, later)
-        };
-        due.into_values().for_each(Waker::wake);
+        self.sleepers.wake(self.now.get());
         true
-    }
-}
-
-/// Waits for a point in virtual time.
-struct Sleep {
-    deadline: Deadline,
-    clock: Rc<Clock>,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.clock.now.get() >= self.deadline.0 {
-            return Poll::Ready(());
-        }
-        self.clock.sleepers.borrow_mut().insert(self.deadline, context.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        self.clock.sleepers.borrow_mut().remove(&self.deadline);
-    }
-}
-
-/// Gives way once.
-struct Yield {
-    yielded: bool,
-}
-
-impl Future for Yield {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.yielded {
-            return Poll::Ready(());
-        }
-        self.yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 
@@ -282,7 +232,7 @@ impl Future for Yield {
 struct World {
     tasks: RefCell<BTreeMap<u64, Task>>,
     ready: Arc<Ready>,
-    clock: Rc<Clock>,
+    clock: Clock,
     started: Cell<u64>,
     turns_max: Cell<u64>,
     choices: RefCell<fastrand::Rng>,
@@ -350,15 +300,11 @@ impl Runtime for World {
     }
 
     fn sleep(&self, duration: Duration) -> Boxed {
-        let order = self.clock.ordered.get();
-        self.clock.ordered.set(order + 1);
-        // A sleep of nothing still gives way once, as it does under glommio.
-        let at_least = Duration::from_nanos(nanoseconds(duration).max(1));
-        Box::pin(Sleep { deadline: (self.clock.now.get() + at_least, order), clock: self.clock.clone() })
+        self.clock.sleepers.sleep(self.now(), duration)
     }
 
     fn yield_now(&self) -> Boxed {
-        Box::pin(Yield { yielded: false })
+        give_way()
     }
 
     fn staged(&self, stage: &'static str) {
@@ -367,7 +313,7 @@ impl Runtime for World {
 
     fn turn_ended(&self) {}
 
-    fn turn_counted(&self, _began: Instant, _ended: Instant) {}
+    fn turn_counted(&self, _ended: Instant) {}
 
     fn singleton_panicked(&self, panicked: Panicked) {
         self.panicked.borrow_mut().get_or_insert(panicked);

@@ -1,34 +1,35 @@
-//! A core: a glommio executor on its own thread, pinned where a CPU is named.
+//! A core: a glommio executor on its own thread, pinned where a CPU is named, that drives our tasks.
 //!
-//! Invariant: everything that runs on the executor went through `rt::spawn`, so no panic reaches
-//! glommio, where it would end the thread. When the main future ends the executor ends at once;
-//! tasks that still wait are leaked by glommio (their destructors do not run).
+//! Invariant: everything that runs on a core went through `rt::spawn`, so no panic reaches glommio,
+//! where it would end the thread. When the main future ends the core ends at once; tasks that are left
+//! are dropped where they stand.
 //!
-//! Deliberately absent: glommio's own blocking pool and its file I/O (see `lane` and `side`), and
-//! the choice of CPUs (see `placement`).
+//! Deliberately absent: glommio's tasks (see `scheduler` for why), its blocking pool and its file
+//! I/O (see `lane` and `side`), and the choice of CPUs (see `placement`).
 
-use std::cell::OnceCell;
-use std::future::Future;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::pin::{Pin, pin};
 use std::process;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
+use glommio::io::BufferedFile;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::clock::{Instant, WallTime};
 use crate::limits::{IO_MEMORY_BYTES, PREEMPT_NEVER, SINGLETON_PANIC_EXIT, SLEEP_MAX};
 use crate::rt::{self, Boxed, Entered, Join, Panicked, Queue, Runtime};
+use crate::scheduler::Scheduler;
 use crate::side::Side;
 use crate::turns::Turns;
-use crate::wake::{Host, Pace};
-
-/// Tells glommio that the urgent queue's completions preempt the normal queue. The time is what its
-/// preempt timer would be set to while the queue is active (see `wake`).
-const URGENT_LATENCY: Latency = Latency::Matters(PREEMPT_NEVER);
+use crate::wait::give_way;
 
 /// A core to start.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,7 +88,7 @@ where
     }
 }
 
-/// The main future of the executor itself.
+/// The one task of the executor.
 async fn run<T, F, M>(name: String, up: Sender<io::Result<()>>, main: M) -> Result<T, Panicked>
 where
     T: 'static,
@@ -95,9 +96,8 @@ where
     M: FnOnce() -> F + 'static,
 {
     name_thread(&name);
-    let urgent = glommio::executor().create_task_queue(Shares::default(), URGENT_LATENCY, "urgent");
-    let side = match begin(urgent) {
-        Ok(side) => side,
+    let (core, bell) = match begin() {
+        Ok(begun) => begun,
         Err(error) => {
             let message = format!("core {name} does not start: {error}");
             up.send(Err(error)).expect("start() waits for this message");
@@ -105,24 +105,27 @@ where
         }
     };
     up.send(Ok(())).expect("start() waits for this message");
-    let result = rt::spawn("main", async move { main().await }).await;
-    // The only task of ours that can be told to end; its descriptors would be leaked with it.
-    let (side, listener) = side;
-    side.close();
-    listener.await?;
+    let main = rt::spawn("main", async move { main().await });
+    let result = core.drive(&bell, main).await;
+    core.scheduler.clear();
+    if let Err(error) = bell.close().await {
+        log::warn!("the bell of core {name} is not closed: {error}");
+    }
     result
 }
 
-/// Makes this thread a core.
-fn begin(urgent: TaskQueueHandle) -> io::Result<(Rc<Side>, Join<()>)> {
-    let host = Host::start()?;
-    let turns = Turns::new(Instant::monotonic());
-    let core = Rc::new(Core { urgent, host: host.clone(), pace: Pace::default(), turns, side: OnceCell::new() });
-    // For good: in the pass that ends the main future glommio may still run other tasks.
+/// Makes this thread a core; gives the core and the file that reads its bell.
+fn begin() -> io::Result<(Rc<Core>, BufferedFile)> {
+    let scheduler = Scheduler::start()?;
+    let side = Side::new(scheduler.bell.clone())?;
+    let reader = scheduler.bell.reader()?;
+    // SAFETY: the descriptor is open, and ownership of it passes to the file.
+    let bell = unsafe { BufferedFile::from_raw_fd(reader.into_raw_fd()) };
+    let now = Instant::monotonic();
+    let core = Rc::new(Core { scheduler, side, now: Cell::new(now), turns: Turns::new(now) });
+    // For good: destructors may still need it while the thread ends.
     Entered::for_good(core.clone());
-    let (side, listener) = Side::start(host)?;
-    let side = core.side.get_or_init(|| side).clone();
-    Ok((side, listener))
+    Ok((core, bell))
 }
 
 /// Where the core's thread goes: pinned if that is possible.
@@ -158,25 +161,92 @@ fn name_thread(name: &str) {
     assert_eq!(result, 0, "PR_SET_NAME fails only for an invalid pointer");
 }
 
-/// The glommio runtime of one core.
+/// The runtime of one core.
 struct Core {
-    urgent: TaskQueueHandle,
-    host: Rc<Host>,
-    pace: Pace,
+    scheduler: Rc<Scheduler>,
+    side: Rc<Side>,
+    /// The end of the last turn.
+    now: Cell<Instant>,
     turns: Turns,
-    /// Empty only while the core starts.
-    side: OnceCell<Rc<Side>>,
+}
+
+/// What glommio wakes the core for when its next sleeper is due.
+type Alarm = Option<(Instant, Boxed)>;
+
+impl Core {
+    /// Runs tasks until the main one has ended, and sleeps while none is runnable.
+    async fn drive<T>(&self, bell: &BufferedFile, mut main: Join<T>) -> Result<T, Panicked> {
+        let mut alarm: Alarm = None;
+        loop {
+            let mut heard = pin!(bell.read_at(0, size_of::<u64>()));
+            let result = poll_fn(|context| {
+                self.scheduler.bell.wake_up();
+                self.now.set(Instant::monotonic());
+                loop {
+                    if let Some(result) = self.work(&mut main) {
+                        return Poll::Ready(Some(result));
+                    }
+                    if !self.scheduler.bell.fall_asleep() || self.is_due(&mut alarm, context) {
+                        self.scheduler.bell.wake_up();
+                        continue;
+                    }
+                    return match heard.as_mut().poll(context) {
+                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(read) => {
+                            read.expect("an eventfd can always be read");
+                            Poll::Ready(None)
+                        }
+                    };
+                }
+            });
+            if let Some(result) = result.await {
+                return result;
+            }
+        }
+    }
+
+    /// Runs tasks until none is runnable; the result of the main task if that ended.
+    fn work<T>(&self, main: &mut Join<T>) -> Option<Result<T, Panicked>> {
+        loop {
+            self.side.look();
+            self.scheduler.look(self.now.get());
+            if !self.scheduler.turn() {
+                return None;
+            }
+            if main.is_finished() {
+                // The context is of no use: the result is there.
+                match Pin::new(main).poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(result) => return Some(result),
+                    Poll::Pending => unreachable!("the join said that its task has ended"),
+                }
+            }
+        }
+    }
+
+    /// Sets the alarm for the next sleeper; true if it is due already.
+    fn is_due(&self, alarm: &mut Alarm, context: &mut Context<'_>) -> bool {
+        let next = self.scheduler.sleepers.next();
+        if alarm.as_ref().map(|(deadline, _)| *deadline) != next {
+            *alarm = next.map(|deadline| {
+                let left = deadline.since(Instant::monotonic()).min(SLEEP_MAX);
+                (deadline, Box::pin(glommio::timer::sleep(left)) as Boxed)
+            });
+        }
+        let due = match alarm {
+            None => false,
+            Some((_, timer)) => timer.as_mut().poll(context).is_ready(),
+        };
+        if due {
+            *alarm = None;
+            self.now.set(Instant::monotonic());
+        }
+        due
+    }
 }
 
 impl Runtime for Core {
     fn start(&self, queue: Queue, task: Boxed) {
-        let task = self.host.host(queue, task);
-        // Always into a named queue: plain `spawn_local` would inherit the queue of the caller.
-        let queue = match queue {
-            Queue::Normal => TaskQueueHandle::default(),
-            Queue::Urgent => self.urgent,
-        };
-        glommio::spawn_local_into(task, queue).expect("both queues live as long as the executor").detach();
+        self.scheduler.spawn(queue, task);
     }
 
     fn now(&self) -> Instant {
@@ -194,25 +264,21 @@ impl Runtime for Core {
     }
 
     fn sleep(&self, duration: Duration) -> Boxed {
-        Box::pin(glommio::timer::sleep(duration.min(SLEEP_MAX)))
+        self.scheduler.sleepers.sleep(self.now(), duration)
     }
 
     fn yield_now(&self) -> Boxed {
-        Box::pin(async { glommio::executor().yield_task_queue_now().await })
+        give_way()
     }
 
     fn staged(&self, _stage: &'static str) {}
 
     fn turn_ended(&self) {
-        if let Some(side) = self.side.get() {
-            side.flush();
-        }
+        self.side.flush();
     }
 
-    fn turn_counted(&self, began: Instant, ended: Instant) {
-        if self.pace.is_due(began, ended) {
-            self.host.bell.ring();
-        }
+    fn turn_counted(&self, ended: Instant) {
+        self.now.set(ended);
     }
 
     fn singleton_panicked(&self, panicked: Panicked) {
@@ -229,7 +295,7 @@ impl Runtime for Core {
     }
 
     fn side(&self) -> Option<Rc<Side>> {
-        self.side.get().cloned()
+        Some(self.side.clone())
     }
 }
 

@@ -15,14 +15,11 @@ pub const SLOW_TURNS_MAX: usize = 256;
 /// than this many slow places means that everything is slow and the log need not say so again.
 pub const SLOW_PLACES_MAX: usize = 256;
 
-/// How long a core runs tasks before it looks at its rings and timers. glommio's own 100 ms would
-/// make a busy core answer others in 60 ms; a look costs some microseconds.
-pub const PREEMPT_AFTER: Duration = Duration::from_millis(1);
+/// Turns of urgent tasks in a row while others are runnable. Urgent tasks take and hand on, so they
+/// never get there unless one of them is broken; then the others still go on.
+pub const URGENT_IN_ROW_MAX: usize = 64;
 
-/// Time between two turns in which the core has surely looked at its rings: a look alone takes less.
-pub const PAUSE: Duration = Duration::from_micros(50);
-
-/// What glommio is told instead of `PREEMPT_AFTER`: never, as far as anyone can tell (see `wake`).
+/// When glommio is to preempt a core: never, as far as anyone can tell (see `scheduler`).
 pub const PREEMPT_NEVER: Duration = Duration::from_secs(3_600);
 
 /// Longest sleep: a century. glommio computes deadlines without a check for overflow.

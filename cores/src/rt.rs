@@ -45,7 +45,7 @@ pub(crate) trait Runtime {
     /// A turn of one of our tasks is over; its operations may go to the kernel now.
     fn turn_ended(&self);
     /// Now the kernel has them, and the turn is in the books.
-    fn turn_counted(&self, began: Instant, ended: Instant);
+    fn turn_counted(&self, ended: Instant);
     fn singleton_panicked(&self, panicked: Panicked);
     fn turns(&self) -> &Turns;
     fn wake_ups(&self) -> u64;
@@ -99,11 +99,6 @@ pub fn spawn_urgent<T: 'static>(task: &'static str, body: impl Future<Output = T
 /// `SINGLETON_PANIC_EXIT`, or the run of a universe with `Ended::Panicked`.
 pub fn spawn_singleton(task: &'static str, body: impl Future<Output = ()> + 'static) {
     start(Queue::Normal, task, true, body).detach();
-}
-
-/// A task of the urgent queue that the core cannot do without.
-pub(crate) fn spawn_urgent_singleton(task: &'static str, body: impl Future<Output = ()> + 'static) -> Join<()> {
-    start(Queue::Urgent, task, true, body)
 }
 
 /// The side ring of this core.

@@ -3,8 +3,8 @@
 //! Invariant: nothing a task does unwinds into the executor, not in a poll and not in a destructor.
 //! The result of a task, or its panic, reaches whoever holds its `Join`.
 //!
-//! Deliberately absent: cancellation. glommio leaks a task that is dropped while it waits, so tasks
-//! end by themselves, on a flag of their own; dropping a `Join` only detaches.
+//! Deliberately absent: cancellation. Tasks end by themselves, on a flag of their own, so that each
+//! says where it may stop; dropping a `Join` only detaches.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -180,7 +180,7 @@ impl<F: Future> Future for Watched<F> {
         runtime.turn_ended();
         let ended = runtime.now();
         runtime.turns().record(this.task, this.stage, began, ended);
-        runtime.turn_counted(began, ended);
+        runtime.turn_counted(ended);
         match result {
             None => Poll::Pending,
             Some(result) => {

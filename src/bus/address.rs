@@ -34,7 +34,9 @@ pub enum Address {
 #[derive(Debug, Error)]
 pub enum AddressFault {
     /// A `%` is not followed by two hex digits, or a part has no `=`.
-    #[error("{0:?} is not a D-Bus address")]
+    #[error(
+        "{0:?} is not a D-Bus address: DBUS_SYSTEM_BUS_ADDRESS names one, such as unix:path=/run/dbus/system_bus_socket"
+    )]
     Malformed(String),
     /// Nothing in the list is understood.
     #[error("{0:?} names no unix socket: set {VARIABLE} to unix:path=… of a running bus")]

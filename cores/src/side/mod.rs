@@ -1,8 +1,8 @@
 //! The side ring: an io_uring of our own beside those of the executor, for every descriptor.
 //!
 //! Operations that one turn queues go to the kernel in one system call, at the end of the turn (see
-//! `task`). What the kernel answers at once is taken right after that call; for the rest it rings a
-//! plain eventfd, which a task of the urgent queue reads through glommio. An idle core sleeps.
+//! `task`). What the kernel answers at once is taken right after that call; for the rest a busy core
+//! looks at the ring after each turn, and for a sleeping one the kernel rings its bell.
 //!
 //! Invariant: buffer and descriptor of an operation belong to its slot, never to the future. A
 //! dropped future cancels its operation, and the slot is freed when the kernel says that it is done;
@@ -18,20 +18,20 @@ mod slots;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use glommio::io::BufferedFile;
 use io_uring::{IoUring, opcode, squeue};
 
 use self::message::Message;
 use self::operation::{Kind, Operation, count};
 use self::slots::{Completed, Found, Key, Left, Slots};
 use crate::limits::{SIDE_COMPLETIONS, SIDE_OPERATIONS_MAX, SIDE_SUBMISSIONS};
-use crate::rt::{self, Join, Panicked};
-use crate::wake::Host;
+use crate::rt::{self, Panicked};
+use crate::scheduler::Bell;
 
 pub use crate::buffer::Buffer;
 
@@ -42,9 +42,6 @@ pub type Fd = Rc<OwnedFd>;
 /// slot 2^32 - 1.
 const CANCEL: u64 = u64::MAX;
 
-/// The task that listens, in logs.
-const TASK: &str = "side ring";
-
 /// The side ring of one core; `rt::side()` gives it.
 pub struct Side {
     ring: RefCell<IoUring>,
@@ -53,33 +50,22 @@ pub struct Side {
     waiters: RefCell<Vec<Waker>>,
     /// Entries were queued since the last submit.
     queued: Cell<bool>,
-    closing: Cell<bool>,
-    host: Rc<Host>,
+    bell: Arc<Bell>,
 }
 
 impl Side {
-    /// Sets up the ring and the task that waits for its bell.
-    pub(crate) fn start(host: Rc<Host>) -> io::Result<(Rc<Side>, Join<()>)> {
+    /// Sets up the ring of the core with this bell.
+    pub(crate) fn new(bell: Arc<Bell>) -> io::Result<Rc<Side>> {
         let ring = IoUring::builder().setup_cqsize(SIDE_COMPLETIONS).build(SIDE_SUBMISSIONS)?;
         // Not register_eventfd_async: completions that come from task work do not ring that one.
-        ring.submitter().register_eventfd(host.bell.raw())?;
-        let heard = host.bell.reader()?;
-        let side = Rc::new(Side {
+        ring.submitter().register_eventfd(bell.raw())?;
+        Ok(Rc::new(Side {
             ring: RefCell::new(ring),
             slots: RefCell::new(Slots::new(SIDE_OPERATIONS_MAX)),
             waiters: RefCell::default(),
             queued: Cell::new(false),
-            closing: Cell::new(false),
-            host,
-        });
-        let join = rt::spawn_urgent_singleton(TASK, listen(side.clone(), heard));
-        Ok((side, join))
-    }
-
-    /// Ends the task that waits for the bell. Operations in flight stay with the kernel.
-    pub(crate) fn close(&self) {
-        self.closing.set(true);
-        self.host.bell.ring();
+            bell,
+        }))
     }
 
     /// Reads up to `buffer.len()` bytes at `offset`; 0 is the end of the file.
@@ -194,18 +180,25 @@ impl Side {
                 // No memory, or completions are waiting: later, when the bell's turn comes.
                 Some(libc::EAGAIN | libc::EBUSY) => {
                     self.queued.set(true);
-                    self.host.bell.ring();
+                    self.bell.ring();
                     return;
                 }
                 _ => {
                     let message = format!("the kernel does not take its entries: {error}");
-                    rt::current().singleton_panicked(Panicked { task: TASK, message });
+                    rt::current().singleton_panicked(Panicked { task: "side ring", message });
                 }
             }
         }
     }
 
-    /// Takes every completion there is.
+    /// Takes every completion there is, and hands over what an earlier submit could not.
+    pub(crate) fn look(&self) {
+        if !self.ring.borrow_mut().completion().is_empty() {
+            self.drain();
+        }
+        self.flush();
+    }
+
     fn drain(&self) {
         let mut wakers = Vec::new();
         let mut orphans = Vec::new();
@@ -249,21 +242,6 @@ impl Drop for Side {
         // Futures hold the side ring, so only orphans can be left here. The kernel may write into
         // their memory until it has cancelled them, some time after the ring is closed.
         self.slots.get_mut().forget();
-    }
-}
-
-/// Waits for the bell, takes what has completed and wakes whom other threads have woken.
-async fn listen(side: Rc<Side>, heard: OwnedFd) {
-    // SAFETY: the descriptor is open, and ownership of it passes to the file.
-    let bell = unsafe { BufferedFile::from_raw_fd(heard.into_raw_fd()) };
-    while !side.closing.get() {
-        bell.read_at(0, size_of::<u64>()).await.expect("an eventfd can always be read");
-        side.host.answer_bell();
-        side.drain();
-        side.flush();
-    }
-    if let Err(error) = bell.close().await {
-        log::warn!("the bell of a side ring is not closed: {error}");
     }
 }
 

@@ -180,3 +180,62 @@ impl Slots {
         slot
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::rc::Rc;
+
+    use super::super::operation::Kind;
+    use super::*;
+
+    fn operation() -> Operation {
+        let file = File::open("/dev/null").expect("every Linux has it");
+        Operation { fd: Rc::new(file.into()), kind: Kind::Readable }
+    }
+
+    fn insert(slots: &mut Slots) -> Key {
+        slots.insert(operation(), Waker::noop().clone()).unwrap_or_else(|_| panic!("there is a free slot"))
+    }
+
+    #[test]
+    fn a_full_slab_gives_the_operation_back() {
+        let mut slots = Slots::new(2);
+        let first = insert(&mut slots);
+        insert(&mut slots);
+        assert!(slots.insert(operation(), Waker::noop().clone()).is_err());
+        assert!(matches!(slots.complete(first, 0), Completed::Wake(_)));
+        assert!(slots.insert(operation(), Waker::noop().clone()).is_err(), "the result has not been fetched");
+        assert!(matches!(slots.poll(first, Waker::noop()), Found::Done(_, 0)));
+        insert(&mut slots);
+        assert_eq!(slots.used(), 2);
+    }
+
+    #[test]
+    fn an_orphan_keeps_its_slot_and_descriptor_until_it_completes() {
+        let mut slots = Slots::new(1);
+        let held = operation();
+        let fd = held.fd.clone();
+        let key = slots.insert(held, Waker::noop().clone()).unwrap_or_else(|_| panic!("there is a free slot"));
+        assert!(matches!(slots.leave(key), Left::Pending));
+        assert_eq!((slots.used(), Rc::strong_count(&fd)), (1, 2));
+        let Completed::Orphaned(operation, result) = slots.complete(key, -libc::ECANCELED) else {
+            panic!("nobody waits for it")
+        };
+        assert_eq!(result, -libc::ECANCELED);
+        drop(operation);
+        assert_eq!((slots.used(), Rc::strong_count(&fd)), (0, 1));
+    }
+
+    #[test]
+    fn the_next_operation_in_a_slot_has_another_key() {
+        let mut slots = Slots::new(1);
+        let first = insert(&mut slots);
+        assert!(matches!(slots.complete(first, 7), Completed::Wake(_)));
+        assert!(matches!(slots.leave(first), Left::Done(_, 7)));
+        let second = insert(&mut slots);
+        assert_eq!(first.index(), second.index());
+        assert_ne!(first.user_data(), second.user_data());
+        assert_eq!(Key::from_user_data(second.user_data()), second);
+    }
+}
