@@ -405,3 +405,19 @@ fn a_crash_in_the_middle_of_many_clients_keeps_what_was_replied() {
         usable(&machine, &seen, &at);
     }
 }
+
+#[test]
+fn a_damaged_signature_is_still_somebodys() {
+    let machine = machine();
+    // The magic of a signature block at its place, and nothing else of it.
+    let magic = *b"!Stra0tis\x86\xff\x02^Arh";
+    let mut block = [0; 512];
+    block[4..20].copy_from_slice(&magic);
+    machine.scribble("/dev/a", Sectors(9), &block);
+    let before = machine.bytes("/dev/a", Sectors(0), Sectors(8192));
+    let create = create_pool(&["/dev/b", "/dev/a"]);
+    let refused = live(SEED, &machine, |driver| async move { driver.call(create).await }).finished();
+    assert!(matches!(refused, Err(Failure::Refused(Refusal::DeviceDamaged { .. }))), "{refused:?}");
+    assert_eq!(machine.bytes("/dev/a", Sectors(0), Sectors(8192)), before);
+    assert!(machine.bytes("/dev/b", Sectors(0), Sectors(8192)).iter().all(|byte| *byte == 0));
+}
