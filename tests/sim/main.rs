@@ -5,6 +5,7 @@
 //! tearing what was not flushed (several seeds), or only the process dying. The next boot must show
 //! the state before the operation or the state after it, and after it if it was replied to.
 
+mod strict;
 mod world;
 
 use std::cell::{Cell, RefCell};
@@ -125,11 +126,22 @@ fn every_crash_point_of(machine: fn() -> Machine, before: Before, wish: fn(&Seen
                 machine.crash(crash)
             }
             let at = format!("{before:?}, action {point} of {actions}, crash {crash}");
+            interchangeable(&machine, before, &at);
             let seen = look(SEED + crash, &machine);
             assert!(seen == undone || seen == done, "half an operation: {at}\n{seen:#?}\n{:#?}", machine.trace());
             assert!(!replied || seen == done, "a replied operation is lost: {at}");
             nothing_left_over(&machine, &seen, &at);
             usable(&machine, &seen, &at);
+        }
+    }
+}
+
+/// Before anybody repairs anything, devices of a pool that was there can be read by others.
+fn interchangeable(machine: &Machine, before: Before, at: &str) {
+    for disk in ["/dev/a", "/dev/b"] {
+        let signed = machine.bytes(disk, Sectors(1), Sectors(1)).iter().any(|byte| *byte != 0);
+        if before != Before::Nothing && signed {
+            assert_eq!(strict::accepts(machine, disk), Ok(()), "{disk}: {at}");
         }
     }
 }
