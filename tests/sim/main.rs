@@ -5,6 +5,7 @@
 //! tearing what was not flushed (several seeds), or only the process dying. The next boot must show
 //! the state before the operation or the state after it, and after it if it was replied to.
 
+mod strict;
 mod world;
 
 use std::cell::{Cell, RefCell};
@@ -125,11 +126,22 @@ fn every_crash_point_of(machine: fn() -> Machine, before: Before, wish: fn(&Seen
                 machine.crash(crash)
             }
             let at = format!("{before:?}, action {point} of {actions}, crash {crash}");
+            interchangeable(&machine, before, &at);
             let seen = look(SEED + crash, &machine);
             assert!(seen == undone || seen == done, "half an operation: {at}\n{seen:#?}\n{:#?}", machine.trace());
             assert!(!replied || seen == done, "a replied operation is lost: {at}");
             nothing_left_over(&machine, &seen, &at);
             usable(&machine, &seen, &at);
+        }
+    }
+}
+
+/// Before anybody repairs anything, devices of a pool that was there can be read by others.
+fn interchangeable(machine: &Machine, before: Before, at: &str) {
+    for disk in ["/dev/a", "/dev/b"] {
+        let signed = machine.bytes(disk, Sectors(1), Sectors(1)).iter().any(|byte| *byte != 0);
+        if before != Before::Nothing && signed {
+            assert_eq!(strict::accepts(machine, disk), Ok(()), "{disk}: {at}");
         }
     }
 }
@@ -404,4 +416,20 @@ fn a_crash_in_the_middle_of_many_clients_keeps_what_was_replied() {
         nothing_left_over(&machine, &seen, &at);
         usable(&machine, &seen, &at);
     }
+}
+
+#[test]
+fn a_damaged_signature_is_still_somebodys() {
+    let machine = machine();
+    // The magic of a signature block at its place, and nothing else of it.
+    let magic = *b"!Stra0tis\x86\xff\x02^Arh";
+    let mut block = [0; 512];
+    block[4..20].copy_from_slice(&magic);
+    machine.scribble("/dev/a", Sectors(9), &block);
+    let before = machine.bytes("/dev/a", Sectors(0), Sectors(8192));
+    let create = create_pool(&["/dev/b", "/dev/a"]);
+    let refused = live(SEED, &machine, |driver| async move { driver.call(create).await }).finished();
+    assert!(matches!(refused, Err(Failure::Refused(Refusal::DeviceDamaged { .. }))), "{refused:?}");
+    assert_eq!(machine.bytes("/dev/a", Sectors(0), Sectors(8192)), before);
+    assert!(machine.bytes("/dev/b", Sectors(0), Sectors(8192)).iter().all(|byte| *byte == 0));
 }

@@ -164,12 +164,21 @@ async fn make<S: Sys>(shard: &Shard<S>, plan: &Plan, running: &Running) -> Resul
         if again != member.candidate {
             return Err(Refusal::DeviceChanged { path: again.path }.into());
         }
+        unsigned(shard, &member.candidate).await?;
     }
     rt::stage("initialise");
     headers::initialise(&shard.sys, &signed(plan)).await?;
     rt::stage("stack");
     build(shard, plan).await?;
     Ok(save::durable(shard, running).await?)
+}
+
+/// A signature that is damaged, or that others have not recognised, is still somebody's.
+async fn unsigned<S: Sys>(shard: &Shard<S>, candidate: &Candidate) -> Result<(), Failure> {
+    match probe::signature(&shard.sys, candidate).await? {
+        None => Ok(()),
+        Some(header) => Err(Refusal::DeviceOwned { path: candidate.path.clone(), pool: header.pool }.into()),
+    }
 }
 
 fn signed(plan: &Plan) -> Vec<(DeviceNumber, StaticHeader)> {
