@@ -16,7 +16,7 @@ TEST_LOG := target/test.log
 # To build: headers of the libraries, and libclang for the bindings made from them. To test: a
 # message bus, and the programs that make and check what pools are made of.
 PACKAGES := libblkid-dev libclang-dev libdbus-1-dev libdevmapper-dev libglib2.0-dev libudev-dev pkg-config \
-	busybox-static cpio cryptsetup-bin dbus fdisk kmod thin-provisioning-tools udev xfsprogs
+	busybox-static cpio cryptsetup-bin dbus e2fsprogs fdisk kmod thin-provisioning-tools udev xfsprogs
 
 .PHONY: build deps test demo bench install clean help
 .DEFAULT_GOAL := build
