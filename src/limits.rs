@@ -90,6 +90,10 @@ pub const BUS_SEND_BYTES: usize = 64 << 10;
 /// Messages taken from the mesh in one turn of the bus core.
 pub const MESH_RECEIVE_MAX: usize = 64;
 
+/// Seconds between two looks at the sizes in use while clients read them. Nobody looks while nobody reads:
+/// an idle daemon does nothing. Ten seconds is what clients know from stratisd 3.9.2.
+pub const LOOK_AGAIN_AFTER_S: u64 = 10;
+
 /// Files that must be allowed to be open: each device of each running pool keeps one, a core a dozen.
 /// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
 pub const FILES_OPEN_MIN: u64 = 4_096;

@@ -34,6 +34,8 @@ pub enum Message {
     Claimed(Box<Claimed>),
     /// Anybody to anybody: accept nothing new, finish, then say `Stopped`.
     Stop,
+    /// Bus to shard: somebody reads sizes in use; look again at what they are.
+    Look,
     /// Shard to bus and event core: nothing is running here any more.
     Stopped,
     /// Shard to bus: every pool found at the start is running or listed as stopped.

@@ -29,6 +29,9 @@ use crate::error::{Failure, Refusal};
 use crate::limits::{BUS_LISTING_BYTES_MAX, BUS_OUT_BYTES_MAX, LISTING_PASSED_MAX, REPLY_SMALL_BYTES_MAX};
 use crate::message::{Answer, Reply, Request, View, Wish};
 
+/// Interfaces through which properties are read.
+const READERS: [&str; 2] = ["org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"];
+
 /// The role's whole state.
 pub struct Bus {
     tree: Tree,
@@ -37,6 +40,8 @@ pub struct Bus {
     random: Box<dyn Fn() -> [u8; 16]>,
     machine_id: Option<String>,
     stopping: bool,
+    /// Properties were read since `take_read` was last asked.
+    read: bool,
     serial: u32,
     requests: VecDeque<Box<Request>>,
     events: VecDeque<Event>,
@@ -58,6 +63,7 @@ impl Bus {
             random: Box::new(random),
             machine_id,
             stopping: false,
+            read: false,
             serial: 0,
             requests: VecDeque::new(),
             events: VecDeque::new(),
@@ -147,6 +153,11 @@ impl Bus {
         self.events.pop_front()
     }
 
+    /// Whether properties were read since this was last asked.
+    pub const fn take_read(&mut self) -> bool {
+        std::mem::replace(&mut self.read, false)
+    }
+
     /// Whether the bus daemon has answered.
     pub fn has_event(&self) -> bool {
         !self.events.is_empty()
@@ -198,6 +209,7 @@ impl Bus {
         };
         let caller = Caller { sender: sender.to_string(), serial, no_reply: message.get_no_reply() };
         debug!("{} calls {:?} {:?} on {:?}", sender, message.interface(), message.member(), message.path());
+        self.read |= message.interface().is_some_and(|interface| READERS.contains(&&*interface));
         let context = Context {
             tree: &self.tree,
             descriptors,

@@ -16,15 +16,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use cores::clock::Instant;
 use cores::rt::{self, Join, Panicked};
 use cores::side::{Buffer, Fd, Side};
-use log::{error, info};
+use log::{error, info, warn};
 use nix::sys::socket::{Shutdown, shutdown};
 use ring::{Endpoint, Lane};
 use thiserror::Error;
@@ -37,7 +39,7 @@ use crate::bus::incoming::Unreadable;
 use crate::bus::read::read;
 use crate::bus::write::write;
 use crate::error::{Failure, Refusal};
-use crate::limits::{BUS_SEND_BYTES, MESH_RECEIVE_MAX, OUTBOX_MAX};
+use crate::limits::{BUS_SEND_BYTES, LOOK_AGAIN_AFTER_S, MESH_RECEIVE_MAX, OUTBOX_MAX};
 use crate::message::{Claim, Claimed, Message, Reply, Request};
 use crate::model::ids::PoolUuid;
 
@@ -92,7 +94,9 @@ pub async fn run(
     let side = rt::side();
     let socket = OwnedFd::from(connect(&side, &config.address).await?);
     let socket: Fd = Rc::new(socket);
-    let shared = Rc::new(Shared::new(Bus::new(&config.version, machine_id(), rt::random), endpoint, Box::new(home)));
+    let shards = config.first_shard..config.first_shard + config.shards;
+    let shared =
+        Rc::new(Shared::new(Bus::new(&config.version, machine_id(), rt::random), endpoint, shards, Box::new(home)));
     shared.with(Bus::greet);
     let reader = rt::spawn("bus read", read(side.clone(), socket.clone(), shared.clone()));
     let writer = rt::spawn("bus write", write(side, socket.clone(), shared.clone()));
@@ -170,6 +174,10 @@ pub(super) struct Shared {
     endpoint: Rc<Endpoint<Message>>,
     home: Box<dyn Fn(PoolUuid) -> usize>,
     leaving: Cell<bool>,
+    /// The endpoints of all shards.
+    shards: Range<usize>,
+    /// When the shards were last told to look at sizes in use.
+    looked: Cell<Option<Instant>>,
     /// The writer: there is something to send.
     writer: Bell,
     /// The reader: there is room again.
@@ -179,10 +187,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(bus: Bus, endpoint: Rc<Endpoint<Message>>, home: Box<dyn Fn(PoolUuid) -> usize>) -> Self {
+    fn new(
+        bus: Bus,
+        endpoint: Rc<Endpoint<Message>>,
+        shards: Range<usize>,
+        home: Box<dyn Fn(PoolUuid) -> usize>,
+    ) -> Self {
         let bell = Bell::default;
-        let leaving = Cell::new(false);
-        Self { bus: RefCell::new(bus), endpoint, home, leaving, writer: bell(), reader: bell(), role: bell() }
+        let (leaving, looked) = (Cell::new(false), Cell::new(None));
+        let bus = RefCell::new(bus);
+        Self { bus, endpoint, home, leaving, shards, looked, writer: bell(), reader: bell(), role: bell() }
     }
 
     /// Tells the core machine something, and hands on what it says.
@@ -207,11 +221,29 @@ impl Shared {
             let Some(request) = request else { break };
             self.send(request);
         }
+        if self.bus.borrow_mut().take_read() {
+            self.look();
+        }
         if !self.bus.borrow().is_drained() {
             self.writer.ring();
         }
         if self.bus.borrow().has_event() {
             self.role.ring();
+        }
+    }
+
+    /// Somebody reads: lets the shards look at sizes in use, unless they just did. What was read is
+    /// answered with what is known now; changes are announced, and the next read shows them.
+    fn look(&self) {
+        let now = rt::now();
+        if self.looked.get().is_some_and(|last| now.since(last).as_secs() < LOOK_AGAIN_AFTER_S) {
+            return;
+        }
+        self.looked.set(Some(now));
+        for shard in self.shards.clone() {
+            if self.endpoint.send(shard, Lane::Normal, Message::Look).is_err() {
+                warn!("a shard has too much to do to look at sizes in use (endpoint={shard})");
+            }
         }
     }
 
@@ -368,14 +400,14 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
             Message::Stopped if self.is_shard(from) => drop(self.heard.stopped.insert(from)),
             Message::Settled | Message::Stopped => error!("an endpoint that is no shard reports (from={from})"),
             Message::Stop => {}
-            Message::Request(_) | Message::Event(_) | Message::Claimed(_) => {
+            Message::Request(_) | Message::Event(_) | Message::Claimed(_) | Message::Look => {
                 error!("a message for a shard came to the bus (from={from})");
             }
         }
     }
 
     fn is_shard(&self, endpoint: usize) -> bool {
-        (self.config.first_shard..self.config.first_shard + self.config.shards).contains(&endpoint)
+        self.shared.shards.contains(&endpoint)
     }
 
     /// The next step, once every shard was heard.

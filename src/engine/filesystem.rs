@@ -261,6 +261,14 @@ impl Filesystems {
         }
     }
 
+    /// Takes in how much space a filesystem takes now; true if that is news.
+    pub fn set_used(&mut self, uuid: FsUuid, used: Option<Bytes>) -> bool {
+        let Some(filesystem) = self.table.get_mut(&uuid) else {
+            return false;
+        };
+        std::mem::replace(&mut filesystem.used, used) != used
+    }
+
     /// Replaces a record by one that is durable.
     pub fn replace(&mut self, record: FilesystemRecord) {
         if let Some(filesystem) = self.table.get_mut(&record.uuid) {

@@ -42,6 +42,8 @@ pub enum Operation {
     ChangeFilesystems,
     /// Changing what the pool's own record holds.
     ChangePool,
+    /// Looking at sizes in use: only the life cycle must stand still.
+    Look,
 }
 
 impl Operation {
@@ -61,7 +63,7 @@ impl Operation {
     const fn uses(self) -> &'static [(Resource, Use)] {
         match self {
             Self::LifeCycle => &[(Resource::LifeCycle, Use::Exclusive)],
-            Self::CreateFilesystems => &[(Resource::LifeCycle, Use::Shared)],
+            Self::CreateFilesystems | Self::Look => &[(Resource::LifeCycle, Use::Shared)],
             Self::ChangeFilesystems => &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Exclusive)],
             Self::ChangePool => &[(Resource::LifeCycle, Use::Shared), (Resource::Settings, Use::Exclusive)],
         }
@@ -158,8 +160,13 @@ mod tests {
 
     #[test]
     fn conflicts_are_symmetric() {
-        let all =
-            [Operation::LifeCycle, Operation::CreateFilesystems, Operation::ChangeFilesystems, Operation::ChangePool];
+        let all = [
+            Operation::LifeCycle,
+            Operation::CreateFilesystems,
+            Operation::ChangeFilesystems,
+            Operation::ChangePool,
+            Operation::Look,
+        ];
         for one in all {
             for other in all {
                 assert_eq!(one.conflicts(other), other.conflicts(one), "{one:?} {other:?}");

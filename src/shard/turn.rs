@@ -50,6 +50,7 @@ fn handle<S: Sys>(shard: &Rc<Shard<S>>, message: Message) {
             shard.claimed.raise();
         }
         Message::Event(event) => happen(shard, *event),
+        Message::Look => look(shard),
         Message::Stop => {
             shard.stopping.set(true);
             shard.sys.cancel_long_work();
@@ -140,6 +141,30 @@ fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>) {
         left(&shard);
     })
     .detach();
+}
+
+/// Looks at sizes in use, each pool by itself.
+fn look<S: Sys>(shard: &Rc<Shard<S>>) {
+    if shard.stopping.get() {
+        return;
+    }
+    let pools: Vec<PoolUuid> = shard.running.borrow().keys().copied().collect();
+    for pool in pools {
+        let ticket = shard.gate(pool).queue(Operation::Look);
+        let (looks, waits) = (Rc::clone(shard), Rc::clone(shard));
+        shard.busy.set(shard.busy.get() + 1);
+        let looked = rt::spawn("look", async move {
+            ticket.admitted().await;
+            ops::look::run(&looks, pool).await;
+            drop(ticket);
+        });
+        rt::spawn("looked", async move {
+            // A panic is logged by the task wrapper; nothing was changed, so nothing is degraded.
+            let _logged = looked.await;
+            left(&waits);
+        })
+        .detach();
+    }
 }
 
 fn left<S: Sys>(shard: &Shard<S>) {

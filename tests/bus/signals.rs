@@ -4,6 +4,9 @@
 //! allowed and read alike here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom, Write};
+use std::time::Duration;
 
 use crate::support::client::{Client, Objects, Signal, present};
 use crate::support::rig::Rig;
@@ -231,4 +234,34 @@ fn every_other_client_sees_the_effect_of_an_answered_call() {
         one.destroy_filesystems(&pool, std::slice::from_ref(&path)).done();
         assert!(!other.objects().contains_key(&path), "round {round}");
     }
+}
+
+#[test]
+fn sizes_in_use_follow_while_somebody_reads() {
+    let rig = Rig::files();
+    let _daemon = rig.start();
+    let client = rig.client();
+    let pool = client.create_pool("p", &[rig.disk("one", 4 * GIB)]).done().1.0;
+    let filesystem = client.make_filesystem(&pool, "fs");
+    let volume = rig.files_folder().join("stratis/p/fs");
+    let mut file = OpenOptions::new().write(true).open(volume).expect("the link leads to the volume");
+    file.seek(SeekFrom::Start(200 << 20)).expect("the volume is large enough");
+    file.write_all(&[7; 8 << 20]).and_then(|()| file.sync_all()).expect("the host has 8 MiB");
+
+    client.subscribe();
+    // The first read gives what is known, and makes the daemon look; the change is announced.
+    let known = client.get(&filesystem, &interface("filesystem", 9), "Used").expect("Used can be read");
+    let key = (filesystem.clone(), interface("filesystem", 9), "Used".to_owned());
+    let mut signals = Vec::new();
+    let announced = loop {
+        client.wait_message(Duration::from_secs(60));
+        signals.extend(client.signals());
+        if let Some(value) = sort(signals.clone()).changed.remove(&key) {
+            break value;
+        }
+    };
+    let now = client.get(&filesystem, &interface("filesystem", 9), "Used").expect("Used can be read");
+    assert_eq!(announced, now);
+    let bytes = |value: &Value| -> u64 { value.members()[1].text().parse().expect("a number of bytes") };
+    assert!(bytes(&now) >= bytes(&known) + (8 << 20), "{known:?} {now:?}");
 }

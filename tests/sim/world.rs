@@ -101,7 +101,9 @@ impl Driver {
             }
             Message::Settled => self.settled.set(self.settled.get() + 1),
             Message::Stop | Message::Stopped => {}
-            Message::Request(_) | Message::Event(_) | Message::Claimed(_) => panic!("nobody sends this to the bus"),
+            Message::Request(_) | Message::Event(_) | Message::Claimed(_) | Message::Look => {
+                panic!("nobody sends this to the bus")
+            }
         }
     }
 }

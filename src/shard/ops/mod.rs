@@ -11,6 +11,7 @@ pub mod destroy_pool;
 pub mod gather;
 pub mod headers;
 pub mod intents;
+pub mod look;
 pub mod records;
 pub mod save;
 pub mod set;
