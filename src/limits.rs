@@ -28,6 +28,10 @@ pub const FILESYSTEM_SECTORS_MIN: Sectors = Sectors(1_048_576);
 /// Thin ids are 24 bits wide in the kernel.
 pub const THIN_ID_MAX: u32 = (1 << 24) - 1;
 
+/// Thin ids that one creation tries when the kernel knows ids that no record names. Each try is a few
+/// writes; a crash of another daemon leaves one such id.
+pub const THIN_IDS_TRIED_MAX: usize = 1_000;
+
 /// Messages in one ring of the mesh. A power of two; bursts beyond it wait in the outbox.
 pub const RING_SLOTS: usize = 64;
 

@@ -7,6 +7,8 @@
 //! Deliberately absent: I/O and time. What a save must write is computed here, who writes it and
 //! whether that worked is told.
 
+use std::collections::BTreeMap;
+
 use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
 use crate::engine::gather::features;
 use crate::engine::size;
@@ -35,6 +37,11 @@ pub struct Member {
     pub bad: bool,
 }
 
+/// Which device has which number: what tables are made of.
+pub fn numbers(members: &[Member]) -> BTreeMap<DevUuid, DeviceNumber> {
+    members.iter().map(|member| (member.header.device, member.candidate.number)).collect()
+}
+
 /// A running pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -55,8 +62,8 @@ pub struct Save {
     pub json: Vec<u8>,
     /// Its time.
     pub time: WallStamp,
-    /// The devices, with the pair of regions to overwrite on each.
-    pub places: Vec<(Member, usize)>,
+    /// The devices; each says itself which pair of regions is to be overwritten.
+    pub places: Vec<Member>,
 }
 
 impl Pool {
@@ -212,8 +219,7 @@ impl Pool {
     pub fn next_save(&mut self, now: WallStamp) -> Save {
         let time = WallStamp::next(now, self.last_save);
         self.last_save = Some(time);
-        let places = self.data_members().filter(|member| !member.bad);
-        let places = places.map(|member| (member.clone(), member.older)).collect();
+        let places = self.data_members().filter(|member| !member.bad).cloned().collect();
         Save { json: record::encode(&self.record), time, places }
     }
 

@@ -19,16 +19,18 @@ use std::rc::Rc;
 
 use ring::{Endpoint, Lane};
 
+use crate::engine::filesystem::Filesystem;
 use crate::engine::gather::Gathered;
 use crate::engine::pool::Pool;
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::message::{Claim, Claimed, Message, Taken, View};
-use crate::model::ids::PoolUuid;
+use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::pool::Availability;
 use crate::shard::conflict::Gate;
 use crate::shard::ops::save::Saver;
 use crate::shard::wait::Signal;
 use crate::sys::Sys;
+use crate::units::Bytes;
 
 /// Where the other roles are in the mesh.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +123,17 @@ impl<S: Sys> Shard<S> {
         if !views.is_empty() {
             self.send(self.places.bus, Message::Views(views));
         }
+    }
+
+    /// A filesystem of a pool as clients see it.
+    fn filesystem_view(&self, pool: &Pool, found: &Filesystem) -> View {
+        View::Filesystem(pool.filesystem_view(found, self.sys.devnode(pool.name(), &found.record.name)))
+    }
+
+    /// Space that a filesystem takes. Without the figure the filesystem is as good; clients see that it is
+    /// not known.
+    async fn used(&self, pool: PoolUuid, filesystem: FsUuid) -> Option<Bytes> {
+        self.sys.thin_used(pool, filesystem).await.ok()
     }
 
     /// Lowers a pool's availability and shows it.

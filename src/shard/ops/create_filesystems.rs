@@ -12,7 +12,7 @@ use cores::rt;
 use crate::engine::filesystem::{Creation, Planned};
 use crate::engine::pool;
 use crate::error::{Failure, Fault, Refusal, Why};
-use crate::limits::DEVICES_IN_REQUEST_MAX;
+use crate::limits::THIN_IDS_TRIED_MAX;
 use crate::message::{Answer, View};
 use crate::model::dm::{Dm, Table, ThinMessage};
 use crate::model::filesystem::{FilesystemRecord, FilesystemSpec};
@@ -20,9 +20,6 @@ use crate::model::ids::{FsUuid, PoolUuid};
 use crate::shard::ops::{Outcome, intents, records};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
-
-/// How often another thin id is tried when the kernel knows an id that we do not.
-const IDS_TRIED_MAX: usize = DEVICES_IN_REQUEST_MAX;
 
 /// Creates what is asked for: one filesystem at a time, or none.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, specs: Vec<FilesystemSpec>) -> Outcome {
@@ -58,13 +55,12 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, mut creation: C
     let name = creation.record.name.clone();
     let of_pool = running.pool.borrow().name().clone();
     shard.sys.announce((pool, &of_pool), (uuid, &name, creation.record.thin_id)).await;
-    let used = shard.sys.thin_used(pool, uuid).await.ok();
+    let used = shard.used(pool, uuid).await;
     let views = {
         let mut pool = running.pool.borrow_mut();
         pool.filesystems.commit(creation, used);
         let filesystem = pool.filesystems.find(uuid).expect("it was just committed");
-        let devnode = shard.sys.devnode(&of_pool, &name);
-        vec![View::Filesystem(pool.filesystem_view(filesystem, devnode)), View::Pool(pool.view())]
+        vec![shard.filesystem_view(&pool, filesystem), View::Pool(pool.view())]
     };
     shard.show(views);
     log::info!("filesystem created (pool={pool} filesystem={uuid} name={:?})", name.as_str());
@@ -91,7 +87,7 @@ async fn make_volume<S: Sys>(
     record: &mut FilesystemRecord,
 ) -> Result<(), Failure> {
     let pool = running.uuid;
-    for _ in 0..IDS_TRIED_MAX {
+    for _ in 0..THIN_IDS_TRIED_MAX {
         rt::stage("intent");
         intents::note(&shard.sys, pool, &[(record.thin_id, record.uuid)]).await?;
         rt::stage("create volume");

@@ -10,7 +10,7 @@ use cores::rt;
 
 use crate::engine::filesystem::Filesystems;
 use crate::engine::layout::{self, Layout, LayoutFault};
-use crate::engine::pool::{Member, Pool};
+use crate::engine::pool::{Member, Pool, numbers};
 use crate::engine::stack::LowWater;
 use crate::engine::{devices, size, stack as tables};
 use crate::error::{Failure, Fault, Refusal};
@@ -138,7 +138,7 @@ fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, R
     for (device, member) in record.backstore.data_tier.blockdev.devs.iter_mut().zip(&members) {
         device.hardware_info.clone_from(&member.candidate.hardware);
     }
-    let numbers = members.iter().map(|member| (member.header.device, member.candidate.number)).collect();
+    let numbers = numbers(&members);
     let tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Creation)
         .expect("a layout that was just made has its tables");
     Ok(Plan { pool: asked.pool, name: asked.name.clone(), record, members, tables })

@@ -127,8 +127,7 @@ fn show<S: Sys>(shard: &Shard<S>, running: &Running, gone: &[FsUuid], changed: V
     let pool = running.pool.borrow();
     let mut views: Vec<View> = gone.iter().map(|uuid| View::FilesystemGone(running.uuid, *uuid)).collect();
     for filesystem in pool.filesystems.iter().filter(|filesystem| changed.contains(&filesystem.record.uuid)) {
-        let devnode = shard.sys.devnode(pool.name(), &filesystem.record.name);
-        views.push(View::Filesystem(pool.filesystem_view(filesystem, devnode)));
+        views.push(shard.filesystem_view(&pool, filesystem));
     }
     views.push(View::Pool(pool.view()));
     shard.show(views);

@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use cores::rt;
 
-use crate::engine::filesystem::Filesystem;
 use crate::message::View;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::shard::{Running, Shard};
@@ -23,8 +22,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     let all: Vec<FsUuid> = running.pool.borrow().filesystems.iter().map(|found| found.record.uuid).collect();
     let mut changed = Vec::new();
     for uuid in all {
-        // Without the figure the filesystem is as good; clients see that it is not known.
-        let used = shard.sys.thin_used(pool, uuid).await.ok();
+        let used = shard.used(pool, uuid).await;
         if running.pool.borrow_mut().filesystems.set_used(uuid, used) {
             changed.push(uuid);
         }
@@ -37,10 +35,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
 fn show<S: Sys>(shard: &Shard<S>, running: &Running, changed: &[FsUuid]) {
     let engine = running.pool.borrow();
     let still = changed.iter().filter_map(|uuid| engine.filesystems.find(*uuid).ok());
-    let view = |found: &Filesystem| {
-        View::Filesystem(engine.filesystem_view(found, shard.sys.devnode(engine.name(), &found.record.name)))
-    };
-    let mut views: Vec<View> = still.map(view).collect();
+    let mut views: Vec<View> = still.map(|found| shard.filesystem_view(&engine, found)).collect();
     if !views.is_empty() {
         views.push(View::Pool(engine.view()));
         shard.show(views);

@@ -152,11 +152,8 @@ pub struct Reach {
 pub async fn write<S: Sys>(sys: &S, save: &Save) -> Result<Vec<Reach>, Fault> {
     let encoded =
         mda::encode(&save.json, save.time).map_err(|_| wrong("save", "a pool's record", "it does not fit a region"))?;
-    let mut reaches: Vec<Reach> = save
-        .places
-        .iter()
-        .map(|(member, _)| Reach { device: member.header.device, durable: false, fault: None })
-        .collect();
+    let mut reaches: Vec<Reach> =
+        save.places.iter().map(|member| Reach { device: member.header.device, durable: false, fault: None }).collect();
     for copy in [0, PRIMARIES] {
         for piece in [Piece::Rest, Piece::First] {
             step(sys, save, &encoded, (copy, piece), &mut reaches).await;
@@ -178,11 +175,11 @@ enum Piece {
 async fn step<S: Sys>(sys: &S, save: &Save, encoded: &[u8], (copy, piece): (usize, Piece), reaches: &mut [Reach]) {
     let mut batch = Vec::new();
     let mut whose = Vec::new();
-    for (place, (member, pair)) in save.places.iter().enumerate() {
+    for (place, member) in save.places.iter().enumerate() {
         if reaches[place].fault.is_some() {
             continue;
         }
-        let start = Geometry::of(&member.header).start(pair + copy);
+        let start = Geometry::of(&member.header).start(member.older + copy);
         let physical = member.candidate.blocks.physical;
         let pieces = mda::pieces(encoded, start, physical);
         let part = match piece {

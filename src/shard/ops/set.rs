@@ -45,9 +45,9 @@ async fn record<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, changed: Option
         let uuid = record.uuid;
         pool.filesystems.replace(record);
         let found = pool.filesystems.find(uuid)?;
-        pool.filesystem_view(found, shard.sys.devnode(pool.name(), &found.record.name))
+        shard.filesystem_view(&pool, found)
     };
-    shard.show(vec![View::Filesystem(view)]);
+    shard.show(vec![view]);
     Ok(Answer::Set)
 }
 

@@ -9,7 +9,7 @@ use cores::rt;
 
 use crate::engine::filesystem::{Filesystem, Filesystems};
 use crate::engine::gather::{Read, Ready, Verdict, judge};
-use crate::engine::pool::Pool;
+use crate::engine::pool::{self as pools, Pool};
 use crate::engine::stack::{self as tables, LowWater};
 use crate::error::{Failure, Fault, Refusal};
 use crate::message::{Answer, Claim, Taken, View};
@@ -122,7 +122,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
         );
     }
     rt::stage("stack");
-    let numbers = members.iter().map(|member| (member.header.device, member.candidate.number)).collect();
+    let numbers = pools::numbers(&members);
     let tables = tables::tables(&record, members[0].header.version, pool, &numbers, LowWater::Setup)
         .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
     stack::up(&shard.sys, &tables).await?;
@@ -190,8 +190,7 @@ async fn volume_up<S: Sys>(
 ) -> Result<Option<Bytes>, Fault> {
     shard.sys.activate(Dm::Thin(pool, record.uuid), &tables::thin(record)).await?;
     shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
-    // Without the figure the filesystem is as good; clients see that it is not known.
-    Ok(shard.sys.thin_used(pool, record.uuid).await.ok())
+    Ok(shard.used(pool, record.uuid).await)
 }
 
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
@@ -200,20 +199,13 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
     let (views, devices, filesystems) = {
         let engine = running.pool.borrow();
         let devices = engine.device_views();
-        let filesystems: Vec<_> = engine
-            .filesystems
-            .iter()
-            .map(|found| engine.filesystem_view(found, shard.sys.devnode(engine.name(), &found.record.name)))
-            .collect();
-        let ids: (Vec<_>, Vec<_>) = (
-            devices.iter().map(|device| device.uuid).collect(),
-            filesystems.iter().map(|filesystem| filesystem.record.uuid).collect(),
-        );
+        let uuids: Vec<_> = devices.iter().map(|device| device.uuid).collect();
+        let filesystems: Vec<_> = engine.filesystems.iter().map(|found| found.record.uuid).collect();
         let mut views = vec![View::Pool(engine.view())];
-        views.extend(filesystems.into_iter().map(View::Filesystem));
+        views.extend(engine.filesystems.iter().map(|found| shard.filesystem_view(&engine, found)));
         views.extend(devices.into_iter().map(View::Device));
         views.push(View::StoppedGone(pool));
-        (views, ids.0, ids.1)
+        (views, uuids, filesystems)
     };
     log::info!("pool started (pool={pool} devices={} filesystems={})", devices.len(), filesystems.len());
     shard.gathered.borrow_mut().remove(&pool);

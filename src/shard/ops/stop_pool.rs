@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use cores::rt;
 
+use crate::engine::pool::numbers;
 use crate::engine::stack::{self as tables, LowWater};
 use crate::error::{Failure, Fault, Refusal};
 use crate::message::{Answer, Claim, View};
@@ -82,7 +83,7 @@ async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Faul
     let (tables, volumes) = {
         let pool = running.pool.borrow();
         let members = pool.members();
-        let numbers = members.iter().map(|member| (member.header.device, member.candidate.number)).collect();
+        let numbers = numbers(members);
         let version = members[0].header.version;
         let tables = tables::tables(pool.record(), version, running.uuid, &numbers, LowWater::Setup)
             .expect("a running pool has its tables");
