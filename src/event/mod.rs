@@ -17,7 +17,7 @@ use crate::message::{Event, Message};
 use crate::model::device::{Candidate, Occupant};
 use crate::model::ids::PoolUuid;
 use crate::probe;
-use crate::sys::Sys;
+use crate::sys::{Opening, Sys};
 
 /// Where the other roles are in the mesh.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ async fn whose<S: Sys>(sys: &S, candidate: &Candidate) -> Result<Option<PoolUuid
         Occupant::Stratis => {}
         Occupant::Nobody | Occupant::Other(_) => return Ok(None),
     }
-    sys.open(candidate, false).await?;
+    sys.open(candidate, Opening::Look).await?;
     let signature = probe::signature(sys, candidate).await;
     sys.close(candidate.number, false).await;
     Ok(signature?.map(|header| header.pool))

@@ -151,6 +151,36 @@ impl Table {
     }
 }
 
+/// What a thin pool still does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ThinPoolMode {
+    /// Everything.
+    ReadWrite,
+    /// Its data device is full: writes to new places wait or fail.
+    OutOfDataSpace,
+    /// Reads; its metadata is full or was damaged.
+    ReadOnly,
+    /// Nothing.
+    Failed,
+}
+
+/// The state of a thin pool, from its status line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ThinPoolState {
+    /// Metadata blocks of 4 KiB in use.
+    pub meta_used: u64,
+    /// Metadata blocks of 4 KiB there are.
+    pub meta_total: u64,
+    /// Data blocks in use.
+    pub data_used: u64,
+    /// Data blocks there are.
+    pub data_total: u64,
+    /// What it still does.
+    pub mode: ThinPoolMode,
+    /// The kernel wants the metadata to be checked before the pool is used again.
+    pub needs_check: bool,
+}
+
 /// What a thin pool can be told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ThinMessage {

@@ -15,7 +15,7 @@ use crate::model::ids::PoolUuid;
 use crate::probe;
 use crate::shard::Shard;
 use crate::shard::ops::{headers, start_pool};
-use crate::sys::Sys;
+use crate::sys::{Opening, Sys};
 
 /// Opens the gathered devices of a pool and reads their metadata. Devices that cannot be read are
 /// logged and left out.
@@ -36,7 +36,7 @@ pub async fn read<S: Sys>(shard: &Shard<S>, pool: PoolUuid) -> Result<Vec<Read>,
 async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) -> Result<Option<Read>, Failure> {
     // Size and blocks may have changed since the device was found.
     let candidate = shard.sys.examine(&known.path).await?;
-    shard.sys.open(&candidate, true).await?;
+    shard.sys.open(&candidate, Opening::Look).await?;
     match probe::signature(&shard.sys, &candidate).await {
         Ok(Some(header)) if header.pool == pool => {
             let regions = probe::regions(&shard.sys, candidate.number, &header).await;

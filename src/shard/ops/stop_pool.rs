@@ -36,6 +36,8 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
         // The record says stopped, and so it is: what is left of the stack is adopted by the next start.
         log::error!("a stopped pool keeps a part of its stack (pool={pool}): {fault}");
     }
+    rt::stage("settle");
+    shard.sys.settle(pool).await;
     Ok(commit(shard, &running).await)
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: the host's calls themselves; they stand in the modules that are named here.
 
+use std::future::pending;
 use std::path::{Path, PathBuf};
 
 use cores::side::Fd;
@@ -12,11 +13,11 @@ use cores::side::Fd;
 use super::{FilesSys, Open, devices, examine, fault, formats, links, mdv, sectors, thin};
 use crate::error::{Failure, Fault, Why};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Role, Table, ThinMessage};
+use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::stack::Blocked;
-use crate::sys::{Folder, Kind, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 impl FilesSys {
@@ -84,14 +85,9 @@ impl FilesSys {
         }
     }
 
-    /// Whether the pool's thin pool is active; its volumes are only reached through it.
-    fn thin_pool(&self, pool: PoolUuid) -> Result<(), Why> {
-        let active = self.inner.stack.borrow().table(Dm::Private(pool, Role::ThinPool)).is_some();
-        if active { Ok(()) } else { Err(Why::Errno(libc::ENXIO)) }
-    }
-
     async fn change_thin(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Why> {
-        self.thin_pool(pool)?;
+        // A volume is only reached through its thin pool.
+        self.inner.stack.borrow().thin_pool(pool)?;
         let root = &self.inner.root;
         let folder = root.thin(pool);
         match message {
@@ -223,7 +219,11 @@ impl Sys for FilesSys {
         self.blocking(move || devices::discover(&devices)).await.map_err(fault("discover devices in", subject))
     }
 
-    async fn open(&self, candidate: &Candidate, remember: bool) -> Result<(), Failure> {
+    async fn device_events(&self) -> Vec<DeviceEvent> {
+        pending().await
+    }
+
+    async fn open(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure> {
         if !self.inner.open.borrow().contains_key(&candidate.number) {
             let own = candidate.clone();
             let opened = self.lane(move || devices::open(&own)).await.map_err(fault("open", &candidate.path))?;
@@ -232,7 +232,7 @@ impl Sys for FilesSys {
             let open = Open { path, fd: Fd::new(file.into()), size, _lock: lock };
             self.inner.open.borrow_mut().insert(candidate.number, open);
         }
-        if remember {
+        if opening != Opening::Look {
             let own = candidate.clone();
             let devices = self.inner.root.devices();
             let making = self.inner.root.link_in_making(&format!("device-{}-{}", own.number.0, own.number.1));
@@ -271,13 +271,22 @@ impl Sys for FilesSys {
         self.flush_targets(&targets).await
     }
 
-    async fn activate(&self, device: Dm, table: &Table) -> Result<(), Fault> {
-        self.activate_checked(device, table).await.map_err(fault("activate", device))
+    async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
+        for (device, table) in tables {
+            self.activate_checked(*device, table).await.map_err(fault("activate", device))?;
+        }
+        Ok(())
     }
 
-    async fn deactivate(&self, device: Dm) -> Result<(), Fault> {
-        self.deactivate_checked(device).await.map_err(fault("deactivate", device))
+    async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {
+        let mut outcome = Ok(());
+        for device in devices {
+            outcome = outcome.and(self.deactivate_checked(*device).await.map_err(fault("deactivate", device)));
+        }
+        outcome
     }
+
+    async fn settle(&self, _pool: PoolUuid) {}
 
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         Ok(self.inner.stack.borrow().of(pool))
@@ -296,13 +305,13 @@ impl Sys for FilesSys {
         self.flush_targets(&[target]).await.remove(0)
     }
 
-    async fn thin_ids(&self, pool: PoolUuid) -> Result<Vec<ThinId>, Fault> {
-        let fault = fault("list thin volumes of pool", pool);
-        let folder = self.inner.root.thin(pool);
-        match self.thin_pool(pool) {
-            Ok(()) => self.blocking(move || thin::ids(&folder)).await.map_err(fault),
-            Err(why) => Err(fault(why)),
-        }
+    async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
+        let state = self.inner.stack.borrow().thin_pool(pool);
+        state.map_err(fault("read the state of the thin pool of", pool))
+    }
+
+    async fn dm_events(&self) -> Vec<Dm> {
+        pending().await
     }
 
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {

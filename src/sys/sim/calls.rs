@@ -17,11 +17,11 @@ use super::gate::Pass;
 use super::state::State;
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Role, Table, ThinMessage};
+use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::linear::Piece;
-use crate::sys::{Folder, Kind, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// What a fresh XFS of up to 10 GiB takes of its pool when mkfs.xfs 6.1 made it: 65,864 KiB.
@@ -212,7 +212,11 @@ impl Sys for SimSys {
         .await
     }
 
-    async fn open(&self, candidate: &Candidate, _remember: bool) -> Result<(), Failure> {
+    async fn device_events(&self) -> Vec<DeviceEvent> {
+        pending().await
+    }
+
+    async fn open(&self, candidate: &Candidate, _opening: Opening) -> Result<(), Failure> {
         self.pause().await;
         let mut state = self.alive().await;
         let same = state.disks.get(&candidate.number).is_some_and(|disk| disk.size == candidate.size);
@@ -282,13 +286,22 @@ impl Sys for SimSys {
         targets.iter().zip(started).map(end).collect()
     }
 
-    async fn activate(&self, device: Dm, table: &Table) -> Result<(), Fault> {
-        self.act("activate", device, |state| state.activate(device, table)).await
+    async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
+        for (device, table) in tables {
+            self.act("activate", device, |state| state.activate(*device, table)).await?;
+        }
+        Ok(())
     }
 
-    async fn deactivate(&self, device: Dm) -> Result<(), Fault> {
-        self.act("deactivate", device, |state| state.deactivate(device)).await
+    async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {
+        let mut outcome = Ok(());
+        for device in devices {
+            outcome = outcome.and(self.act("deactivate", device, |state| state.deactivate(*device)).await);
+        }
+        outcome
     }
+
+    async fn settle(&self, _pool: PoolUuid) {}
 
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         self.ask("list dm devices of pool", pool, |state| Ok(state.stack.of(pool))).await
@@ -310,11 +323,12 @@ impl Sys for SimSys {
         .await
     }
 
-    async fn thin_ids(&self, pool: PoolUuid) -> Result<Vec<ThinId>, Fault> {
-        self.ask("list thin volumes of pool", pool, |state| {
-            Ok(state.thin_store(pool)?.volumes().keys().copied().collect())
-        })
-        .await
+    async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
+        self.ask("read the state of the thin pool of", pool, |state| state.stack.thin_pool(pool)).await
+    }
+
+    async fn dm_events(&self) -> Vec<Dm> {
+        pending().await
     }
 
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {

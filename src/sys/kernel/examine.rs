@@ -1,0 +1,1 @@
+//! Who lives on a block device: SKELETON, owned by helper devices.
