@@ -30,6 +30,7 @@ use cores::side::Side;
 use self::devices::Open;
 use self::dm::Mapper;
 use self::lanes::Lanes;
+use self::monitor::Ears;
 use crate::error::{Fault, Why};
 use crate::model::device::DeviceNumber;
 
@@ -38,6 +39,7 @@ struct Inner {
     lanes: Rc<Lanes>,
     mapper: Mapper,
     open: RefCell<BTreeMap<DeviceNumber, Open>>,
+    ears: Ears,
 }
 
 /// The machine as one core sees it. Clones are the same.
@@ -63,7 +65,7 @@ impl KernelSys {
     pub fn new(cpu: Option<usize>) -> io::Result<Self> {
         let lanes = Rc::new(Lanes::new(cpu)?);
         let mapper = Mapper::new(Rc::clone(&lanes))?;
-        let inner = Inner { side: rt::side(), lanes, mapper, open: RefCell::default() };
+        let inner = Inner { side: rt::side(), lanes, mapper, open: RefCell::default(), ears: Ears::default() };
         Ok(Self { inner: Rc::new(inner) })
     }
 }
