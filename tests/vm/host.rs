@@ -180,7 +180,7 @@ fn ready() -> Result<(), &'static str> {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(said.lines().last().unwrap_or("build.sh failed").to_owned())
     };
-    READY.get_or_init(build).as_ref().map(|()| ()).map_err(String::as_str)
+    READY.get_or_init(build).as_ref().copied().map_err(String::as_str)
 }
 
 /// What `make install` would lay out and the guest's services need: files of ours, and where they belong.
