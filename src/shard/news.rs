@@ -15,7 +15,7 @@ use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
 use crate::shard::conflict::Operation;
-use crate::shard::turn::left;
+use crate::shard::turn::{left, milliseconds};
 use crate::shard::{Shard, ops, wait};
 use crate::sys::Sys;
 
@@ -97,9 +97,12 @@ fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>, first: bool) {
         let setups = tickets.into_iter().map(|(pool, ticket)| {
             let shard = Rc::clone(&shard);
             rt::spawn("settle pool", async move {
-                ticket.admitted().await;
+                let began = rt::now();
+                rt::account();
+                rt::timed("queue", ticket.admitted()).await;
                 ops::gather::settle(&shard, pool).await;
                 drop(ticket);
+                log::info!("pool settled (pool={pool} ms={}{})", milliseconds(began), rt::spent());
             })
         });
         // A panic in one setup is logged by the task wrapper; that pool stays out, the others come up.

@@ -11,10 +11,13 @@
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
 pub mod files;
+mod formats;
+mod jobs;
 pub mod kernel;
 mod linear;
 pub mod sim;
 mod stack;
+mod volume;
 
 use crate::error::{Failure, Fault};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
