@@ -102,6 +102,10 @@ pub const LOOK_AGAIN_AFTER_S: u64 = 10;
 /// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
 pub const FILES_OPEN_MIN: u64 = 4_096;
 
+/// Largest physical block that a device is believed to have. Disks have 512 or 4,096 bytes; arrays that
+/// state a stripe here would have every save read and write all of it.
+pub const PHYSICAL_BLOCK_BYTES_MAX: u32 = 64 << 10;
+
 /// Mounts that are taken away from the folder of metadata volumes at start: a daemon leaves one, and
 /// only in the namespace that the next one starts in. More than a few are somebody else's doing.
 pub const STALE_MOUNTS_MAX: usize = 8;

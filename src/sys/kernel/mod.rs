@@ -7,16 +7,19 @@
 //! Deliberately absent: decisions. Which tables, which devices, what to keep is for the engine.
 
 mod announce;
+mod block;
 mod busy;
 mod calls;
 mod devices;
 mod dm;
 mod examine;
+mod extents;
 mod lanes;
 mod mdv;
 mod monitor;
 pub mod namespace;
 mod sectors;
+mod writes;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,6 +32,7 @@ use cores::side::Side;
 
 use self::devices::Open;
 use self::dm::Mapper;
+use self::extents::Busy;
 use self::lanes::Lanes;
 use crate::error::{Fault, Why};
 use crate::model::device::DeviceNumber;
@@ -43,6 +47,8 @@ struct Inner {
     mapper: Mapper,
     open: RefCell<BTreeMap<DeviceNumber, Open>>,
     formats: Formats,
+    /// What is being written, so that no two writes change one block at a time.
+    writing: Busy,
 }
 
 /// The machine as one core sees it. Clones are the same.
@@ -68,7 +74,14 @@ impl KernelSys {
     pub fn new(cpu: Option<usize>) -> io::Result<Self> {
         let lanes = Rc::new(Lanes::new(cpu)?);
         let mapper = Mapper::new(Rc::clone(&lanes))?;
-        let inner = Inner { side: rt::side(), lanes, mapper, open: RefCell::default(), formats: Formats::default() };
+        let inner = Inner {
+            side: rt::side(),
+            lanes,
+            mapper,
+            open: RefCell::default(),
+            formats: Formats::default(),
+            writing: Busy::default(),
+        };
         Ok(Self { inner: Rc::new(inner) })
     }
 }
