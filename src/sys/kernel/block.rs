@@ -59,6 +59,7 @@ pub(super) fn numbered(number: u64) -> DeviceNumber {
     DeviceNumber(major(number), minor(number))
 }
 
+// SAFETY: this is a type only. `number` is the one place that calls such a function, and says why it may.
 type Ask = unsafe fn(RawFd, *mut libc::c_int) -> nix::Result<libc::c_int>;
 
 /// Asks for one number of a device.

@@ -9,6 +9,7 @@
 //! Deliberately absent: a cache of blocks. Metadata is written seldom.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use cores::rt::{self, Join, Panicked};
@@ -25,6 +26,9 @@ use crate::sys::{Target, Write, WriteData};
 
 /// A part of a batch: which of the writes it belongs to, and the bytes of the device that it changes.
 type Part = (usize, Range<u64>);
+
+/// A read that was started: of what, and its result.
+type Reading = (Range<u64>, Join<Result<Buffer, Why>>);
 
 /// All that a batch changes on one device.
 struct Changes {
@@ -77,18 +81,16 @@ impl KernelSys {
     async fn changes(&self, batch: &[Write], results: &mut [Result<(), Why>]) -> Vec<Changes> {
         let mut found: BTreeMap<Target, Changes> = BTreeMap::new();
         for (index, write) in batch.iter().enumerate() {
-            if !found.contains_key(&write.target) {
-                match self.place(write.target, true).await {
-                    Ok(place) => {
-                        found.insert(write.target, Changes { place, parts: Vec::new(), zeroes: Vec::new() });
-                    }
+            let changes = match found.entry(write.target) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => match self.place(write.target, true).await {
+                    Ok(place) => new.insert(Changes { place, parts: Vec::new(), zeroes: Vec::new() }),
                     Err(why) => {
                         results[index] = Err(why);
                         continue;
                     }
-                }
-            }
-            let changes = found.get_mut(&write.target).expect("it was just made");
+                },
+            };
             note(&mut results[index], changes.add(index, write));
         }
         found.into_values().collect()
@@ -139,7 +141,7 @@ impl KernelSys {
     }
 
     /// Starts reading what a block keeps.
-    fn start_reads(&self, block: &Block) -> Vec<(Range<u64>, Join<Result<Buffer, Why>>)> {
+    fn start_reads(&self, block: &Block) -> Vec<Reading> {
         let start = |range: &Range<u64>| {
             let (sys, place, own) = (self.clone(), block.place.clone(), range.clone());
             (range.clone(), rt::spawn("read", async move { sys.read_bytes(&place, &own).await }))
