@@ -121,3 +121,21 @@ pub const UDEV_HUNG_WAIT_MS: u64 = 1_000;
 
 /// How long a wait for udev holds a thread before others get their turn.
 pub const UDEV_WAIT_SLICE_MS: u64 = 50;
+
+/// Mounts that are taken away from the folder of metadata volumes at start: a daemon leaves one, and
+/// only in the namespace that the next one starts in. More than a few are somebody else's doing.
+pub const STALE_MOUNTS_MAX: usize = 8;
+
+/// How often unmounting a metadata volume is tried. Whoever walks through all mounts holds one for
+/// moments; what holds it longer would not let go in a second either.
+pub const UNMOUNT_TRIES_MAX: usize = 3;
+
+/// Milliseconds between two tries to unmount.
+pub const UNMOUNT_AGAIN_AFTER_MS: u64 = 100;
+
+/// How often a volume that is open and not mounted is looked at before it counts as in use. udev's
+/// probe takes a fraction of a second on a loaded machine.
+pub const OPEN_LOOKS_MAX: u32 = 6;
+
+/// Milliseconds between two of these looks.
+pub const OPEN_AGAIN_AFTER_MS: u64 = 100;

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: messages between cores (crate `ring`), and any knowledge of pools.
 
+mod account;
 pub mod buffer;
 pub mod clock;
 pub mod deterministic;

@@ -9,7 +9,8 @@
 
 use std::rc::Rc;
 
-use cores::rt;
+use cores::clock::Instant;
+use cores::rt::{self, Spent};
 
 use crate::error::Refusal;
 use crate::message::{Event, Message, Reply, Request};
@@ -73,31 +74,39 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
     let ticket = shard.gate(pool).queue(Operation::of(&wish));
     let (runs, answers) = (Rc::clone(shard), Rc::clone(shard));
     shard.busy.set(shard.busy.get() + 1);
+    let accepted = rt::now();
     let operation = rt::spawn(ops::task(&wish), async move {
-        ticket.admitted().await;
+        rt::account();
+        rt::timed("queue", ticket.admitted()).await;
         let outcome = ops::carry(&runs, wish).await;
         // The ticket goes with the task, also when it panics.
         drop(ticket);
-        outcome
+        (outcome, rt::spent())
     });
     rt::spawn("reply", async move {
-        let outcome = match operation.await {
-            Ok(outcome) => outcome,
+        let (outcome, spent) = match operation.await {
+            Ok(ended) => ended,
             Err(panicked) => {
                 if let Some(running) = answers.running(pool) {
                     answers.degrade(&running, Availability::NoPoolChanges);
                 }
-                Err(bug("finish the request on", pool, panicked.message))
+                (Err(bug("finish the request on", pool, panicked.message)), Spent::default())
             }
         };
+        let figures = format!("call={} ms={}{spent}", call.0, milliseconds(accepted));
         match &outcome {
-            Ok(_) => log::info!("request done (call={})", call.0),
-            Err(failure) => log::info!("request not done (call={}): {failure}", call.0),
+            Ok(_) => log::info!("request done ({figures})"),
+            Err(failure) => log::info!("request not done ({figures}): {failure}"),
         }
         answers.send(answers.places.bus, Message::Reply(Box::new(Reply { call, outcome })));
         left(&answers);
     })
     .detach();
+}
+
+/// Time that has passed, for the log.
+fn milliseconds(since: Instant) -> String {
+    format!("{:.1}", rt::now().since(since).as_secs_f64() * 1000.0)
 }
 
 /// Takes in what the event core reports.
@@ -126,9 +135,12 @@ fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>) {
         let setups = tickets.into_iter().map(|(pool, ticket)| {
             let shard = Rc::clone(&shard);
             rt::spawn("settle pool", async move {
-                ticket.admitted().await;
+                let began = rt::now();
+                rt::account();
+                rt::timed("queue", ticket.admitted()).await;
                 ops::gather::settle(&shard, pool).await;
                 drop(ticket);
+                log::info!("pool settled (pool={pool} ms={}{})", milliseconds(began), rt::spent());
             })
         });
         // A panic in one setup is logged by the task wrapper; that pool stays out, the others come up.

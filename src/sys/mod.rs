@@ -11,10 +11,13 @@
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
 pub mod files;
+mod formats;
+mod jobs;
 pub mod kernel;
 mod linear;
 pub mod sim;
 mod stack;
+mod volume;
 
 use crate::error::{Failure, Fault};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
@@ -87,10 +90,20 @@ pub enum Opening {
 /// Something happened to block devices of the machine. What exactly is for whoever looks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum DeviceEvent {
-    /// A device is there, is new or has changed.
-    Changed(DevicePath),
-    /// A device is gone.
-    Removed(DevicePath),
+    /// A device is there that may carry a Stratis signature: it is new or has changed.
+    Changed {
+        /// Where it is.
+        path: DevicePath,
+        /// What identifies it.
+        number: DeviceNumber,
+    },
+    /// A device is gone, or carries no Stratis signature any more.
+    Removed {
+        /// Where it was.
+        path: DevicePath,
+        /// What identified it.
+        number: DeviceNumber,
+    },
     /// Events were lost: everything must be looked at again.
     Lost,
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::gather::{Gathered, Read, Verdict, judge, stopped_view};
-use crate::error::{Failure, Fault};
+use crate::error::Failure;
 use crate::message::{Claim, View};
 use crate::model::device::Candidate;
 use crate::model::ids::PoolUuid;
@@ -104,14 +104,17 @@ async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
 async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read], what: &str) {
     log::warn!("a {what} was cut off: its {} devices are wiped (pool={pool})", devices.len());
     let numbers = start_pool::numbers(devices);
-    let wiped: Result<(), Fault> = async {
+    let wiped: Result<(), Failure> = async {
         crate::shard::ops::stack::all_down(&shard.sys, pool).await?;
         shard.sys.scrap(pool).await?;
-        headers::wipe(&shard.sys, &numbers).await
+        for device in devices {
+            shard.sys.open(&device.candidate, Opening::Member).await?;
+        }
+        Ok(headers::wipe(&shard.sys, &numbers).await?)
     }
     .await;
-    if let Err(fault) = &wiped {
-        log::error!("devices that were to be wiped are not (pool={pool}): {fault}");
+    if let Err(failure) = &wiped {
+        log::error!("devices that were to be wiped are not (pool={pool}): {failure}");
     }
     for number in numbers {
         shard.sys.close(number, wiped.is_ok()).await;

@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 
 use cores::side::Fd;
 
-use super::{FilesSys, Open, devices, examine, fault, formats, links, mdv, sectors, thin};
+use super::{FilesSys, Inner, Open, devices, dig, examine, fault, links, mdv, thin};
 use crate::error::{Failure, Fault, Why};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
+use crate::sys::jobs::why;
 use crate::sys::stack::Blocked;
+use crate::sys::volume;
 use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
@@ -107,30 +109,16 @@ impl FilesSys {
 
     async fn format_thin(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Why> {
         let volume = self.volume(device)?;
-        let formats = &self.inner.formats;
-        let Some(_place) = formats.place().await else { return Err(Why::Cancelled) };
-        let version = match formats.version.get() {
-            Some(version) => version,
-            None => self.blocking(formats::ask_version).await?,
-        };
-        formats.version.set(Some(version));
-        let path = volume.clone();
-        let (child, output) = self.blocking(move || formats::start(&path, uuid, version)).await?;
-        let watched = formats.watch(&self.inner.side, child, output).await;
-        let (mut child, said) = watched.map_err(|error| sectors::why(&error))?;
-        let status = self.blocking(move || child.wait()).await?;
-        if !status.success() {
-            let failed = Why::Child { program: formats::PROGRAM, status: status.to_string(), stderr: said };
-            return Err(if formats.cancelled() { Why::Cancelled } else { failed });
-        }
+        let Inner { side, lane, formats, .. } = &*self.inner;
+        formats.format(side, lane, &volume, uuid).await?;
         let file = self
             .blocking(move || {
-                let file = formats::open(&volume)?;
-                formats::dig(&file)?;
+                let file = dig::open(&volume)?;
+                dig::dig(&file)?;
                 Ok(file)
             })
             .await?;
-        self.inner.side.fsync(&Fd::new(file.into()), false).await.map_err(|error| sectors::why(&error))
+        self.inner.side.fsync(&Fd::new(file.into()), false).await.map_err(|error| why(&error))
     }
 
     async fn format_mdv(&self, pool: PoolUuid) -> Result<(), Why> {
@@ -159,7 +147,7 @@ impl FilesSys {
 
     /// The path of a file in a mounted metadata volume.
     fn file(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<PathBuf, Why> {
-        Ok(self.folder(pool, folder)?.join(mdv::checked(file)?))
+        Ok(self.folder(pool, folder)?.join(volume::checked(file)?))
     }
 
     fn folder(&self, pool: PoolUuid, folder: Folder) -> Result<PathBuf, Why> {
@@ -365,20 +353,20 @@ impl Sys for FilesSys {
     }
 
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
-        self.on_folder("list", pool, folder, mdv::list).await
+        self.on_folder("list", pool, folder, volume::list).await
     }
 
     async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault> {
-        self.on_file("read", pool, folder, file, mdv::read).await
+        self.on_file("read", pool, folder, file, volume::read).await
     }
 
     async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault> {
         let bytes = bytes.to_vec();
-        self.on_file("write", pool, folder, file, move |path| mdv::write(path, &bytes)).await
+        self.on_file("write", pool, folder, file, move |path| volume::write(path, &bytes)).await
     }
 
     async fn mdv_sync(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
-        self.on_file("flush", pool, folder, file, mdv::sync).await
+        self.on_file("flush", pool, folder, file, volume::sync).await
     }
 
     async fn mdv_rename(&self, pool: PoolUuid, folder: Folder, from: &str, to: &str) -> Result<(), Fault> {
@@ -387,11 +375,11 @@ impl Sys for FilesSys {
     }
 
     async fn mdv_remove(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
-        self.on_file("remove", pool, folder, file, mdv::remove).await
+        self.on_file("remove", pool, folder, file, volume::remove).await
     }
 
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
-        self.on_folder("flush", pool, folder, super::root::sync_folder).await
+        self.on_folder("flush", pool, folder, volume::sync_folder).await
     }
 
     // Formatters that run are killed and no more are started.
@@ -410,7 +398,7 @@ impl Sys for FilesSys {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 outcome => outcome?,
             }
-            super::root::sync_folder(&root)
+            volume::sync_folder(&root)
         };
         self.blocking(job).await.map_err(fault("remove what is left of pool", pool))
     }

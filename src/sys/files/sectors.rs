@@ -16,6 +16,7 @@ use super::devices::ALIGNMENT;
 use crate::error::{Fault, Why};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Dm, Table};
+use crate::sys::jobs::why;
 use crate::sys::linear::Piece;
 use crate::sys::{Target, Write, WriteData};
 use crate::units::{SECTOR_BYTES, Sectors};
@@ -172,7 +173,7 @@ impl FilesSys {
             }
             Flushed::Volume(device) => {
                 let path = self.volume(*device)?;
-                let file = self.blocking(move || super::formats::open(&path)).await?;
+                let file = self.blocking(move || super::dig::open(&path)).await?;
                 let fd: Fd = Fd::new(file.into());
                 self.inner.side.fsync(&fd, true).await.map_err(|error| why(&error))
             }
@@ -209,9 +210,4 @@ fn whole(result: io::Result<usize>, wanted: usize) -> Result<(), Why> {
         Ok(done) => Err(Why::Short { done, wanted }),
         Err(error) => Err(why(&error)),
     }
-}
-
-/// The errno of a failed call.
-pub(super) fn why(error: &io::Error) -> Why {
-    Why::Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }

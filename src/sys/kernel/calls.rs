@@ -1,7 +1,11 @@
 //! `Sys` on the machine itself.
 //!
+//! Every call books its time to the account of the running task, by kind of work.
+//!
 //! Invariant: no borrow of a cell lives across a wait. Deliberately absent: how each thing is done;
 //! that stands in the modules of its subject.
+
+use cores::rt::timed;
 
 use super::{KernelSys, fault};
 use crate::error::{Failure, Fault, Why};
@@ -39,12 +43,12 @@ impl Sys for KernelSys {
     }
 
     async fn examine(&self, path: &DevicePath) -> Result<Candidate, Failure> {
-        self.examine_device(path).await
+        timed("probe", self.examine_device(path)).await
     }
 
     async fn discover(&self) -> Result<Vec<Candidate>, Fault> {
         self.listen();
-        self.discover_devices().await
+        timed("probe", self.discover_devices()).await
     }
 
     async fn device_events(&self) -> Vec<DeviceEvent> {
@@ -52,7 +56,7 @@ impl Sys for KernelSys {
     }
 
     async fn open(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure> {
-        self.open_device(candidate, opening).await
+        timed("probe", self.open_device(candidate, opening)).await
     }
 
     async fn close(&self, number: DeviceNumber, _forget: bool) {
@@ -60,33 +64,33 @@ impl Sys for KernelSys {
     }
 
     async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
-        let outcome = self.read_sectors(target, start, count).await;
+        let outcome = timed("read", self.read_sectors(target, start, count)).await;
         outcome.map_err(|why| Fault::new("read", self.subject(target, start), why))
     }
 
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
-        self.write_sectors(batch).await
+        timed("write", self.write_sectors(batch)).await
     }
 
     async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>> {
-        self.flush_targets(&targets).await
+        timed("write", self.flush_targets(&targets)).await
     }
 
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
         self.release_exclusive(&devices_below(tables));
-        self.inner.mapper.activate(tables).await.map_err(|failed| at(failed, "activate"))
+        timed("dm", self.inner.mapper.activate(tables)).await.map_err(|failed| at(failed, "activate"))
     }
 
     async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {
-        self.inner.mapper.deactivate(devices).await.map_err(|failed| at(failed, "deactivate"))
+        timed("dm", self.inner.mapper.deactivate(devices)).await.map_err(|failed| at(failed, "deactivate"))
     }
 
     async fn settle(&self, pool: PoolUuid) {
-        self.inner.mapper.settle(pool).await;
+        timed("udev", self.inner.mapper.settle(pool)).await;
     }
 
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
-        self.inner.mapper.active(pool).await.map_err(fault("list dm devices of pool", pool))
+        timed("dm", self.inner.mapper.active(pool)).await.map_err(fault("list dm devices of pool", pool))
     }
 
     async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault> {
@@ -94,15 +98,17 @@ impl Sys for KernelSys {
             ThinMessage::Create(id) => ("create thin volume", id),
             ThinMessage::Delete(id) => ("delete thin volume", id),
         };
-        self.inner.mapper.thin_message(pool, message).await.map_err(fault(doing, format!("{id} of pool {pool}")))
+        timed("dm", self.inner.mapper.thin_message(pool, message))
+            .await
+            .map_err(fault(doing, format!("{id} of pool {pool}")))
     }
 
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
-        self.inner.mapper.thin_commit(pool).await.map_err(fault("commit thin volumes of pool", pool))
+        timed("dm", self.inner.mapper.thin_commit(pool)).await.map_err(fault("commit thin volumes of pool", pool))
     }
 
     async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
-        self.inner.mapper.thin_pool(pool).await.map_err(fault("read the state of the thin pool of", pool))
+        timed("dm", self.inner.mapper.thin_pool(pool)).await.map_err(fault("read the state of the thin pool of", pool))
     }
 
     async fn dm_events(&self) -> Vec<Dm> {
@@ -111,58 +117,60 @@ impl Sys for KernelSys {
 
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
-        self.inner.mapper.thin_used(device).await.map(Sectors::bytes).map_err(fault("measure", device))
+        timed("dm", self.inner.mapper.thin_used(device)).await.map(Sectors::bytes).map_err(fault("measure", device))
     }
 
     async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
-        self.format_volume(device, uuid).await.map_err(fault("format", device))
+        timed("format", self.format_volume(device, uuid)).await.map_err(fault("format", device))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {
-        self.in_use(device).await.map_err(fault("look whether anybody uses", device))
+        timed("probe", self.in_use(device)).await.map_err(fault("look whether anybody uses", device))
     }
 
     async fn announce(&self, pool: (PoolUuid, &Name), filesystem: (FsUuid, &Name, ThinId)) {
         let device = Dm::Thin(pool.0, filesystem.0);
-        if let Err(fault) = self.tell_udev(device, pool.1, filesystem.1).await.map_err(fault("announce", device)) {
+        if let Err(fault) =
+            timed("udev", self.tell_udev(device, pool.1, filesystem.1)).await.map_err(fault("announce", device))
+        {
             log::warn!("{fault}");
         }
     }
 
     async fn mdv_mount(&self, pool: PoolUuid) -> Result<(), Fault> {
-        self.mount_volume(pool).await.map_err(fault("mount the metadata volume of pool", pool))
+        timed("mount", self.mount_volume(pool)).await.map_err(fault("mount the metadata volume of pool", pool))
     }
 
     async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault> {
-        self.unmount_volume(pool).await.map_err(fault("unmount the metadata volume of pool", pool))
+        timed("mount", self.unmount_volume(pool)).await.map_err(fault("unmount the metadata volume of pool", pool))
     }
 
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
-        self.volume_list(pool, folder).await
+        timed("files", self.volume_list(pool, folder)).await
     }
 
     async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault> {
-        self.volume_read(pool, folder, file).await
+        timed("files", self.volume_read(pool, folder, file)).await
     }
 
     async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault> {
-        self.volume_write(pool, folder, file, bytes).await
+        timed("files", self.volume_write(pool, folder, file, bytes)).await
     }
 
     async fn mdv_sync(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
-        self.volume_sync(pool, folder, file).await
+        timed("files", self.volume_sync(pool, folder, file)).await
     }
 
     async fn mdv_rename(&self, pool: PoolUuid, folder: Folder, from: &str, to: &str) -> Result<(), Fault> {
-        self.volume_rename(pool, folder, from, to).await
+        timed("files", self.volume_rename(pool, folder, from, to)).await
     }
 
     async fn mdv_remove(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
-        self.volume_remove(pool, folder, file).await
+        timed("files", self.volume_remove(pool, folder, file)).await
     }
 
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
-        self.volume_sync_folder(pool, folder).await
+        timed("files", self.volume_sync_folder(pool, folder)).await
     }
 
     fn cancel_long_work(&self) {

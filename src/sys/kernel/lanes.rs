@@ -5,10 +5,12 @@
 
 use std::io;
 
-use cores::lane::{Lane, LaneFault};
+use cores::lane::Lane;
 
-use crate::error::Why;
 use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX};
+
+#[allow(unused_imports, reason = "taken into use by the other parts of the machine")]
+pub(super) use crate::sys::jobs::{blocking, on};
 
 /// The lanes of one core.
 #[derive(Debug)]
@@ -37,20 +39,4 @@ impl Lanes {
             udev: lane("udev", BLOCKING_THREADS)?,
         })
     }
-}
-
-/// Runs a job on a lane.
-pub(super) async fn on<T: Send + 'static>(lane: &Lane, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Why> {
-    lane.run(job).await.map_err(|fault| match fault {
-        LaneFault::Full { queue_max, .. } => Why::Full { what: "a lane of blocking calls", max: queue_max },
-        LaneFault::Panicked(message) => Why::Bug(message),
-    })
-}
-
-/// As `on`, for a job that ends with a system call's result.
-pub(super) async fn blocking<T: Send + 'static>(
-    lane: &Lane,
-    job: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Why> {
-    on(lane, job).await?.map_err(|error| super::why(&error))
 }

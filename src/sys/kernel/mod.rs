@@ -32,12 +32,17 @@ use self::dm::Mapper;
 use self::lanes::Lanes;
 use crate::error::{Fault, Why};
 use crate::model::device::DeviceNumber;
+use crate::sys::formats::Formats;
+
+// The errno of a failed call.
+use crate::sys::jobs::why;
 
 struct Inner {
     side: Rc<Side>,
     lanes: Rc<Lanes>,
     mapper: Mapper,
     open: RefCell<BTreeMap<DeviceNumber, Open>>,
+    formats: Formats,
 }
 
 /// The machine as one core sees it. Clones are the same.
@@ -63,16 +68,11 @@ impl KernelSys {
     pub fn new(cpu: Option<usize>) -> io::Result<Self> {
         let lanes = Rc::new(Lanes::new(cpu)?);
         let mapper = Mapper::new(Rc::clone(&lanes))?;
-        let inner = Inner { side: rt::side(), lanes, mapper, open: RefCell::default() };
+        let inner = Inner { side: rt::side(), lanes, mapper, open: RefCell::default(), formats: Formats::default() };
         Ok(Self { inner: Rc::new(inner) })
     }
 }
 
 fn fault(doing: &'static str, subject: impl ToString) -> impl FnOnce(Why) -> Fault {
     move |why| Fault::new(doing, subject, why)
-}
-
-/// The errno of a failed call.
-fn why(error: &io::Error) -> Why {
-    Why::Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }

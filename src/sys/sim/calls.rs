@@ -216,14 +216,14 @@ impl Sys for SimSys {
         pending().await
     }
 
-    async fn open(&self, candidate: &Candidate, _opening: Opening) -> Result<(), Failure> {
+    async fn open(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure> {
         self.pause().await;
         let mut state = self.alive().await;
         let same = state.disks.get(&candidate.number).is_some_and(|disk| disk.size == candidate.size);
         if !same {
             return Err(Refusal::DeviceChanged { path: candidate.path.clone() }.into());
         }
-        state.open.insert(candidate.number);
+        *state.open.entry(candidate.number).or_default() |= opening != Opening::Look;
         Ok(())
     }
 

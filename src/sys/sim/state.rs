@@ -46,8 +46,8 @@ pub(super) struct State {
     pub(super) disks: BTreeMap<DeviceNumber, Disk>,
     /// Symbolic links.
     pub(super) links: BTreeMap<DevicePath, DevicePath>,
-    /// Open by the process that runs now.
-    pub(super) open: BTreeSet<DeviceNumber>,
+    /// Open by the process that runs now; whether for writing.
+    pub(super) open: BTreeMap<DeviceNumber, bool>,
     pub(super) stack: Stack,
     thin: BTreeMap<Place, ThinStore>,
     mdv: BTreeMap<Place, MdvStore>,
@@ -71,7 +71,7 @@ impl State {
             format_time: Duration::ZERO,
             disks: BTreeMap::new(),
             links: BTreeMap::new(),
-            open: BTreeSet::new(),
+            open: BTreeMap::new(),
             stack: Stack::new(),
             thin: BTreeMap::new(),
             mdv: BTreeMap::new(),
@@ -141,7 +141,9 @@ impl State {
     /// Where a target's sectors are. A device must be open.
     pub(super) fn pieces(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<Piece>, Why> {
         match target {
-            Target::Device(number) if self.open.contains(&number) => Ok(vec![Piece { device: number, start, count }]),
+            Target::Device(number) if self.open.contains_key(&number) => {
+                Ok(vec![Piece { device: number, start, count }])
+            }
             Target::Device(_) => Err(Why::Errno(libc::EBADF)),
             Target::Dm(device) => self.stack.resolve(device, start, count),
         }
@@ -170,6 +172,11 @@ impl State {
         };
         if let Some(owner) = self.stack.owner(below, write.start, count) {
             self.bug(format!("a write to {:?} at {} hits sectors of {owner}", write.target, write.start));
+        }
+        if let Target::Device(number) = write.target
+            && self.open.get(&number) == Some(&false)
+        {
+            return Err(Why::Errno(libc::EBADF));
         }
         let pieces = self.pieces(write.target, write.start, count)?;
         for piece in &pieces {

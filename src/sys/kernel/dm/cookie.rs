@@ -26,7 +26,7 @@ use super::semaphore::{Semaphore, Waited};
 use crate::model::dm::Dm;
 
 /// Where the notes are: memory, and emptied by each boot.
-const NOTES: &str = "/run/stratisd/cookies";
+pub(super) const NOTES: &str = "/run/stratisd/cookies";
 /// A running udevd listens here.
 const UDEV: &str = "/run/udev/control";
 /// Only root reads and writes notes.
@@ -80,7 +80,7 @@ impl Cookie {
         // Keys are few and everybody draws from the same: one in use is no reason to give up.
         for bytes in random.as_chunks().0 {
             // 0 stands for no cookie.
-            let low = u16::from_ne_bytes(*bytes).max(1);
+            let low = u16::from_le_bytes(*bytes).max(1);
             match Self::with_key(notes, low) {
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) => last = Some(error),
                 outcome => return outcome,

@@ -55,7 +55,7 @@ impl Request {
         let name = device.to_string();
         assert!(name.len() < DM_NAME_LEN as usize, "{name} is longer than a dm name");
         for (to, from) in header.name.iter_mut().zip(name.bytes()) {
-            *to = c_char::from_ne_bytes([from]);
+            *to = c_char::try_from(from).expect("dm names are ASCII");
         }
         Self { change, header }
     }
@@ -89,7 +89,7 @@ mod tests {
         let pool = PoolUuid::from_random([1; 16]);
         for device in [Dm::Private(pool, Role::OriginSub), Dm::Thin(pool, FsUuid::from_random([2; 16]))] {
             let request = Request::new(Change::Remove, device, 0x4d_1234);
-            let bytes = request.header.name.iter().map(|byte| byte.to_ne_bytes()[0]);
+            let bytes = request.header.name.iter().map(|byte| u8::try_from(*byte).expect("ASCII"));
             let name: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
             assert_eq!(name, device.to_string().as_bytes());
             assert_eq!((request.header.event_nr, request.header.uuid[0]), (0x4d_1234, 0));

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use libc::{EAGAIN, EIDRM, EINTR, EINVAL, IPC_CREAT, IPC_EXCL, IPC_NOWAIT, IPC_RMID, c_int, c_short, key_t, sembuf};
+use libc::{EAGAIN, EIDRM, EINTR, EINVAL, IPC_CREAT, IPC_EXCL, IPC_NOWAIT, IPC_RMID, c_int, c_short, sembuf};
 
 /// Only root touches it.
 const MODE: c_int = 0o600;
@@ -97,7 +97,7 @@ impl Drop for Semaphore {
 
 fn get(key: u32, flags: c_int) -> io::Result<c_int> {
     // SAFETY: semget takes integers.
-    let id = unsafe { libc::semget(key_t::from_ne_bytes(key.to_ne_bytes()), 1, flags) };
+    let id = unsafe { libc::semget(key.cast_signed(), 1, flags) };
     if id < 0 { Err(io::Error::last_os_error()) } else { Ok(id) }
 }
 
