@@ -7,16 +7,19 @@
 //! Deliberately absent: decisions. Which tables, which devices, what to keep is for the engine.
 
 mod announce;
+mod block;
 mod busy;
 mod calls;
 mod devices;
 mod dm;
 mod examine;
+mod extents;
 mod lanes;
 mod mdv;
 mod monitor;
 pub mod namespace;
 mod sectors;
+mod writes;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,6 +32,7 @@ use cores::side::Side;
 
 use self::devices::Open;
 use self::dm::Mapper;
+use self::extents::Busy;
 use self::lanes::Lanes;
 use self::monitor::Ears;
 use crate::error::{Fault, Why};
@@ -45,6 +49,8 @@ struct Inner {
     open: RefCell<BTreeMap<DeviceNumber, Open>>,
     formats: Formats,
     ears: Ears,
+    /// What is being written, so that no two writes change one block at a time.
+    writing: Busy,
 }
 
 /// The machine as one core sees it. Clones are the same.
@@ -77,6 +83,7 @@ impl KernelSys {
             open: RefCell::default(),
             formats: Formats::default(),
             ears: Ears::default(),
+            writing: Busy::default(),
         };
         Ok(Self { inner: Rc::new(inner) })
     }
