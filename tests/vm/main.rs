@@ -36,3 +36,4 @@ mod host;
 
 mod links;
 mod smoke;
+mod volume;
