@@ -34,4 +34,6 @@ mod support;
 mod guest;
 mod host;
 
+mod golden;
+mod life;
 mod smoke;
