@@ -102,6 +102,26 @@ pub const LOOK_AGAIN_AFTER_S: u64 = 10;
 /// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
 pub const FILES_OPEN_MIN: u64 = 4_096;
 
+/// Dm devices that one job of a lane works on. At some 2 ms each nobody waits long behind it, and it is
+/// far below what a semaphore counts to (32,767).
+pub const DM_BATCH_MAX: usize = 64;
+
+/// Tries to remove a dm device that is in use, and the pause between them: udev's look into a new device
+/// is over after some 100 ms.
+pub const DM_REMOVE_TRIES: u32 = 5;
+/// See `DM_REMOVE_TRIES`.
+pub const DM_REMOVE_PAUSE_MS: u64 = 200;
+
+/// Longest wait for udev. On a loaded machine it takes a second or two; D-Bus clients wait for 25 seconds
+/// (libdbus) or more, and are to be answered even if udevd hangs.
+pub const UDEV_WAIT_MS: u64 = 15_000;
+
+/// Longest wait for udev after one that was in vain, until udevd completes something.
+pub const UDEV_HUNG_WAIT_MS: u64 = 1_000;
+
+/// How long a wait for udev holds a thread before others get their turn.
+pub const UDEV_WAIT_SLICE_MS: u64 = 50;
+
 /// Mounts that are taken away from the folder of metadata volumes at start: a daemon leaves one, and
 /// only in the namespace that the next one starts in. More than a few are somebody else's doing.
 pub const STALE_MOUNTS_MAX: usize = 8;

@@ -20,6 +20,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
+use super::dm;
 use crate::error::{Fault, Why};
 use crate::limits::STALE_MOUNTS_MAX;
 use crate::sys::formats;
@@ -53,7 +54,7 @@ pub fn prepare() -> Result<(), Fault> {
     formats::find_program().map_err(|error| Fault::io("find program", formats::PROGRAM, &error))?;
     take_namespace()?;
     make_keyring();
-    Ok(())
+    dm::clear_cookies().map_err(|error| Fault::io("read the notes of cookies in", dm::COOKIES, &error))
 }
 
 fn check_dm() -> Result<(), Fault> {
