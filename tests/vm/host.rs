@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::support::daemon::BINARY;
@@ -101,6 +101,8 @@ impl Machine {
 
     /// Boots it, to run the guest half of the scenario in this module.
     pub(crate) fn boot(&mut self, module: &str) {
+        // That of an earlier boot must not be killed.
+        let _absent = fs::remove_file(self.out.join("machine.pid"));
         assert!(self.running.is_none(), "a machine is booted once at a time");
         let output = File::create(self.out.join("output")).expect("target/vm is writable");
         let errors = output.try_clone().expect("a descriptor can be doubled");
@@ -125,7 +127,7 @@ impl Machine {
             }
         }
         command.arg(guest).stdin(Stdio::null()).stdout(output).stderr(errors);
-        // A process group of its own: all of the machine can be killed at once.
+        // A process group of its own, so that a keystroke ends the test and the machine is ended by us.
         self.running = Some(command.process_group(0).spawn().expect("boot.sh can be executed"));
     }
 
@@ -141,12 +143,22 @@ impl Machine {
         self.running.as_mut().is_some_and(|child| child.try_wait().expect("a child can be waited for").is_none())
     }
 
-    /// Switches it off: every process of the machine is killed at once.
+    /// Cuts its power: every process of the machine is killed at once.
     pub(crate) fn kill(&mut self) {
         let Some(mut running) = self.running.take() else { return };
-        let group = Pid::from_raw(i32::try_from(running.id()).expect("process ids are small"));
-        // Best effort: if all of them have ended there is nothing to kill, and wait reaps it either way.
-        let _ = killpg(group, Signal::SIGKILL);
+        let pid = |text: String| text.trim().parse().ok().map(Pid::from_raw);
+        // Best effort: if it has ended there is nothing to kill; User Mode Linux is a process group of its
+        // own, QEMU is one process; boot.sh notices and ends, unless it is too early for a machine.
+        match fs::read_to_string(self.out.join("machine.pid")).ok().and_then(pid) {
+            Some(machine) => {
+                let _ = killpg(machine, Signal::SIGKILL);
+                let _ = kill(machine, Signal::SIGKILL);
+            }
+            None => {
+                let _ =
+                    killpg(Pid::from_raw(i32::try_from(running.id()).expect("process ids are small")), Signal::SIGKILL);
+            }
+        }
         let _ = running.wait();
     }
 
