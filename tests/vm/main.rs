@@ -36,4 +36,5 @@ mod host;
 
 mod golden;
 mod life;
+mod links;
 mod smoke;
