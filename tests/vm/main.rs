@@ -34,4 +34,8 @@ mod support;
 mod guest;
 mod host;
 
+mod golden;
+mod life;
+mod links;
 mod smoke;
+mod volume;
