@@ -34,6 +34,7 @@ mod support;
 mod guest;
 mod host;
 
+mod events;
 mod golden;
 mod life;
 mod links;
