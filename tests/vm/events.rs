@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket};
 
-use crate::guest::{Guest, dm, files, run, udev};
+use crate::guest::{Guest, dm, files, run, try_run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
 use crate::support::client::Client;
@@ -20,12 +20,16 @@ use crate::support::{MIB, interface};
 /// Nothing but the machine itself.
 const BARE: Spec = Spec { disks: &[], ..SPEC };
 
-/// Plugs in an image, which is made sparse if it is not there; its node.
+/// Plugs in an image of 4 GiB, which is made sparse if it is not there; its node.
 fn plug(image: &str) -> String {
+    plug_of(image, 4096 * MIB)
+}
+
+fn plug_of(image: &str, size: u64) -> String {
     let path = format!("/root/{image}.img");
     if !Path::new(&path).exists() {
         let file = File::create(&path).expect("the guest's root is writable");
-        file.set_len(4096 * MIB).expect("a sparse file takes no room");
+        file.set_len(size).expect("a sparse file takes no room");
     }
     let node = run("losetup", &["--find", "--show", &path]).trim().to_owned();
     udev::settle();
@@ -207,7 +211,8 @@ fn availability(client: &Client, pool: &str) -> String {
 
 /// A pool on one small disk, and a mounted filesystem on it.
 fn small_pool(guest: &mut Guest) -> (Client, String, PathBuf) {
-    let a = plug("a");
+    // What is written to it is in memory.
+    let a = plug_of("small", 1024 * MIB);
     guest.start();
     let client = guest.client();
     let (_, (pool, _)) = client.create_pool("p", &[&a]).done();
@@ -228,6 +233,7 @@ scenario!(
         // More than what is above the mark, so that it is passed.
         let above = total.saturating_sub(low_water);
         let heard = said(guest, "thin pool looked at");
+        println!("{total} blocks, the mark is at {low_water} free ones");
         files::Contents::write(folder.join("filler"), (above + 16) * MIB, 1);
         guest.until("the event is looked at", |guest| said(guest, "thin pool looked at") > heard);
         assert_eq!(availability(&client, &pool), "fully_operational", "that is no illness");
@@ -250,8 +256,10 @@ scenario!(
         run("dmsetup", &["suspend", "--noudevsync", &meta]);
         run("dmsetup", &["load", &meta, "--table", &format!("0 {length} error")]);
         run("dmsetup", &["resume", "--noudevsync", &meta]);
-        // The next commit fails; so may this write, and that is not what is tried.
-        let _lost = File::create(folder.join("lost")).and_then(|file| file.sync_all());
+        // New blocks are to be mapped, and that cannot be noted. How the write ends is not what is tried.
+        let lost = format!("of={}", files::text(&folder.join("lost")));
+        let (_, words) = try_run("timeout", &["20", "dd", "if=/dev/zero", &lost, "bs=1M", "count=8", "oflag=direct"]);
+        println!("{words}");
         guest.until("the pool takes no changes", |_| availability(&client, &pool) == "no_pool_changes");
         drop(frozen);
         let refused = client.create_filesystems(&pool, &[("two", None, None)]);
