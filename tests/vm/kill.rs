@@ -27,8 +27,9 @@ const POINTS: u64 = 100;
 /// Clients at once, and the disks of each.
 const WORKERS: usize = 2;
 const DISKS: usize = 2;
-/// Longest time between the first request of a round and the kill: an operation or two.
-const DELAY_MICROS_MAX: u64 = 700_000;
+/// Longest time between the first request of a round and the kill, each for every other round: within the first
+/// operation, and after several.
+const DELAYS_MICROS_MAX: [u64; 2] = [400_000, 2_400_000];
 
 scenario!(
     /// What was answered is there, what was not is whole or absent, and a mounted filesystem notices nothing.
@@ -90,7 +91,8 @@ fn play(guest: &mut Guest) {
     let tables = tables_of_load(&workers[0]);
     let (mut counts, started) = (Counts::default(), Instant::now());
     for point in 0..points {
-        let delay = Duration::from_micros(random.u64(0..=DELAY_MICROS_MAX));
+        let longest = DELAYS_MICROS_MAX[usize::from(point % 2 == 1)];
+        let delay = Duration::from_micros(random.u64(0..=longest));
         let mut reports = vec![Report::default()];
         reports.extend(round(guest, &mut workers[1..], delay));
         counts.add(&reports);
