@@ -49,4 +49,7 @@ mod kill;
 mod power;
 mod udev;
 
+mod golden;
+mod life;
+mod links;
 mod smoke;
