@@ -68,7 +68,8 @@ fn a_killed_daemon_remembers_exactly_what_it_answered() {
         daemon = rig.start();
         let context = format!("kill {point}, KILL_SEED={seed}, after {delay:?}: {:?}", in_flight(&reports));
         let client = rig.client();
-        let seen = check::objects(&client, &mut workers, reports, &context);
+        let (seen, freed) = check::objects(&client, &mut workers, reports, &context);
+        freed.iter().for_each(|disks| check::reusable(&client, disks, &context));
         volumes::everything(&rig, &seen, &mut random, &context);
         check::stop_some(&client, &mut workers, &mut random, &context);
     }

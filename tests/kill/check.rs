@@ -13,13 +13,19 @@ use crate::support::client::Client;
 use crate::worker::{FILESYSTEM_BYTES, Report, Worker};
 
 /// Compares pools, devices and filesystems with the models, takes what was in doubt into them, and starts
-/// every pool.
-pub(crate) fn objects(client: &Client, workers: &mut [Worker], reports: Vec<Report>, context: &str) -> Seen {
+/// every pool. What there is then, and the disks of pools that did not come into being or are gone: they must be
+/// as good as new.
+pub(crate) fn objects(
+    client: &Client,
+    workers: &mut [Worker],
+    reports: Vec<Report>,
+    context: &str,
+) -> (Seen, Vec<Vec<String>>) {
     let doubts: Vec<_> = reports.into_iter().map(|report| report.in_flight).collect();
-    pools(client, workers, &doubts, context);
+    let freed = pools(client, workers, &doubts, context);
     let seen = start_all(client, workers, context);
     filesystems(&seen, workers, &doubts, context);
-    seen
+    (seen, freed)
 }
 
 /// Stops a pool here and there, so that the next round finds something to start.
@@ -34,7 +40,7 @@ pub(crate) fn stop_some(client: &Client, workers: &mut [Worker], random: &mut fa
 }
 
 /// Pools run or are stopped as the model says; those in doubt either way.
-fn pools(client: &Client, workers: &mut [Worker], doubts: &[Option<Operation>], context: &str) {
+fn pools(client: &Client, workers: &mut [Worker], doubts: &[Option<Operation>], context: &str) -> Vec<Vec<String>> {
     let seen = Seen::new(&client.objects());
     let stopped: BTreeMap<String, String> = client
         .stopped_pools(9)
@@ -45,9 +51,9 @@ fn pools(client: &Client, workers: &mut [Worker], doubts: &[Option<Operation>], 
             (name.text().to_owned(), uuid)
         })
         .collect();
-    let mut expected = BTreeSet::new();
+    let (mut expected, mut freed) = (BTreeSet::new(), Vec::new());
     for (worker, doubt) in workers.iter_mut().zip(doubts) {
-        settle_pools(client, worker, doubt.as_ref(), (&seen, &stopped), context);
+        freed.extend(settle_pools(worker, doubt.as_ref(), (&seen, &stopped), context));
         expected.extend(worker.model.pools.keys().cloned());
         for (name, pool) in &worker.model.pools {
             let (runs, stops) = (seen.pools.contains_key(name), stopped.contains_key(name));
@@ -60,23 +66,23 @@ fn pools(client: &Client, workers: &mut [Worker], doubts: &[Option<Operation>], 
     let found: BTreeSet<_> = seen.pools.into_keys().chain(stopped.into_keys()).collect();
     let strangers = found.difference(&expected).collect::<Vec<_>>();
     assert!(strangers.is_empty(), "pools that nobody made: {strangers:?}; {context}");
+    freed
 }
 
-/// What the operation in doubt did to the worker's pools.
+/// What the operation in doubt did to the worker's pools; the disks that are free by it.
 fn settle_pools(
-    client: &Client,
     worker: &mut Worker,
     doubt: Option<&Operation>,
     (seen, stopped): (&Seen, &BTreeMap<String, String>),
     context: &str,
-) {
+) -> Option<Vec<String>> {
     match doubt {
         Some(Operation::CreatePool { name, disks }) => {
             assert!(!stopped.contains_key(name), "a pool that was being created is not half there: {name}; {context}");
             if seen.pools.contains_key(name) {
                 worker.model.pool_created(name, disks);
             } else {
-                reusable(client, disks, context);
+                return Some(disks.clone());
             }
         }
         Some(Operation::DestroyPool { pool }) => {
@@ -84,7 +90,7 @@ fn settle_pools(
                 assert!(!stopped.contains_key(pool), "a pool that was being destroyed is not half there; {context}");
                 let disks = worker.model.pool(pool).disks.clone();
                 worker.model.pool_destroyed(pool);
-                reusable(client, &disks, context);
+                return Some(disks);
             }
         }
         Some(Operation::StopPool { pool } | Operation::StartPool { pool }) => {
@@ -98,10 +104,11 @@ fn settle_pools(
         )
         | None => {}
     }
+    None
 }
 
 /// That disks of a pool that does not exist can be used at once.
-fn reusable(client: &Client, disks: &[String], context: &str) {
+pub(crate) fn reusable(client: &Client, disks: &[String], context: &str) {
     let answer = client.create_pool("reuse", disks);
     assert_eq!((answer.code, answer.value.0), (0, true), "{disks:?} are free: {}; {context}", answer.text);
     let pool = answer.value.1.0;

@@ -65,6 +65,16 @@ impl Worker {
         Self { index, serial: 0, random, model: Model { free: disks, ..Model::default() }, journal: None }
     }
 
+    /// Makes a first pool of all disks but one, so that there is something to work on.
+    #[allow(dead_code, reason = "only where that takes long")]
+    pub(crate) fn found(&mut self, client: &Client) {
+        let disks = self.model.free[1..].to_vec();
+        let name = self.fresh_name("p");
+        assert!(client.create_pool(&name, &disks).done().0, "{name} is new");
+        self.model.pool_created(&name, &disks);
+        self.note(None);
+    }
+
     /// Goes on as the journal says, and keeps it from now on; what was sent and not answered.
     #[allow(dead_code, reason = "only where the machine is switched off")]
     pub(crate) fn keep(&mut self, path: &Path) -> Report {

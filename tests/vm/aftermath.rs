@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::check;
 use crate::guest::{Guest, dm, files, run, udev};
 use crate::model::{Seen, SeenPool};
+use crate::support::client::Client;
 
 /// dm devices of a running pool besides its filesystems.
 const PRIVATE: [&str; 6] =
@@ -37,6 +38,20 @@ pub(crate) fn kernel(guest: &Guest, seen: &Seen, mounted: &[&str], random: &mut 
         udev::settle();
         let (linked, real) = (fs::canonicalize(&found.devnode), fs::canonicalize(&device));
         assert_eq!(linked.ok(), real.ok(), "{} leads to the volume; {context}", found.devnode);
+    }
+}
+
+/// Disks of no pool carry nothing; here and there, that is tried with a new pool.
+pub(crate) fn free(client: &Client, freed: &[Vec<String>], random: &mut fastrand::Rng, context: &str) {
+    for disks in freed {
+        for disk in disks {
+            let left = run("wipefs", &["--no-act", "--noheadings", disk]);
+            assert!(left.is_empty(), "{disk} still carries {left}; {context}");
+        }
+        // It takes as long as all the rest.
+        if random.u32(0..4) == 0 {
+            check::reusable(client, disks, context);
+        }
     }
 }
 

@@ -82,7 +82,9 @@ fn play(guest: &mut Guest) {
     let mut workers = vec![Worker::new(WORKERS, own.clone(), random.fork())];
     load::furnish(&guest.client(), &mut workers[0], &own);
     for (index, own) in disks.chunks(DISKS).take(WORKERS).enumerate() {
-        workers.push(Worker::new(index, own.to_vec(), random.fork()));
+        let mut worker = Worker::new(index, own.to_vec(), random.fork());
+        worker.found(&guest.client());
+        workers.push(worker);
     }
     let journal = Path::new("/out/load.journal");
     let device = load_device(&workers[0]);
@@ -101,7 +103,8 @@ fn play(guest: &mut Guest) {
         println!("{context}");
         guest.start();
         let client = guest.client();
-        let seen = check::objects(&client, &mut workers, reports, &context);
+        let (seen, freed) = check::objects(&client, &mut workers, reports, &context);
+        aftermath::free(&client, &freed, &mut random, &context);
         aftermath::kernel(guest, &seen, &[load::NAME], &mut random, &context);
         assert_eq!(tables_of_load(&workers[0]), tables, "tables of a pool that runs; {context}");
         assert!(!load.has_failed(), "the mounted filesystem: see below; {context}");

@@ -21,12 +21,12 @@ use crate::worker::Worker;
 /// The name of the pool, of the filesystem, and of the folder below `/mnt`.
 pub(crate) const NAME: &str = "load";
 
-/// Files that are kept; with this size they take a quarter of the smallest filesystem at most.
+/// Files that are kept, and their size: a small part of the smallest filesystem.
 const FILES_MAX: u64 = 32;
-const BYTES_MAX: u64 = 4 * MIB;
+const BYTES_MAX: u64 = MIB;
 
 /// Between two files, so that others get to run on a machine of one CPU.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The files that are durable: their numbers.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]

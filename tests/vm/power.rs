@@ -32,8 +32,8 @@ const POINTS: u64 = 20;
 /// Clients at once, and the disks of each.
 const WORKERS: usize = 2;
 const DISKS: usize = 2;
-/// Longest time between the first request after a boot and the cut.
-const DELAY_MICROS_MAX: u64 = 2_500_000;
+/// Longest time between the first request after a boot and the cut: a dozen operations.
+const DELAY_MICROS_MAX: u64 = 5_000_000;
 
 const MACHINE: Spec = Spec { disks: &["4G", "4G", "3G", "4G", "3G"], limit_s: 120, ..SPEC };
 
@@ -70,6 +70,7 @@ fn host(module: &str) {
         thread::sleep(delay);
         machine.kill();
         fs::remove_file(&working).expect("the guest has made it");
+        fs::rename(machine.out.join("output"), machine.out.join(format!("output-{point}"))).expect("each boot has one");
     }
     fs::write(machine.out.join(LAST), "").expect("our own folder is writable");
     machine.boot(module);
@@ -103,7 +104,8 @@ fn play(guest: &mut Guest) {
     let in_flight: Vec<_> = reports.iter().filter_map(|report| report.in_flight.as_ref()).collect();
     let context = format!("after a cut; in flight: {in_flight:?}");
     println!("{context}");
-    let seen = check::objects(&guest.client(), &mut workers, reports, &context);
+    let (seen, freed) = check::objects(&guest.client(), &mut workers, reports, &context);
+    aftermath::free(&guest.client(), &freed, &mut random, &context);
     let folder = examine(guest, &seen, &mut random, &context);
     if Path::new("/out").join(LAST).exists() {
         files::unmount(&folder);
@@ -141,6 +143,9 @@ fn remember(guest: &Guest, random: &mut fastrand::Rng) -> (Vec<Worker>, Vec<Repo
     for (index, own) in disks.chunks(DISKS).take(WORKERS).enumerate() {
         let mut worker = Worker::new(index, own.to_vec(), random.fork());
         reports.push(worker.keep(&journal(&index.to_string())));
+        if !known {
+            worker.found(&guest.client());
+        }
         workers.push(worker);
     }
     (workers, reports)

@@ -126,7 +126,12 @@ fn warnings(guest: &Guest) -> usize {
     guest.log().matches(WARNING).count()
 }
 
-fn threads(guest: &Guest) -> usize {
+/// The daemon's threads by name. Those of io_uring come and go as the kernel likes.
+fn threads(guest: &Guest) -> Vec<String> {
     let daemon = guest.daemon_id().expect("the daemon runs");
-    fs::read_dir(format!("/proc/{daemon}/task")).expect("the daemon runs").count()
+    let tasks = fs::read_dir(format!("/proc/{daemon}/task")).expect("the daemon runs");
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with("iou-")).collect();
+    names.sort();
+    names
 }
