@@ -8,9 +8,14 @@ DESTDIR ?=
 LIBEXECDIR ?= $(PREFIX)/libexec
 # dbus-daemon reads policies below /usr/share and /etc only, wherever the program is.
 POLICYDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/dbus-1/system.d
+# udev reads rules in three places, and runs helpers from wherever a rule says.
+UDEVDIR ?= $(PREFIX)/lib/udev
+RULESDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX)/lib,/etc)/udev/rules.d
 CARGO ?= cargo
 
-BINARY := target/release/stratisd
+BUILT := target/release
+# What udev's rules run.
+UDEV_HELPERS := stratis-base32-decode stratis-str-cmp
 TEST_LOG := target/test.log
 
 # To build: headers of the libraries, and libclang for the bindings made from them. To test: a
@@ -23,7 +28,7 @@ PACKAGES := libblkid-dev libclang-dev libdbus-1-dev libdevmapper-dev libglib2.0-
 # In order, also under `make -j`: cargo uses every CPU by itself.
 .NOTPARALLEL:
 
-build: ## the daemon, optimised: target/release/stratisd
+build: ## the daemon and its helpers, optimised: target/release
 	$(CARGO) build --release
 
 deps: ## install the packages that are missing (as root), or say which they are
@@ -67,9 +72,15 @@ demo: deps build ## a pool, a filesystem, a restart: in a minute, on files, noth
 bench: ## the measurements (minutes)
 	$(CARGO) bench --workspace --bench '*'
 
-install: ## lay out under DESTDIR and PREFIX (/usr): program, policy, unit, manual page, completion
-	@[ -x $(BINARY) ] || $(MAKE) --no-print-directory build
-	install -D -m 755 $(BINARY) $(DESTDIR)$(LIBEXECDIR)/stratisd
+install: ## lay out under DESTDIR and PREFIX (/usr): programs, udev rules, policy, unit, manual page, completion
+	@for program in stratisd $(UDEV_HELPERS); do \
+		[ -x $(BUILT)/$$program ] || { $(MAKE) --no-print-directory build; break; }; \
+	done
+	install -D -m 755 $(BUILT)/stratisd $(DESTDIR)$(LIBEXECDIR)/stratisd
+	install -D -m 755 -t $(DESTDIR)$(UDEVDIR) $(addprefix $(BUILT)/,$(UDEV_HELPERS))
+	install -d $(DESTDIR)$(RULESDIR)
+	sed 's#"\(stratis-[bs][a-z0-9-]* \)#"$(UDEVDIR)/\1#' dist/61-stratisd.rules > $(DESTDIR)$(RULESDIR)/61-stratisd.rules
+	chmod 644 $(DESTDIR)$(RULESDIR)/61-stratisd.rules
 	install -D -m 644 dist/stratisd.conf $(DESTDIR)$(POLICYDIR)/stratisd.conf
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|^ExecStart=/usr/libexec/|ExecStart=$(LIBEXECDIR)/|' dist/stratisd.service \

@@ -71,6 +71,13 @@ pub const RECORD_BYTES_MAX: usize = 4_096;
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
 
+/// Device events that are taken from udev in one turn: at 50 µs each they stay near 10 ms.
+pub const DEVICE_EVENTS_MAX: usize = 256;
+
+/// Room for udev's messages that nobody has read yet. One takes about 1 KiB, so a burst of some 8,000 is
+/// not lost; what is lost costs a look at every device. Memory is used only while messages wait.
+pub const MONITOR_BYTES: usize = 8 << 20;
+
 /// Replies up to this many bytes are sent in turn; larger listings wait until nothing else does.
 /// At 64 KiB the bus daemon's own buffer takes one in a single write.
 pub const REPLY_SMALL_BYTES_MAX: usize = 64 << 10;
@@ -101,6 +108,10 @@ pub const LOOK_AGAIN_AFTER_S: u64 = 10;
 /// Files that must be allowed to be open: each device of each running pool keeps one, a core a dozen.
 /// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
 pub const FILES_OPEN_MIN: u64 = 4_096;
+
+/// Largest physical block that a device is believed to have. Disks have 512 or 4,096 bytes; arrays that
+/// state a stripe here would have every save read and write all of it.
+pub const PHYSICAL_BLOCK_BYTES_MAX: u32 = 64 << 10;
 
 /// Dm devices that one job of a lane works on. At some 2 ms each nobody waits long behind it, and it is
 /// far below what a semaphore counts to (32,767).

@@ -15,8 +15,10 @@ mod formats;
 mod jobs;
 pub mod kernel;
 mod linear;
+mod occupant;
 pub mod sim;
 mod stack;
+mod transfer;
 mod volume;
 
 use crate::error::{Failure, Fault};

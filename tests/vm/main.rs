@@ -35,4 +35,5 @@ mod guest;
 mod host;
 
 mod dm;
+mod links;
 mod smoke;

@@ -77,7 +77,7 @@ impl Sys for KernelSys {
     }
 
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
-        self.release_exclusive(&devices_below(tables));
+        self.release_exclusive(&devices_below(tables)).await;
         timed("dm", self.inner.mapper.activate(tables)).await.map_err(|failed| at(failed, "activate"))
     }
 

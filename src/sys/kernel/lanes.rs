@@ -6,6 +6,7 @@
 use std::io;
 
 use cores::lane::Lane;
+use cores::steady;
 
 use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX};
 

@@ -7,16 +7,19 @@
 //! Deliberately absent: decisions. Which tables, which devices, what to keep is for the engine.
 
 mod announce;
+mod block;
 mod busy;
 mod calls;
 mod devices;
 mod dm;
 mod examine;
+mod extents;
 mod lanes;
 mod mdv;
 mod monitor;
 pub mod namespace;
 mod sectors;
+mod writes;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,7 +32,9 @@ use cores::side::Side;
 
 use self::devices::Open;
 use self::dm::Mapper;
+use self::extents::Busy;
 use self::lanes::Lanes;
+use self::monitor::Ears;
 use crate::error::{Fault, Why};
 use crate::model::device::DeviceNumber;
 use crate::sys::formats::Formats;
@@ -43,6 +48,9 @@ struct Inner {
     mapper: Mapper,
     open: RefCell<BTreeMap<DeviceNumber, Open>>,
     formats: Formats,
+    ears: Ears,
+    /// What is being written, so that no two writes change one block at a time.
+    writing: Busy,
 }
 
 /// The machine as one core sees it. Clones are the same.
@@ -68,7 +76,15 @@ impl KernelSys {
     pub fn new(cpu: Option<usize>) -> io::Result<Self> {
         let lanes = Rc::new(Lanes::new(cpu)?);
         let mapper = Mapper::new(Rc::clone(&lanes))?;
-        let inner = Inner { side: rt::side(), lanes, mapper, open: RefCell::default(), formats: Formats::default() };
+        let inner = Inner {
+            side: rt::side(),
+            lanes,
+            mapper,
+            open: RefCell::default(),
+            formats: Formats::default(),
+            ears: Ears::default(),
+            writing: Busy::default(),
+        };
         Ok(Self { inner: Rc::new(inner) })
     }
 }
