@@ -35,5 +35,7 @@ mod guest;
 mod host;
 
 mod dm;
+mod golden;
+mod life;
 mod links;
 mod smoke;
