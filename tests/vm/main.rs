@@ -34,6 +34,7 @@ mod support;
 mod guest;
 mod host;
 
+mod dm;
 mod golden;
 mod life;
 mod links;
