@@ -49,7 +49,9 @@ mod kill;
 mod power;
 mod udev;
 
+mod dm;
 mod golden;
 mod life;
 mod links;
 mod smoke;
+mod volume;
