@@ -37,4 +37,5 @@ mod host;
 mod golden;
 mod life;
 mod links;
+mod restart;
 mod smoke;

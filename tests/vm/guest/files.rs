@@ -50,11 +50,16 @@ impl Contents {
     /// Writes the file, and waits until it is on the disk.
     #[track_caller]
     pub(crate) fn write(path: PathBuf, bytes: u64, seed: u64) -> Self {
-        let contents = Self { path, bytes, seed };
+        let contents = Self::of(path, bytes, seed);
         let mut file = File::create(&contents.path).expect("a file can be made on a mounted filesystem");
         contents.pieces(|piece| file.write_all(piece).expect("there is room, and no I/O error"));
         file.sync_all().expect("what was written reaches the disk");
         contents
+    }
+
+    /// What was written earlier.
+    pub(crate) fn of(path: PathBuf, bytes: u64, seed: u64) -> Self {
+        Self { path, bytes, seed }
     }
 
     /// Panics unless the file below this folder still is what was written; the page cache is not asked.
