@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::BASE32_NOPAD;
 
-use crate::guest::{Guest, dm, run, udev};
+use crate::guest::{Guest, dm, files, run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
+use crate::support::interface;
 
 const POOL: &str = "11111111111111111111111111111111";
 const FILESYSTEM: &str = "22222222-2222-4222-8222-222222222222";
@@ -87,5 +88,58 @@ scenario!(
         guest.run("dmsetup", &["remove", &name]);
         udev::settle();
         assert!(links().is_empty(), "the link goes with the volume");
+    }
+);
+
+/// The UUID of the XFS on a device.
+fn xfs_uuid(node: &Path) -> String {
+    run("blkid", &["-p", "-s", "UUID", "-o", "value", files::text(node)]).trim().to_owned()
+}
+
+scenario!(
+    /// With a daemon: links come with filesystems, are what `Devnode` says, and go with them.
+    links_come_and_go_with_filesystems,
+    SPEC,
+    |guest: &mut Guest| {
+        guest.start();
+        let client = guest.client();
+        let (_, (pool, _)) = client.create_pool("Pool,1", &guest.disks()).done();
+        let names = ["data", "Übung-1", "数据+a:b=c@d_e#f,g"];
+        let made: Vec<String> = names.iter().map(|name| client.make_filesystem(&pool, name)).collect();
+        udev::settle();
+        let get = |path: &str, name: &str| {
+            client.get(path, &interface("filesystem", 9), name).expect("properties can be read").text().to_owned()
+        };
+        for (name, path) in names.iter().zip(&made) {
+            let link = format!("/dev/stratis/Pool,1/{name}");
+            assert_eq!(get(path, "Devnode"), link);
+            let node = fs::canonicalize(files::node(&client, path)).expect("the volume is there");
+            assert_eq!(leads_to(&link), node);
+            assert_eq!(xfs_uuid(&node).replace('-', ""), get(path, "Uuid"));
+        }
+        let all = links();
+        assert_eq!(all.len(), 3);
+        guest.run("udevadm", &["trigger", "--settle", "--subsystem-match=block", "--action=change"]);
+        assert_eq!(links(), all, "ordinary events keep them");
+
+        client.destroy_filesystems(&pool, &[&made[0]]).done();
+        udev::settle();
+        assert_eq!(links().len(), 2, "{:?}", links());
+        client.stop_pool("Pool,1", "name").done();
+        udev::settle();
+        assert!(links().is_empty(), "{:?}", links());
+        client.start_pool("Pool,1", "name").done();
+        udev::settle();
+        assert_eq!(links().len(), 2, "{:?}", links());
+
+        // Whoever lost them (udev's database is gone) has them again from the next daemon.
+        guest.kill9();
+        for link in links() {
+            fs::remove_file(link).expect("root may");
+        }
+        guest.start();
+        udev::settle();
+        assert_eq!(links().len(), 2, "{:?}", links());
+        assert!(!guest.log().contains("cannot announce"), "{}", guest.log());
     }
 );

@@ -34,8 +34,10 @@ mod support;
 mod guest;
 mod host;
 
+mod dm;
 mod golden;
 mod life;
 mod links;
 mod restart;
 mod smoke;
+mod volume;
