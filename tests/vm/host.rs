@@ -110,7 +110,8 @@ impl Machine {
         let _absent = fs::remove_file(self.out.join("machine.pid"));
         assert!(self.running.is_none(), "a machine is booted once at a time");
         self.boots += 1;
-        let output = File::options().create(true).append(true).open(self.out.join("output")).expect("target/vm is writable");
+        let output =
+            File::options().create(true).append(true).open(self.out.join("output")).expect("target/vm is writable");
         let errors = output.try_clone().expect("a descriptor can be doubled");
         let this = env::current_exe().expect("a process knows its file");
         let guest = format!(
