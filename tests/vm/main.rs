@@ -31,8 +31,23 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../kill/check.rs"]
+mod check;
+#[path = "../kill/journal.rs"]
+mod journal;
+#[path = "../kill/model.rs"]
+mod model;
+#[path = "../kill/worker.rs"]
+mod worker;
+
+mod aftermath;
 mod guest;
 mod host;
+mod load;
+
+mod kill;
+mod power;
+mod udev;
 
 mod dm;
 mod golden;

@@ -69,7 +69,7 @@ fn contents(folder: &Path, write: bool) {
     if write {
         Contents::write(path, 50 * MIB, 50);
     } else {
-        Contents::of(path, 50 * MIB, 50).check(folder);
+        Contents::known(path, 50 * MIB, 50).check(folder);
     }
 }
 

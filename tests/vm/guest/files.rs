@@ -50,16 +50,22 @@ impl Contents {
     /// Writes the file, and waits until it is on the disk.
     #[track_caller]
     pub(crate) fn write(path: PathBuf, bytes: u64, seed: u64) -> Self {
-        let contents = Self::of(path, bytes, seed);
-        let mut file = File::create(&contents.path).expect("a file can be made on a mounted filesystem");
-        contents.pieces(|piece| file.write_all(piece).expect("there is room, and no I/O error"));
-        file.sync_all().expect("what was written reaches the disk");
+        let contents = Self { path, bytes, seed };
+        contents.write_again();
         contents
     }
 
-    /// What was written earlier.
-    pub(crate) fn of(path: PathBuf, bytes: u64, seed: u64) -> Self {
+    /// A file that may be there already.
+    pub(crate) fn known(path: PathBuf, bytes: u64, seed: u64) -> Self {
         Self { path, bytes, seed }
+    }
+
+    /// Writes the file, whatever it was, and waits until it is on the disk.
+    #[track_caller]
+    pub(crate) fn write_again(&self) {
+        let mut file = File::create(&self.path).expect("a file can be made on a mounted filesystem");
+        self.pieces(|piece| file.write_all(piece).expect("there is room, and no I/O error"));
+        file.sync_all().expect("what was written reaches the disk");
     }
 
     /// Panics unless the file below this folder still is what was written; the page cache is not asked.
