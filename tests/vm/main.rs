@@ -34,4 +34,5 @@ mod support;
 mod guest;
 mod host;
 
+mod sectors;
 mod smoke;
