@@ -71,6 +71,13 @@ pub const RECORD_BYTES_MAX: usize = 4_096;
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
 
+/// Device events that are taken from udev in one turn: at 50 µs each they stay near 10 ms.
+pub const DEVICE_EVENTS_MAX: usize = 256;
+
+/// Room for udev's messages that nobody has read yet. One takes about 1 KiB, so a burst of some 8,000 is
+/// not lost; what is lost costs a look at every device. Memory is used only while messages wait.
+pub const MONITOR_BYTES: usize = 8 << 20;
+
 /// Replies up to this many bytes are sent in turn; larger listings wait until nothing else does.
 /// At 64 KiB the bus daemon's own buffer takes one in a single write.
 pub const REPLY_SMALL_BYTES_MAX: usize = 64 << 10;

@@ -198,6 +198,18 @@ pub enum ThinPoolMode {
     Failed,
 }
 
+impl ThinPoolMode {
+    /// As a status line has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadWrite => "rw",
+            Self::OutOfDataSpace => "out_of_data_space",
+            Self::ReadOnly => "ro",
+            Self::Failed => "Fail",
+        }
+    }
+}
+
 /// The state of a thin pool, from its status line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ThinPoolState {
@@ -213,6 +225,16 @@ pub struct ThinPoolState {
     pub mode: ThinPoolMode,
     /// The kernel wants the metadata to be checked before the pool is used again.
     pub needs_check: bool,
+}
+
+impl ThinPoolState {
+    /// Whether its metadata can still be changed.
+    pub const fn can_change(&self) -> bool {
+        match self.mode {
+            ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace => !self.needs_check,
+            ThinPoolMode::ReadOnly | ThinPoolMode::Failed => false,
+        }
+    }
 }
 
 /// What a thin pool can be told.

@@ -9,6 +9,7 @@
 
 pub mod conflict;
 pub mod home;
+mod news;
 pub mod ops;
 pub mod turn;
 pub mod wait;
@@ -67,6 +68,8 @@ pub struct Shard<S> {
     stopping: Cell<bool>,
     enumerated: Cell<bool>,
     busy: Cell<usize>,
+    /// Pools whose thin pool is being looked at; true: once more after that.
+    looks: RefCell<BTreeMap<PoolUuid, bool>>,
 }
 
 impl<S: Sys> Shard<S> {
@@ -84,6 +87,7 @@ impl<S: Sys> Shard<S> {
             stopping: Cell::new(false),
             enumerated: Cell::new(false),
             busy: Cell::new(0),
+            looks: RefCell::default(),
         })
     }
 

@@ -13,11 +13,11 @@ use cores::clock::Instant;
 use cores::rt::{self, Spent};
 
 use crate::error::Refusal;
-use crate::message::{Event, Message, Reply, Request};
+use crate::message::{Message, Reply, Request};
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
 use crate::shard::conflict::Operation;
-use crate::shard::{Shard, bug, ops, wait};
+use crate::shard::{Shard, bug, news, ops};
 use crate::sys::Sys;
 
 /// Messages taken from the rings in one turn, so that operations get their turns too.
@@ -50,7 +50,7 @@ fn handle<S: Sys>(shard: &Rc<Shard<S>>, message: Message) {
             shard.claims.borrow_mut().push_back(*claimed);
             shard.claimed.raise();
         }
-        Message::Event(event) => happen(shard, *event),
+        Message::Event(event) => news::happen(shard, *event),
         Message::Look => look(shard),
         Message::Stop => {
             shard.stopping.set(true);
@@ -105,54 +105,8 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
 }
 
 /// Time that has passed, for the log.
-fn milliseconds(since: Instant) -> String {
+pub(super) fn milliseconds(since: Instant) -> String {
     format!("{:.1}", rt::now().since(since).as_secs_f64() * 1000.0)
-}
-
-/// Takes in what the event core reports.
-fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
-    match event {
-        Event::Found { pool, candidate } => {
-            shard.gathered.borrow_mut().entry(pool).or_default().add(candidate);
-            if shard.enumerated.get() {
-                settle(shard, vec![pool]);
-            }
-        }
-        Event::Enumerated => {
-            shard.enumerated.set(true);
-            let pools = shard.gathered.borrow().keys().copied().collect();
-            settle(shard, pools);
-        }
-    }
-}
-
-/// Sets up, lists or cleans up what was found, then says so.
-fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>) {
-    let tickets: Vec<_> = pools.into_iter().map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
-    shard.busy.set(shard.busy.get() + 1);
-    let shard = Rc::clone(shard);
-    rt::spawn("settle", async move {
-        let setups = tickets.into_iter().map(|(pool, ticket)| {
-            let shard = Rc::clone(&shard);
-            rt::spawn("settle pool", async move {
-                let began = rt::now();
-                rt::account();
-                rt::timed("queue", ticket.admitted()).await;
-                ops::gather::settle(&shard, pool).await;
-                drop(ticket);
-                log::info!("pool settled (pool={pool} ms={}{})", milliseconds(began), rt::spent());
-            })
-        });
-        // A panic in one setup is logged by the task wrapper; that pool stays out, the others come up.
-        for ended in wait::all(setups).await {
-            if let Err(panicked) = ended {
-                log::error!("a pool is left out: {}", panicked.message);
-            }
-        }
-        shard.send(shard.places.bus, Message::Settled);
-        left(&shard);
-    })
-    .detach();
 }
 
 /// Looks at sizes in use, each pool by itself.
@@ -179,7 +133,8 @@ fn look<S: Sys>(shard: &Rc<Shard<S>>) {
     }
 }
 
-fn left<S: Sys>(shard: &Shard<S>) {
+/// One thing less runs here.
+pub(super) fn left<S: Sys>(shard: &Shard<S>) {
     shard.busy.set(shard.busy.get() - 1);
     if shard.stopping.get() && shard.busy.get() == 0 {
         // The loop below sleeps on its rings; a message to ourselves wakes it.

@@ -3,20 +3,34 @@
 //! Invariant: a machine ends with its value or at its time limit, and its disks are gone after a scenario that
 //! passed. What it left to read stays until the scenario runs again.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::support::daemon::BINARY;
 
+/// Which machine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    /// User Mode Linux: one CPU, as fast as this one.
+    Uml,
+    /// QEMU, which emulates two CPUs: slow.
+    Qemu,
+    /// What `VM_MACHINE` says, User Mode Linux by default.
+    Any,
+}
+
 /// What a scenario needs of its machine.
 pub(crate) struct Spec {
+    /// Only where it matters: for several CPUs.
+    pub(crate) kind: Kind,
     /// Sizes of fresh disks, as `truncate` understands them.
     pub(crate) disks: &'static [&'static str],
     /// Makes raw images in the folder it is given; they are disks before the fresh ones.
@@ -28,7 +42,8 @@ pub(crate) struct Spec {
 }
 
 /// Two disks, and two minutes.
-pub(crate) const SPEC: Spec = Spec { disks: &["10G", "10G"], images: |_| Vec::new(), limit_s: 120, memory_mib: 1536 };
+pub(crate) const SPEC: Spec =
+    Spec { kind: Kind::Any, disks: &["10G", "10G"], images: |_| Vec::new(), limit_s: 120, memory_mib: 1536 };
 
 /// Machines at once, whatever the number of threads of the test: more of them only wait for each other.
 const MACHINES_MAX: usize = 2;
@@ -51,6 +66,7 @@ pub(crate) struct Machine {
     pub(crate) out: PathBuf,
     /// The images of its disks.
     pub(crate) disks: Vec<PathBuf>,
+    kind: &'static str,
     limit_s: u32,
     memory_mib: u32,
     running: Option<Child>,
@@ -60,9 +76,10 @@ pub(crate) struct Machine {
 impl Machine {
     /// A machine with fresh disks and an empty `/out`. `None`: there cannot be one here, and that was said.
     pub(crate) fn prepare(module: &str, spec: &Spec) -> Option<Self> {
-        if let Err(missing) = ready() {
+        let kind = spec.kind.name();
+        if let Err(missing) = ready(kind) {
             assert!(env::var("VM").as_deref() != Ok("required"), "VM=required, but: {missing}");
-            println!("SKIPPED vm: {missing}");
+            println!("SKIPPED vm ({kind}): {missing}");
             return None;
         }
         let permit = Permit::take();
@@ -79,11 +96,13 @@ impl Machine {
             disks.push(path);
         }
         let (limit_s, memory_mib) = (spec.limit_s, spec.memory_mib);
-        Some(Self { out, disks, limit_s, memory_mib, running: None, _permit: permit })
+        Some(Self { out, disks, kind, limit_s, memory_mib, running: None, _permit: permit })
     }
 
     /// Boots it, to run the guest half of the scenario in this module.
     pub(crate) fn boot(&mut self, module: &str) {
+        // That of an earlier boot must not be killed.
+        let _absent = fs::remove_file(self.out.join("machine.pid"));
         assert!(self.running.is_none(), "a machine is booted once at a time");
         let output = File::create(self.out.join("output")).expect("target/vm is writable");
         let errors = output.try_clone().expect("a descriptor can be doubled");
@@ -94,7 +113,7 @@ impl Machine {
             scenario(module)
         );
         let mut command = Command::new(rig("boot.sh"));
-        command.arg("--vm").arg(kind()).arg("-o").arg(&self.out);
+        command.arg("--vm").arg(self.kind).arg("-o").arg(&self.out);
         command.args(["-t", &self.limit_s.to_string(), "-m", &self.memory_mib.to_string()]);
         for disk in &self.disks {
             command.arg("-d").arg(disk);
@@ -108,7 +127,7 @@ impl Machine {
             }
         }
         command.arg(guest).stdin(Stdio::null()).stdout(output).stderr(errors);
-        // A process group of its own: all of the machine can be killed at once.
+        // A process group of its own, so that a keystroke ends the test and the machine is ended by us.
         self.running = Some(command.process_group(0).spawn().expect("boot.sh can be executed"));
     }
 
@@ -124,12 +143,22 @@ impl Machine {
         self.running.as_mut().is_some_and(|child| child.try_wait().expect("a child can be waited for").is_none())
     }
 
-    /// Switches it off: every process of the machine is killed at once.
+    /// Cuts its power: every process of the machine is killed at once.
     pub(crate) fn kill(&mut self) {
         let Some(mut running) = self.running.take() else { return };
-        let group = Pid::from_raw(i32::try_from(running.id()).expect("process ids are small"));
-        // Best effort: if all of them have ended there is nothing to kill, and wait reaps it either way.
-        let _ = killpg(group, Signal::SIGKILL);
+        let pid = |text: String| text.trim().parse().ok().map(Pid::from_raw);
+        // Best effort: if it has ended there is nothing to kill; User Mode Linux is a process group of its
+        // own, QEMU is one process; boot.sh notices and ends, unless it is too early for a machine.
+        match fs::read_to_string(self.out.join("machine.pid")).ok().and_then(pid) {
+            Some(machine) => {
+                let _ = killpg(machine, Signal::SIGKILL);
+                let _ = kill(machine, Signal::SIGKILL);
+            }
+            None => {
+                let _ =
+                    killpg(Pid::from_raw(i32::try_from(running.id()).expect("process ids are small")), Signal::SIGKILL);
+            }
+        }
         let _ = running.wait();
     }
 
@@ -163,24 +192,33 @@ fn scenario(module: &str) -> &str {
     module.split_once("::").expect("a scenario is a module in a crate").1
 }
 
-/// Which machine is wanted.
-pub(crate) fn kind() -> String {
-    env::var("VM_MACHINE").unwrap_or_else(|_| "uml".into())
+impl Kind {
+    /// As boot.sh and build.sh call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Uml => "uml",
+            Self::Qemu => "qemu",
+            Self::Any => match env::var("VM_MACHINE").as_deref() {
+                Err(_) | Ok("" | "uml") => "uml",
+                Ok("qemu") => "qemu",
+                Ok(other) => panic!("VM_MACHINE={other}: uml or qemu"),
+            },
+        }
+    }
 }
 
-/// Builds what a machine needs, once; or says what is missing.
-fn ready() -> Result<(), &'static str> {
-    static READY: OnceLock<Result<(), String>> = OnceLock::new();
+/// Builds what a machine needs, once for each kind; or says what is missing.
+fn ready(kind: &'static str) -> Result<(), String> {
+    static READY: Mutex<BTreeMap<&str, Result<(), String>>> = Mutex::new(BTreeMap::new());
     let build = || {
-        let output =
-            Command::new(rig("build.sh")).arg(kind()).output().map_err(|error| format!("build.sh: {error}"))?;
+        let output = Command::new(rig("build.sh")).arg(kind).output().map_err(|error| format!("build.sh: {error}"))?;
         if output.status.success() {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(said.lines().last().unwrap_or("build.sh failed").to_owned())
     };
-    READY.get_or_init(build).as_ref().copied().map_err(String::as_str)
+    READY.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_insert_with(build).clone()
 }
 
 /// What `make install` would lay out and the guest's services need: files of ours, and where they belong.

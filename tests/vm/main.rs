@@ -33,6 +33,12 @@ mod support;
 
 mod guest;
 mod host;
+mod signatures;
 
+mod bad_input;
+mod golden;
+mod life;
+mod links;
 mod sectors;
 mod smoke;
+mod volume;

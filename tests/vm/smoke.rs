@@ -5,14 +5,14 @@
 use std::path::Path;
 
 use crate::guest::{Guest, dm};
-use crate::host::{SPEC, Spec};
+use crate::host::{Kind, SPEC, Spec};
 use crate::scenario;
 use crate::support::{TOP, interface};
 
 scenario!(
     /// Kernel, udevd, system bus, and a daemon that needs none of the machine.
     the_machine_has_what_a_daemon_needs,
-    Spec { disks: &["1G", "2G"], ..SPEC },
+    Spec { kind: Kind::Uml, disks: &["1G", "2G"], ..SPEC },
     |guest: &mut Guest| {
         assert!(Path::new("/run/udev/control").exists(), "udevd runs");
         assert!(Path::new("/run/dbus/system_bus_socket").exists(), "the system bus runs");

@@ -24,7 +24,7 @@ use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, MetadataVersion};
 use crate::probe;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, headers, stack};
+use crate::shard::ops::{Outcome, headers, stack, thin_pool};
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
@@ -228,6 +228,8 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Outcome {
     log::info!("pool created (pool={pool} name={:?} devices={})", view.name.as_str(), devices.len());
     shard.running.borrow_mut().insert(pool, Rc::new(running));
     shard.show(std::iter::once(View::Pool(view)).chain(devices.into_iter().map(View::Device)).collect());
+    // What happened to it before it ran was told to nobody.
+    thin_pool::look(shard, pool);
     Ok(Answer::PoolCreated(pool, ids))
 }
 

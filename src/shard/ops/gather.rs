@@ -26,7 +26,12 @@ pub async fn read<S: Sys>(shard: &Shard<S>, pool: PoolUuid) -> Result<Vec<Read>,
     for candidate in candidates {
         match read_one(shard, pool, candidate.clone()).await {
             Ok(Some(device)) => devices.push(device),
-            Ok(None) => log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path),
+            Ok(None) => {
+                log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path);
+                if let Some(gathered) = shard.gathered.borrow_mut().get_mut(&pool) {
+                    gathered.remove(candidate.number);
+                }
+            }
             Err(failure) => log::warn!("a device of pool {pool} is left out: {failure}"),
         }
     }
@@ -59,6 +64,8 @@ pub async fn close<S: Sys>(shard: &Shard<S>, devices: &[Read]) {
 /// Sets up a pool that was found, lists it as stopped, or cleans up what a cut-off operation left.
 pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     if shard.running(pool).is_some() {
+        // Its devices were reported while it was made or started.
+        shard.gathered.borrow_mut().remove(&pool);
         return;
     }
     rt::stage("read metadata");
@@ -69,6 +76,10 @@ pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
             return;
         }
     };
+    if devices.is_empty() {
+        forget(shard, pool);
+        return;
+    }
     match judge(pool, &devices) {
         Verdict::HalfMade => clean_up(shard, pool, &devices, "creation").await,
         Verdict::Destroying => clean_up(shard, pool, &devices, "destruction").await,
@@ -89,15 +100,18 @@ pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
 /// Lists a pool as stopped. It holds its devices, not its name.
 async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
     close(shard, devices).await;
-    if devices.is_empty() {
-        shard.gathered.borrow_mut().remove(&pool);
-        return;
-    }
     let held = devices.iter().map(|device| (device.candidate.number, device.candidate.path.clone())).collect();
     if let Err(taken) = shard.take(Claim::Take { pool, name: None, devices: held }).await {
         log::error!("a device of a stopped pool is in other hands (pool={pool}): {taken:?}");
     }
     shard.show(vec![View::Stopped(stopped_view(pool, devices))]);
+}
+
+/// The last device of a pool is gone, and so is all that is known of it here.
+fn forget<S: Sys>(shard: &Shard<S>, pool: PoolUuid) {
+    shard.gathered.borrow_mut().remove(&pool);
+    shard.claim(Claim::Release(pool));
+    shard.show(vec![View::StoppedGone(pool)]);
 }
 
 /// Wipes devices that are marked as left over.
@@ -116,10 +130,14 @@ async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]
     if let Err(failure) = &wiped {
         log::error!("devices that were to be wiped are not (pool={pool}): {failure}");
     }
+    if wiped.is_ok() {
+        forget(shard, pool);
+    }
+    // Otherwise they stay known, so that closing them, which makes the machine report them, is no reason to
+    // try the same again and again.
     for number in numbers {
         shard.sys.close(number, wiped.is_ok()).await;
     }
-    shard.gathered.borrow_mut().remove(&pool);
 }
 
 /// What a pool that has just stopped leaves behind to be started from.

@@ -21,7 +21,7 @@ use crate::model::name::Name;
 use crate::model::pool::MetadataVersion;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack};
+use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Opening, Sys};
 
@@ -209,6 +209,8 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
     shard.gathered.borrow_mut().remove(&pool);
     shard.running.borrow_mut().insert(pool, Rc::new(running));
     shard.show(views);
+    // What happened to it before it ran was told to nobody.
+    thin_pool::look(shard, pool);
     Answer::PoolStarted(pool, devices, filesystems)
 }
 

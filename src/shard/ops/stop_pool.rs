@@ -111,10 +111,11 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Answer {
         let candidates: Vec<_> = engine.members().iter().map(|member| member.candidate.clone()).collect();
         (gone(&engine, pool), engine.stopped_view(), candidates)
     };
+    // Known before they are closed: closing makes the machine report them, and that is no news then.
+    gather::remember(shard, pool, candidates.clone());
     for candidate in &candidates {
         shard.sys.close(candidate.number, false).await;
     }
-    gather::remember(shard, pool, candidates);
     shard.claim(Claim::ReleaseName(pool));
     views.push(View::Stopped(stopped));
     shard.show(views);

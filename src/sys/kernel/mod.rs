@@ -34,6 +34,7 @@ use self::devices::Open;
 use self::dm::Mapper;
 use self::extents::Busy;
 use self::lanes::Lanes;
+use self::monitor::Ears;
 use crate::error::{Fault, Why};
 use crate::model::device::DeviceNumber;
 use crate::sys::formats::Formats;
@@ -47,6 +48,7 @@ struct Inner {
     mapper: Mapper,
     open: RefCell<BTreeMap<DeviceNumber, Open>>,
     formats: Formats,
+    ears: Ears,
     /// What is being written, so that no two writes change one block at a time.
     writing: Busy,
 }
@@ -80,6 +82,7 @@ impl KernelSys {
             mapper,
             open: RefCell::default(),
             formats: Formats::default(),
+            ears: Ears::default(),
             writing: Busy::default(),
         };
         Ok(Self { inner: Rc::new(inner) })

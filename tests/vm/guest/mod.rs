@@ -9,6 +9,7 @@
 
 pub(crate) mod dm;
 pub(crate) mod files;
+pub(crate) mod state;
 pub(crate) mod udev;
 
 use std::env;

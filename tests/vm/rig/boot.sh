@@ -2,7 +2,8 @@
 # boot.sh [options] 'COMMAND'   boot a throw-away machine, run COMMAND in it as root, end with its exit status
 #   --vm uml|qemu     uml (default): User Mode Linux, native speed, one CPU. qemu: emulated, CPUS of them
 #   -d FILE           a disk: an existing raw image, opened read-write (repeatable, in this order)
-#   -o DIR            what is /out in the guest (uml: at once; qemu: copied back at the end)
+#   -o DIR            what is /out in the guest (uml: at once; qemu: copied back at the end); it gets `console`
+#                     and, at once, `machine.pid`: kill that (uml: its process group) to cut the power
 #   -p SRC:DST        copy a file or folder of the host to DST in the guest before services start (repeatable)
 #   -e NAME=VALUE     the command's environment (repeatable)
 #   -t SECONDS        time limit (default 300; then the status is 124)     -m MIB  memory (default 1536)
@@ -15,7 +16,7 @@ root=$(cd "$here/../../.." && pwd)
 cache=${VM_CACHE:-$root/target/vm}
 vm=uml cpus=2 memory=1536 out= limit=300 words=
 disks=() pushes=() names=()
-[ $# -ge 1 ] || { sed -n '2,12p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,13p' "$0"; exit 2; }
 mkdir -p "$cache/run"
 work=$(mktemp -d "$cache/run/XXXXXX")
 rig=$work/rig
@@ -49,6 +50,8 @@ for push in ${pushes[@]+"${pushes[@]}"}; do
 	mkdir -p "$rig/root/$(dirname "${push#*:}")"
 	cp -aL "${push%%:*}" "$rig/root/${push#*:}"
 done
+# Says which process the machine is, for whoever wants to switch it off.
+named=(sh -c 'echo $$ >"$0"; exec "$@"' "${out:-$work}/machine.pid")
 letters=(a b c d e f g h i j k l m n o p q r s t u v w x y z)
 
 run_uml() {
@@ -61,7 +64,7 @@ run_uml() {
 	done
 	finish_env
 	# The command's output is serial line 0; the kernel's console is a file. Its memory is a file in /dev/shm.
-	TMPDIR=/dev/shm timeout --foreground -k 5 "$limit" "$cache/uml/usr/bin/linux.uml" mem="${memory}M" root=/dev/root \
+	TMPDIR=/dev/shm timeout --foreground -k 5 "$limit" "${named[@]}" "$cache/uml/usr/bin/linux.uml" mem="${memory}M" root=/dev/root \
 		rootfstype=hostfs rootflags=/ ro init="$here/uml-init" con=null con0=null,fd:3 ssl0=null,fd:4 console=tty0 \
 		quiet panic=-1 rig.vm=uml rig.rigdir="$rig" rig.outdir="$out" rig.umlmods="$modules" rig.moddir="$modules" \
 		${arguments[@]+"${arguments[@]}"} $words 3>"$work/console" >"$work/vm.log" 2>&1 </dev/null &
@@ -96,7 +99,7 @@ run_qemu() {
 	finish_env
 	# A second archive appended to the first: /rig.
 	{ cat "$cache/initrd.cpio"; (cd "$work" && find rig | cpio --quiet -o -H newc); } >"$work/initrd"
-	timeout --foreground -k 5 "$limit" qemu-system-x86_64 "${arguments[@]}" -initrd "$work/initrd" \
+	timeout --foreground -k 5 "$limit" "${named[@]}" qemu-system-x86_64 "${arguments[@]}" -initrd "$work/initrd" \
 		-append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check random.trust_cpu=on \
 rig.vm=qemu rig.outdir=$out rig.moddir=$(compgen -G "$cache/qemu/lib/modules/*" | head -n1) $words" \
 		>"$work/vm.log" 2>&1 </dev/null &

@@ -1,0 +1,120 @@
+//! What the event core reports, taken in: devices found and lost, events of dm devices.
+//!
+//! Invariants: what is known of the devices of pools that do not run changes here at once, in the order of
+//! the reports; what follows for a pool happens in its queue, after what is going on there. A report that
+//! says nothing new starts nothing: setting a pool up makes udev report its devices again.
+//!
+//! Deliberately absent: devices of running pools. They are held open; what becomes of them shows in I/O.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::message::{Claim, Event, Message};
+use crate::model::device::{Candidate, DeviceNumber};
+use crate::model::dm::{Dm, Role};
+use crate::model::ids::PoolUuid;
+use crate::shard::conflict::Operation;
+use crate::shard::turn::{left, milliseconds};
+use crate::shard::{Shard, ops, wait};
+use crate::sys::Sys;
+
+/// Takes in a report.
+pub(super) fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
+    match event {
+        Event::Found { pool, candidate } => found(shard, pool, candidate),
+        Event::Lost { number, owner } => lost(shard, owner, |other| other == number),
+        Event::Enumerated(there) => {
+            lost(shard, None, |known| !there.contains(&known));
+            if !shard.enumerated.replace(true) {
+                let pools = shard.gathered.borrow().keys().copied().collect();
+                settle(shard, pools, true);
+            }
+        }
+        Event::Dm(Dm::Private(pool, Role::ThinPool)) => ops::thin_pool::look(shard, pool),
+        Event::Dm(Dm::Private(_, Role::OriginSub | Role::Cache | Role::ThinMeta | Role::ThinData | Role::Mdv))
+        | Event::Dm(Dm::Thin(..)) => {}
+    }
+}
+
+/// A device carries a pool's signature.
+fn found<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, candidate: Candidate) {
+    if let Some(running) = shard.running(pool) {
+        if !running.pool.borrow().numbers().contains(&candidate.number) {
+            log::warn!("a device says it is of a pool that runs without it (pool={pool} device={})", candidate.path);
+        }
+        return;
+    }
+    let path = candidate.path.clone();
+    let news = shard.gathered.borrow_mut().entry(pool).or_default().add(candidate);
+    if news && shard.enumerated.get() {
+        log::info!("device found (pool={pool} device={path})");
+        settle(shard, vec![pool], false);
+    }
+}
+
+/// Devices are gone, or carry the signature of nobody but `owner`.
+fn lost<S: Sys>(shard: &Rc<Shard<S>>, owner: Option<PoolUuid>, is_lost: impl Fn(DeviceNumber) -> bool) {
+    for running in shard.running.borrow().values().filter(|running| Some(running.uuid) != owner) {
+        for member in running.pool.borrow().members().iter().filter(|member| is_lost(member.candidate.number)) {
+            log::warn!("a device of a running pool is gone (pool={} device={})", running.uuid, member.candidate.path);
+        }
+    }
+    let mut changed = Vec::new();
+    for (pool, gathered) in shard.gathered.borrow_mut().iter_mut().filter(|(pool, _)| Some(**pool) != owner) {
+        let gone: Vec<Candidate> = gathered.candidates.iter().filter(|known| is_lost(known.number)).cloned().collect();
+        for candidate in &gone {
+            gathered.remove(candidate.number);
+            log::info!("device lost (pool={pool} device={})", candidate.path);
+        }
+        if !gone.is_empty() {
+            changed.push((*pool, gone));
+        }
+    }
+    if !shard.enumerated.get() {
+        return;
+    }
+    for (pool, gone) in &changed {
+        // Somebody else may want it now. An operation on the pool that goes on keeps its claim.
+        if shard.gate(*pool).is_idle() {
+            for candidate in gone {
+                shard.claim(Claim::ReleaseDevice(*pool, candidate.number));
+            }
+        }
+    }
+    settle(shard, changed.into_iter().map(|(pool, _)| pool).collect(), false);
+}
+
+/// Sets up, lists, forgets or cleans up what was found, each pool in its queue; the first time, then says so.
+fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>, first: bool) {
+    if !first && (pools.is_empty() || shard.stopping.get()) {
+        return;
+    }
+    let tickets: Vec<_> = pools.into_iter().map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
+    shard.busy.set(shard.busy.get() + 1);
+    let shard = Rc::clone(shard);
+    rt::spawn("settle", async move {
+        let setups = tickets.into_iter().map(|(pool, ticket)| {
+            let shard = Rc::clone(&shard);
+            rt::spawn("settle pool", async move {
+                let began = rt::now();
+                rt::account();
+                rt::timed("queue", ticket.admitted()).await;
+                ops::gather::settle(&shard, pool).await;
+                drop(ticket);
+                log::info!("pool settled (pool={pool} ms={}{})", milliseconds(began), rt::spent());
+            })
+        });
+        // A panic in one setup is logged by the task wrapper; that pool stays out, the others come up.
+        for ended in wait::all(setups).await {
+            if let Err(panicked) = ended {
+                log::error!("a pool is left out: {}", panicked.message);
+            }
+        }
+        if first {
+            shard.send(shard.places.bus, Message::Settled);
+        }
+        left(&shard);
+    })
+    .detach();
+}
