@@ -19,6 +19,7 @@ pub mod rt;
 mod scheduler;
 pub mod side;
 pub mod signals;
+pub mod steady;
 mod task;
 pub mod topology;
 pub mod turns;

@@ -58,3 +58,7 @@ pub const BUFFER_BYTES_MAX: usize = 1 << 30;
 
 /// Descriptors taken with one message from a socket: the default of the D-Bus daemon.
 pub const DESCRIPTORS_MAX: usize = 16;
+
+/// Stack that a steady thread has in memory. An ioctl with what leads to it takes a few KiB; a thread has
+/// 2 MiB, and the usual limit of locked memory is 8 MiB.
+pub const STEADY_STACK_BYTES: usize = 64 << 10;

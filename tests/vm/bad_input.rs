@@ -88,9 +88,10 @@ fn expect_refused_beside(guest: &Guest, client: &Client, good: &str, bad: &str, 
 fn looped(name: &str, bytes: u64, block: u32) -> String {
     let file = format!("/var/tmp/{name}");
     fs::File::create(&file).expect("/var/tmp is writable").set_len(bytes).expect("files can be sparse");
-    let node = run("losetup", &["--find", "--show", "--sector-size", &block.to_string(), &file]).trim().to_owned();
+    let node = run("losetup", &["--find", "--show", "--sector-size", &block.to_string(), &file]);
     settle();
-    node
+    // A warning about an empty file may follow.
+    node.lines().next().expect("losetup names the device").to_owned()
 }
 
 /// Writes a partition table.
@@ -215,7 +216,7 @@ scenario!(
     /// Devices that somebody uses or that cannot be written: mounted, swapped to, below a dm device, read-only,
     /// paths of a multipath device, and devices that udev does not know yet.
     a_device_in_use_is_refused,
-    Spec { disks: &["2G"; 6], ..SPEC },
+    Spec { disks: &["2G", "2G", "2G", "3G", "2G", "2G"], ..SPEC },
     |guest: &mut Guest| {
         let disks = guest.disks();
         let [good, mounted, swap, below, read_only, path] = disks.as_slice() else { panic!("six disks") };
@@ -341,7 +342,9 @@ scenario!(
         let disks = guest.disks();
         run("mkfs.ext4", &["-q", &disks[1]]);
         run("udevadm", &["control", "--exit"]);
-        guest.until("udevd ends", |_| processes("systemd-udevd").is_empty() && !Path::new("/run/udev/control").exists());
+        guest.until("udevd ends", |_| processes("systemd-udevd").is_empty());
+        // A machine that never had one: an udevd leaves its socket and its database behind.
+        fs::remove_dir_all("/run/udev").expect("root removes what it likes");
         guest.start();
         let client = guest.client();
         assert!(guest.log().contains("udevd does not run"), "the log says so: {}", guest.log());

@@ -31,14 +31,31 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../kill/check.rs"]
+mod check;
+#[path = "../kill/journal.rs"]
+mod journal;
+#[path = "../kill/model.rs"]
+mod model;
+#[path = "../kill/worker.rs"]
+mod worker;
+
+mod aftermath;
 mod guest;
 mod host;
+mod load;
 mod signatures;
 
+mod kill;
+mod power;
+mod udev;
+
 mod bad_input;
+mod dm;
 mod golden;
 mod life;
 mod links;
+mod restart;
 mod sectors;
 mod smoke;
 mod volume;

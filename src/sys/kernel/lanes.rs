@@ -6,6 +6,7 @@
 use std::io;
 
 use cores::lane::Lane;
+use cores::steady;
 
 use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX};
 
@@ -31,9 +32,11 @@ impl Lanes {
     /// Starts the threads.
     pub(super) fn new(cpu: Option<usize>) -> io::Result<Self> {
         let lane = |name, threads| Lane::new(name, threads, LANE_QUEUE_MAX, cpu);
+        // These suspend devices, if only for the moment in which the kernel swaps tables.
+        let steady = |name, threads| Lane::prepared(name, threads, LANE_QUEUE_MAX, cpu, steady::make);
         Ok(Self {
-            urgent: lane("urgent", 1)?,
-            dm: lane("dm", BLOCKING_THREADS)?,
+            urgent: steady("urgent", 1)?,
+            dm: steady("dm", BLOCKING_THREADS)?,
             mount: lane("mount", BLOCKING_THREADS)?,
             files: lane("files", BLOCKING_THREADS)?,
             udev: lane("udev", BLOCKING_THREADS)?,

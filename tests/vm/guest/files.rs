@@ -51,10 +51,21 @@ impl Contents {
     #[track_caller]
     pub(crate) fn write(path: PathBuf, bytes: u64, seed: u64) -> Self {
         let contents = Self { path, bytes, seed };
-        let mut file = File::create(&contents.path).expect("a file can be made on a mounted filesystem");
-        contents.pieces(|piece| file.write_all(piece).expect("there is room, and no I/O error"));
-        file.sync_all().expect("what was written reaches the disk");
+        contents.write_again();
         contents
+    }
+
+    /// A file that may be there already.
+    pub(crate) fn known(path: PathBuf, bytes: u64, seed: u64) -> Self {
+        Self { path, bytes, seed }
+    }
+
+    /// Writes the file, whatever it was, and waits until it is on the disk.
+    #[track_caller]
+    pub(crate) fn write_again(&self) {
+        let mut file = File::create(&self.path).expect("a file can be made on a mounted filesystem");
+        self.pieces(|piece| file.write_all(piece).expect("there is room, and no I/O error"));
+        file.sync_all().expect("what was written reaches the disk");
     }
 
     /// Panics unless the file below this folder still is what was written; the page cache is not asked.
