@@ -80,7 +80,7 @@ scenario!(
 
         fs::remove_file("/run/udev/rules.d/56-multipath.rules").expect("it is ours");
         run("udevadm", &["control", "--reload"]);
-        run("dd", &[&format!("if={path}"), &format!("of={copy}"), "bs=1M", "conv=fsync", "status=none"]);
+        run("dd", &[&format!("if={path}"), &format!("of={copy}"), "bs=1M", "count=8", "conv=notrunc,fsync", "status=none"]);
         run("udevadm", &["trigger", "--subsystem-match=block"]);
         settle();
         guest.start();
