@@ -52,6 +52,7 @@ mod power;
 mod udev;
 
 mod bad_input;
+mod discovery;
 mod dm;
 mod golden;
 mod life;
