@@ -26,7 +26,7 @@ use self::control::{Ask, Control, Info};
 use self::cookie::Cookie;
 use self::udev::Waits;
 use crate::error::Why;
-use crate::limits::{DM_BATCH_MAX, DM_REMOVE_PAUSE_MS, DM_REMOVE_TRIES};
+use crate::limits::{DM_BATCH_MAX, DM_BUSY_PAUSE_MS, DM_BUSY_TRIES};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolMode, ThinPoolState};
 use crate::model::ids::PoolUuid;
@@ -56,31 +56,51 @@ impl Mapper {
         Ok(Self { lanes, control, waits })
     }
 
-    /// As `Sys::activate`; says which device it failed at.
+    /// As `Sys::activate`; says which device it failed at. One that lies on what somebody holds is tried
+    /// again: a child that we start has our hold on a new device too, for a moment.
     pub(super) async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
-        for batch in tables.chunks(DM_BATCH_MAX) {
-            let owned = batch.to_vec();
-            let work = move |control: &Control, cookie: Option<&Cookie>| {
-                let one = |(device, table): &(Dm, Table)| {
-                    change::activate(control, *device, table, cookie).map_err(|why| (*device, why))
-                };
-                owned.iter().try_for_each(one)
-            };
-            let devices: Vec<Dm> = batch.iter().map(|(device, _)| *device).collect();
-            self.change(devices, work).await.map_err(|why| (batch[0].0, why))??;
+        let mut left = tables;
+        let mut tries = 1;
+        while let Some((first, _)) = left.first() {
+            let batch = &left[..left.len().min(DM_BATCH_MAX)];
+            let (done, outcome) = self.activate_batch(batch).await.map_err(|why| (*first, why))?;
+            left = &left[done..];
+            match (outcome, left.first()) {
+                (Ok(()), _) => tries = 1,
+                (Err(Why::Errno(libc::EBUSY)), Some(_)) if tries < DM_BUSY_TRIES => {
+                    tries += 1;
+                    rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
+                }
+                (Err(why), failed) => return Err((failed.map_or(*first, |(device, _)| *device), why)),
+            }
         }
         Ok(())
+    }
+
+    /// Activates up to the first failure; how many are done, and that failure.
+    async fn activate_batch(&self, batch: &[(Dm, Table)]) -> Result<(usize, Result<(), Why>), Why> {
+        let owned = batch.to_vec();
+        let work = move |control: &Control, cookie: Option<&Cookie>| {
+            let mut done = 0;
+            let outcome = owned.iter().try_for_each(|(device, table)| {
+                change::activate(control, *device, table, cookie)?;
+                done += 1;
+                Ok(())
+            });
+            (done, outcome)
+        };
+        self.change(batch.iter().map(|(device, _)| *device).collect(), work).await
     }
 
     /// As `Sys::deactivate`. What somebody has open is tried again: udev looks into new devices for moments.
     pub(super) async fn deactivate(&self, devices: &[Dm]) -> Result<(), (Dm, Why)> {
         let mut left = devices.to_vec();
         let mut first = None;
-        for tries in 1..=DM_REMOVE_TRIES {
+        for tries in 1..=DM_BUSY_TRIES {
             let mut busy = Vec::new();
             for batch in left.chunks(DM_BATCH_MAX) {
                 for (device, why) in self.remove(batch).await.map_err(|why| (batch[0], why))? {
-                    if why == Why::Errno(libc::EBUSY) && tries < DM_REMOVE_TRIES {
+                    if why == Why::Errno(libc::EBUSY) && tries < DM_BUSY_TRIES {
                         busy.push(device);
                     } else {
                         first.get_or_insert((device, why));
@@ -91,7 +111,7 @@ impl Mapper {
                 break;
             }
             left = busy;
-            rt::sleep(Duration::from_millis(DM_REMOVE_PAUSE_MS)).await;
+            rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
         }
         first.map_or(Ok(()), Err)
     }
