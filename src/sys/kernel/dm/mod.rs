@@ -56,40 +56,39 @@ impl Mapper {
         Ok(Self { lanes, control, waits })
     }
 
-    /// As `Sys::activate`; says which device it failed at. One that lies on what somebody holds is tried
-    /// again: a child that we start has our hold on a new device too, for a moment.
+    /// As `Sys::activate`; says which device it failed at. What somebody else holds below is tried again: a
+    /// process that was just forked has all our descriptors, exclusive ones too, until it runs its program.
     pub(super) async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
         let mut left = tables;
         let mut tries = 1;
-        while let Some((first, _)) = left.first() {
-            let batch = &left[..left.len().min(DM_BATCH_MAX)];
-            let (done, outcome) = self.activate_batch(batch).await.map_err(|why| (*first, why))?;
-            left = &left[done..];
-            match (outcome, left.first()) {
-                (Ok(()), _) => tries = 1,
-                (Err(Why::Errno(libc::EBUSY)), Some(_)) if tries < DM_BUSY_TRIES => {
-                    tries += 1;
-                    rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
-                }
-                (Err(why), failed) => return Err((failed.map_or(*first, |(device, _)| *device), why)),
+        loop {
+            let (device, why) = match self.activate_once(left).await {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            if why != Why::Errno(libc::EBUSY) || tries == DM_BUSY_TRIES {
+                return Err((device, why));
             }
+            let done = left.iter().position(|(other, _)| *other == device).expect("a device of the batch failed");
+            left = &left[done..];
+            tries += 1;
+            rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
         }
-        Ok(())
     }
 
-    /// Activates up to the first failure; how many are done, and that failure.
-    async fn activate_batch(&self, batch: &[(Dm, Table)]) -> Result<(usize, Result<(), Why>), Why> {
-        let owned = batch.to_vec();
-        let work = move |control: &Control, cookie: Option<&Cookie>| {
-            let mut done = 0;
-            let outcome = owned.iter().try_for_each(|(device, table)| {
-                change::activate(control, *device, table, cookie)?;
-                done += 1;
-                Ok(())
-            });
-            (done, outcome)
-        };
-        self.change(batch.iter().map(|(device, _)| *device).collect(), work).await
+    async fn activate_once(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
+        for batch in tables.chunks(DM_BATCH_MAX) {
+            let owned = batch.to_vec();
+            let work = move |control: &Control, cookie: Option<&Cookie>| {
+                let one = |(device, table): &(Dm, Table)| {
+                    change::activate(control, *device, table, cookie).map_err(|why| (*device, why))
+                };
+                owned.iter().try_for_each(one)
+            };
+            let devices: Vec<Dm> = batch.iter().map(|(device, _)| *device).collect();
+            self.change(devices, work).await.map_err(|why| (batch[0].0, why))??;
+        }
+        Ok(())
     }
 
     /// As `Sys::deactivate`. What somebody has open is tried again: udev looks into new devices for moments.
