@@ -69,6 +69,8 @@ pub struct Shard<S> {
     stopping: Cell<bool>,
     enumerated: Cell<bool>,
     busy: Cell<usize>,
+    /// Running pools with reports about their devices, and the devices with their signature that are not theirs.
+    beside: RefCell<BTreeMap<PoolUuid, Gathered>>,
     /// Pools whose devices have changed and which wait for their turn to be set up or listed.
     unsettled: RefCell<BTreeSet<PoolUuid>>,
     /// Pools whose thin pool is being looked at; true: once more after that.
@@ -90,6 +92,7 @@ impl<S: Sys> Shard<S> {
             stopping: Cell::new(false),
             enumerated: Cell::new(false),
             busy: Cell::new(0),
+            beside: RefCell::default(),
             unsettled: RefCell::default(),
             looks: RefCell::default(),
         })

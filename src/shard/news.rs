@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use cores::rt;
 
+use crate::engine::gather::Gathered;
 use crate::message::{Claim, Event, Message, View};
 use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::dm::{Dm, Role};
@@ -57,12 +58,13 @@ fn found<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, candidate: Candidate) {
     }
 }
 
-/// A device carries the signature of a pool that runs: only its size is news.
+/// A device carries the signature of a pool that runs: of its own devices only the size is news.
 fn seen_again<S: Sys>(shard: &Shard<S>, running: &Running, candidate: &Candidate) {
     let mut pool = running.pool.borrow_mut();
     if !pool.numbers().contains(&candidate.number) {
         let path = &candidate.path;
         log::warn!("a device says it is of a pool that runs without it (pool={} device={path})", running.uuid);
+        shard.beside.borrow_mut().entry(running.uuid).or_default().add(candidate.clone());
     } else if pool.device_resized(candidate.number, candidate.size) {
         log::info!("device has another size (pool={} device={} size={})", running.uuid, candidate.path, candidate.size);
         shard.show(pool.device_views().into_iter().map(View::Device).collect());
@@ -74,7 +76,11 @@ fn lost<S: Sys>(shard: &Rc<Shard<S>>, owner: Option<PoolUuid>, is_lost: impl Fn(
     for running in shard.running.borrow().values().filter(|running| Some(running.uuid) != owner) {
         for member in running.pool.borrow().members().iter().filter(|member| is_lost(member.candidate.number)) {
             log::warn!("a device of a running pool is gone (pool={} device={})", running.uuid, member.candidate.path);
+            shard.beside.borrow_mut().entry(running.uuid).or_default();
         }
+    }
+    for (_, beside) in shard.beside.borrow_mut().iter_mut().filter(|(pool, _)| Some(**pool) != owner) {
+        beside.candidates.retain(|known| !is_lost(known.number));
     }
     let mut changed = Vec::new();
     for (pool, gathered) in shard.gathered.borrow_mut().iter_mut().filter(|(pool, _)| Some(**pool) != owner) {
@@ -99,6 +105,29 @@ fn lost<S: Sys>(shard: &Rc<Shard<S>>, owner: Option<PoolUuid>, is_lost: impl Fn(
         }
     }
     settle(shard, changed.into_iter().map(|(pool, _)| pool).collect(), false);
+}
+
+/// A pool has begun to run. Devices with its signature that are not its own are kept for when it stops.
+pub(super) fn runs<S: Sys>(shard: &Shard<S>, running: &Running) {
+    let gathered = shard.gathered.borrow_mut().remove(&running.uuid).unwrap_or_default();
+    let members = running.pool.borrow().numbers();
+    for other in gathered.candidates.into_iter().filter(|known| !members.contains(&known.number)) {
+        shard.beside.borrow_mut().entry(running.uuid).or_default().add(other);
+    }
+}
+
+/// A pool has ceased to run and leaves these devices behind. When there were reports about its devices while
+/// it ran, what is really there is looked at.
+pub(super) fn runs_no_more<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, members: Vec<Candidate>) {
+    let beside = shard.beside.borrow_mut().remove(&pool);
+    let reported = beside.is_some();
+    let candidates: Vec<Candidate> = members.into_iter().chain(beside.unwrap_or_default().candidates).collect();
+    if !candidates.is_empty() {
+        shard.gathered.borrow_mut().insert(pool, Gathered { candidates });
+        if reported {
+            settle(shard, vec![pool], false);
+        }
+    }
 }
 
 /// Sets up, lists, forgets or cleans up what was found, each pool in its queue; the first time, then says so.

@@ -231,6 +231,34 @@ fn a_running_pool_is_not_disturbed() {
 }
 
 #[test]
+fn what_happened_to_devices_of_a_running_pool_shows_when_it_stops() {
+    for seed in 0..SEEDS {
+        let (machine, _) = with_pool(false);
+        let pulls = machine.clone();
+        live(seed, &machine, move |driver| async move {
+            pulls.unplug("/dev/b");
+            rt::sleep(AGES).await;
+            assert!(runs(&driver.seen()), "a running pool is not stopped by what is reported");
+            driver.call(Wish::StopPool(pool())).await.expect("one device takes the record");
+            driver.until(|seen| stopped_with(seen) == Some(1)).await;
+            pulls.plug();
+            driver.until(|seen| stopped_with(seen) == Some(2)).await;
+            driver.call(start()).await.expect("it is whole again");
+            // Found again under another number while the pool runs, as disks do.
+            let image = pulls.bytes("/dev/b", Sectors(0), Sectors(8192));
+            pulls.unplug("/dev/b");
+            pulls.add_disk("/dev/c", crate::DISK);
+            pulls.scribble("/dev/c", Sectors(0), &image);
+            rt::sleep(AGES).await;
+            driver.call(Wish::StopPool(pool())).await.expect("one device takes the record");
+            driver.until(|seen| stopped_with(seen) == Some(2)).await;
+        })
+        .finished();
+        assert_eq!(machine.bugs(), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn a_device_that_has_grown_is_told_and_used_as_before() {
     let (machine, _) = with_pool(false);
     let grows = machine.clone();

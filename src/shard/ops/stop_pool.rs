@@ -14,8 +14,8 @@ use crate::message::{Answer, Claim, View};
 use crate::model::dm::Dm;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
-use crate::shard::ops::{Outcome, gather, save, stack};
-use crate::shard::{Running, Shard};
+use crate::shard::ops::{Outcome, save, stack};
+use crate::shard::{Running, Shard, news};
 use crate::sys::Sys;
 
 /// Stops a running pool.
@@ -125,7 +125,7 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Answer {
         (gone(&engine, pool), engine.stopped_view(), candidates)
     };
     // Known before they are closed: closing makes the machine report them, and that is no news then.
-    gather::remember(shard, pool, candidates.clone());
+    news::runs_no_more(shard, pool, candidates.clone());
     for candidate in &candidates {
         shard.sys.close(candidate.number, false).await;
     }
