@@ -35,6 +35,8 @@ pub(crate) struct Spec {
     pub(crate) disks: &'static [&'static str],
     /// Makes raw images in the folder it is given; they are disks before the fresh ones.
     pub(crate) images: fn(&Path) -> Vec<PathBuf>,
+    /// How often it is booted, with the same disks and the same `/out`; `Guest::boot` tells the guest half.
+    pub(crate) boots: u32,
     /// After this time the machine is killed, and the scenario has failed.
     pub(crate) limit_s: u32,
     /// Its memory; what is written to the guest's root is in there as well.
@@ -43,7 +45,7 @@ pub(crate) struct Spec {
 
 /// Two disks, and two minutes.
 pub(crate) const SPEC: Spec =
-    Spec { kind: Kind::Any, disks: &["10G", "10G"], images: |_| Vec::new(), limit_s: 120, memory_mib: 1536 };
+    Spec { kind: Kind::Any, disks: &["10G", "10G"], images: |_| Vec::new(), boots: 1, limit_s: 120, memory_mib: 1536 };
 
 /// Machines at once, whatever the number of threads of the test: more of them only wait for each other.
 const MACHINES_MAX: usize = 2;
@@ -54,9 +56,11 @@ const TAIL_LINES: usize = 60;
 /// Boots a machine for a scenario, waits for its end, and panics unless the guest half passed.
 pub(crate) fn run(module: &str, spec: &Spec) {
     let Some(mut machine) = Machine::prepare(module, spec) else { return };
-    machine.boot(module);
-    let status = machine.wait();
-    machine.expect_success(status);
+    for _ in 0..spec.boots {
+        machine.boot(module);
+        let status = machine.wait();
+        machine.expect_success(status);
+    }
     machine.remove_disks();
 }
 
@@ -67,6 +71,7 @@ pub(crate) struct Machine {
     /// The images of its disks.
     pub(crate) disks: Vec<PathBuf>,
     kind: &'static str,
+    boots: u32,
     limit_s: u32,
     memory_mib: u32,
     running: Option<Child>,
@@ -96,7 +101,7 @@ impl Machine {
             disks.push(path);
         }
         let (limit_s, memory_mib) = (spec.limit_s, spec.memory_mib);
-        Some(Self { out, disks, kind, limit_s, memory_mib, running: None, _permit: permit })
+        Some(Self { out, disks, kind, boots: 0, limit_s, memory_mib, running: None, _permit: permit })
     }
 
     /// Boots it, to run the guest half of the scenario in this module.
@@ -104,7 +109,9 @@ impl Machine {
         // That of an earlier boot must not be killed.
         let _absent = fs::remove_file(self.out.join("machine.pid"));
         assert!(self.running.is_none(), "a machine is booted once at a time");
-        let output = File::create(self.out.join("output")).expect("target/vm is writable");
+        self.boots += 1;
+        let output =
+            File::options().create(true).append(true).open(self.out.join("output")).expect("target/vm is writable");
         let errors = output.try_clone().expect("a descriptor can be doubled");
         let this = env::current_exe().expect("a process knows its file");
         let guest = format!(
@@ -121,6 +128,7 @@ impl Machine {
         for (from, to) in installed() {
             command.arg("-p").arg(format!("{}:{to}", from.display()));
         }
+        command.arg("-e").arg(format!("RIG_BOOT={}", self.boots));
         for name in ["SEED", "POINTS", "RUST_BACKTRACE"] {
             if let Ok(value) = env::var(name) {
                 command.arg("-e").arg(format!("{name}={value}"));

@@ -53,5 +53,6 @@ mod dm;
 mod golden;
 mod life;
 mod links;
+mod restart;
 mod smoke;
 mod volume;

@@ -99,8 +99,21 @@ async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Faul
     stack::up(&shard.sys, &tables).await?;
     shard.sys.mdv_mount(running.uuid).await?;
     stack::up(&shard.sys, &volumes).await?;
+    announce(shard, running).await;
     // The save that failed may have reached a device: the newest record must say that the pool runs.
     save::durable(shard, running).await
+}
+
+/// Volumes that were gone for a moment have lost the paths under which clients find them.
+async fn announce<S: Sys>(shard: &Shard<S>, running: &Running) {
+    let (of_pool, records) = {
+        let pool = running.pool.borrow();
+        let records: Vec<_> = pool.filesystems.iter().map(|found| found.record.clone()).collect();
+        (pool.name().clone(), records)
+    };
+    for record in records {
+        shard.sys.announce((running.uuid, &of_pool), (record.uuid, &record.name, record.thin_id)).await;
+    }
 }
 
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Answer {

@@ -54,6 +54,11 @@ impl Guest {
         all.split(':').filter(|disk| !disk.is_empty()).map(str::to_owned).collect()
     }
 
+    /// Which boot of the machine this is, from 1.
+    pub(crate) fn boot(&self) -> u32 {
+        env::var("RIG_BOOT").expect("the host half says it").parse().expect("it is a number")
+    }
+
     /// Starts the daemon and waits until it owns its name.
     pub(crate) fn start(&mut self) {
         self.start_with(&[]);
