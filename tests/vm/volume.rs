@@ -156,8 +156,12 @@ scenario!(
         contents.check(&folder);
         files::unmount(&folder);
         client.destroy_filesystems(&pool, &[&filesystem]).done();
+
+        let filesystem = client.make_filesystem(&pool, "by-hand");
+        udev::settle();
+        run("dmsetup", &["remove", "--retry", files::text(&files::node(&client, &filesystem))]);
         client.stop_pool("p", "name").done();
-        assert_eq!(dm::names(), [""; 0]);
+        assert_eq!(dm::names(), [""; 0], "a volume that somebody took away does not keep the rest");
     }
 );
 
@@ -247,3 +251,51 @@ scenario!(
 fn thin_pool() -> String {
     dm::names().into_iter().find(|name| name.ends_with("thinpool-pool")).expect("the pool runs")
 }
+
+const MKFS: &str = "/usr/sbin/mkfs.xfs";
+
+scenario!(
+    /// A formatter that is missing is told at the start; one that fails leaves nothing of what was asked for.
+    a_formatter_that_fails_leaves_nothing,
+    SPEC,
+    |guest: &mut Guest| {
+        let real = format!("{MKFS}.real");
+        fs::rename(MKFS, &real).expect("the guest's root is writable");
+        let (status, said) = try_run(BINARY, &[]);
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("mkfs.xfs") && said.contains("No such file"), "{said}");
+
+        // Knows its version, and nothing else; says what an argument asks for.
+        let fails = format!("#!/bin/sh\n[ \"$1\" = -V ] && exec {real} -V\necho broken for $* >&2\nexit 7\n");
+        let replace = |text: &str| {
+            fs::write(MKFS, text).expect("the guest's root is writable");
+            run("chmod", &["755", MKFS]);
+        };
+        replace(&fails);
+        guest.start();
+        let client = guest.client();
+        let disks = guest.disks();
+        let answer = client.create_pool("p", &disks);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        assert!(answer.text.contains("mkfs.xfs ended with exit status: 7: broken for -f"), "{answer:?}");
+        assert_eq!(dm::names(), [""; 0]);
+        for disk in &disks {
+            // Both signature blocks and what is around them; metadata without a signature is nobody's.
+            run("cmp", &["--bytes", "8192", disk, "/dev/zero"]);
+        }
+
+        replace(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
+        let (_, (pool, _)) = client.create_pool("p", &disks).done();
+        let tables = dm::tables();
+        replace(&fails);
+        let answer = client.create_filesystems(&pool, &[("data", None, None)]);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        assert!(answer.text.contains("broken for"), "{answer:?}");
+        assert_eq!(dm::tables(), tables);
+        udev::settle();
+        assert!(!Path::new("/dev/stratis/p").exists());
+        replace(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
+        client.make_filesystem(&pool, "data");
+        assert!(dm::tables().values().any(|table| table.contains(" thin ") && table.ends_with(" 1\n")), "{tables:?}");
+    }
+);
