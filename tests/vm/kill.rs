@@ -1,9 +1,10 @@
 //! Kills the daemon at random points of random operations on real devices, and looks at what the next one makes
 //! of it, while a filesystem of one pool is written.
 //!
-//! Each round: two clients send operations, each one after the other, both at once; after some answers and a random
-//! time the daemon is killed and started again. Then every operation that was answered must be there, every one that was
-//! not must be there entirely or not at all, and the kernel must hold the pools and nothing else.
+//! Each round: two clients send operations, each one after the other, both at once; after some answers and a
+//! random time the daemon is killed and started again. Then every operation that was answered must be there,
+//! every one that was not must be there entirely or not at all, and the kernel must hold the pools and nothing
+//! else.
 //!
 //! `POINTS` is the number of rounds, `SEED` repeats a run as far as timing allows. Deliberately absent: the
 //! loss of power, see `power.rs`.
