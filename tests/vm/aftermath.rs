@@ -8,16 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::check;
-use crate::guest::{Guest, dm, files, run, udev};
+use crate::guest::{Guest, dm, files, run, state, udev};
 use crate::model::{Seen, SeenPool};
 use crate::support::client::Client;
 
 /// dm devices of a running pool besides its filesystems.
 const PRIVATE: [&str; 6] =
     ["physical-originsub", "physical-cache", "flex-thinmeta", "flex-thindata", "flex-mdv", "thinpool-pool"];
-
-/// Upper half of the keys of udev semaphores.
-const COOKIE: &str = "0x0d4d";
 
 /// Words in the kernel's log that nothing here may cause.
 const COMPLAINTS: [&str; 5] = ["I/O error", "orrupt", "BUG:", "blocked for more than", "metadata operation"];
@@ -92,9 +89,7 @@ pub(crate) fn complaints(context: &str) {
 
 /// No semaphore waits for udev.
 pub(crate) fn cookies(context: &str) {
-    let all = run("ipcs", &["-s"]);
-    let left: Vec<_> = all.lines().filter(|line| line.starts_with(COOKIE)).collect();
-    assert!(left.is_empty(), "semaphores for udev are left: {left:?}; {context}");
+    state::expect_no_cookies(context);
 }
 
 /// Thin volumes are those with a record, and no intent is left.
