@@ -16,6 +16,9 @@ use crate::support::client::Client;
 const PRIVATE: [&str; 6] =
     ["physical-originsub", "physical-cache", "flex-thinmeta", "flex-thindata", "flex-mdv", "thinpool-pool"];
 
+/// Words in the kernel's log that nothing here may cause.
+const COMPLAINTS: [&str; 5] = ["I/O error", "orrupt", "BUG:", "blocked for more than", "metadata operation"];
+
 /// A dm device of a pool.
 pub(crate) fn private(pool: &str, role: &str) -> String {
     format!("stratis-1-private-{pool}-{role}")
@@ -25,6 +28,7 @@ pub(crate) fn private(pool: &str, role: &str) -> String {
 pub(crate) fn kernel(guest: &Guest, seen: &Seen, mounted: &[&str], random: &mut fastrand::Rng, context: &str) {
     devices(seen, context);
     cookies(context);
+    complaints(context);
     for pool in seen.pools.values() {
         volumes(guest, seen, pool, context);
     }
@@ -73,6 +77,14 @@ fn devices(seen: &Seen, context: &str) {
     let expected: BTreeSet<String> = pools.chain(filesystems).collect();
     let found: BTreeSet<String> = dm::names().into_iter().collect();
     assert_eq!(found, expected, "dm devices; {context}");
+}
+
+/// The kernel has not complained of what happened to devices and filesystems since it was booted.
+pub(crate) fn complaints(context: &str) {
+    let said = run("dmesg", &[]);
+    let complaint = |line: &&str| COMPLAINTS.iter().any(|word| line.contains(word));
+    let all: Vec<_> = said.lines().filter(complaint).collect();
+    assert!(all.is_empty(), "the kernel says {all:#?}; {context}");
 }
 
 /// No semaphore waits for udev.
