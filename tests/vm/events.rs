@@ -166,6 +166,31 @@ scenario!(
 );
 
 scenario!(
+    /// A disk that comes back under another name while its pool runs is found when the pool has stopped.
+    a_disk_with_a_new_name_is_found_after_the_stop,
+    BARE,
+    |guest: &mut Guest| {
+        let (a, b) = (plug("a"), plug("b"));
+        guest.start();
+        let client = guest.client();
+        client.create_pool("p", &[&a, &b]).done();
+        udev::settle();
+        // The pool has the first device open, so the image gets a second one beside it.
+        let twin = plug("b");
+        assert_ne!(twin, b);
+        guest.until("the twin is seen", |guest| said(guest, "runs without it") > 0);
+        client.stop_pool("p", "name").done();
+        guest.until("it is listed beside the other", |_| stopped_with(&client) == Some(3));
+        assert_eq!(client.start_pool("p", "name").code, 1, "one disk twice is not started");
+        pull(&b);
+        guest.until("the pool is whole and nothing else", |_| stopped_with(&client) == Some(2));
+        client.start_pool("p", "name").done();
+        dm::expect_settled();
+        guest.stop();
+    }
+);
+
+scenario!(
     /// A disk that has grown under a running pool is told; the pool goes on with what it had.
     a_disk_that_grows_is_told,
     BARE,
