@@ -231,6 +231,45 @@ fn a_running_pool_is_not_disturbed() {
 }
 
 #[test]
+fn a_device_that_has_grown_is_told_and_used_as_before() {
+    let (machine, _) = with_pool(false);
+    let grows = machine.clone();
+    live(0, &machine, move |driver| async move {
+        assert!(!driver.seen().settings.iter().any(|setting| setting.contains("grown")));
+        grows.resize_disk("/dev/b", Sectors(crate::DISK.0 * 2));
+        grows.touch("/dev/b");
+        driver.until(|seen| seen.settings.iter().any(|setting| setting.contains("grown"))).await;
+        driver.call(create_filesystem("two")).await.expect("it works as ever");
+        driver.call(Wish::StopPool(pool())).await.expect("it is stopped");
+        driver.call(start()).await.expect("and started");
+        assert!(driver.seen().settings.iter().any(|setting| setting.contains("grown")));
+    })
+    .finished();
+}
+
+#[test]
+fn a_running_pools_device_with_another_signature_stays_its_device() {
+    let other = machine();
+    let (machine, _) = with_pool(false);
+    let mut create = create_pool(&["/dev/a"]);
+    if let Wish::CreatePool { pool, .. } = &mut create {
+        *pool = PoolUuid::from_random([99; 16]);
+    }
+    live(0, &other, |driver| async move { driver.call(create).await }).finished().expect("it is created");
+    let image = other.bytes("/dev/a", Sectors(0), Sectors(16));
+    let writes = machine.clone();
+    live(0, &machine, move |driver| async move {
+        writes.scribble("/dev/b", Sectors(0), &image);
+        rt::sleep(AGES).await;
+        assert!(runs(&driver.seen()) && driver.seen().stopped.is_empty());
+        driver.call(create_filesystem("two")).await.expect("it works as ever");
+        driver.call(Wish::SetOverprovisioning(pool(), false)).await.expect("its record is saved on both");
+    })
+    .finished();
+    assert_eq!(machine.bugs(), Vec::<String>::new());
+}
+
+#[test]
 fn a_thin_pool_that_takes_no_changes_degrades_its_pool_at_once() {
     for seed in 0..SEEDS {
         for (mode, needs_check, bad) in [

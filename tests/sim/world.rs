@@ -144,8 +144,9 @@ fn apply(seen: &mut Seen, view: &View) {
             seen.settings.extend(found.record.size_limit.map(|limit| format!("{about} {limit}")));
         }
         View::Device(device) => {
+            seen.settings.retain(|setting| !setting.starts_with(&device.uuid.to_string()));
             let about = format!("{} info", device.uuid);
-            seen.settings.retain(|setting| !setting.starts_with(&about));
+            seen.settings.extend(device.new_size.map(|size| format!("{} grown {size}", device.uuid)));
             seen.settings.extend(device.user_info.as_ref().map(|info| format!("{about} {info}")));
         }
         View::Stopped(pool) => {

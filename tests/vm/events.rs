@@ -165,6 +165,29 @@ scenario!(
     }
 );
 
+scenario!(
+    /// A disk that has grown under a running pool is told; the pool goes on with what it had.
+    a_disk_that_grows_is_told,
+    BARE,
+    |guest: &mut Guest| {
+        let a = plug("a");
+        guest.start();
+        let client = guest.client();
+        client.create_pool("p", &[&a]).done();
+        let new_size = || {
+            let devices = client.family("blockdev");
+            devices.values().next().expect("the pool has a disk")["NewPhysicalSize"].members().to_vec()
+        };
+        assert!(!new_size()[0].is_true());
+        run("truncate", &["--size=5G", "/root/a.img"]);
+        run("losetup", &["--set-capacity", &a]);
+        guest.until("the new size is shown", |_| new_size()[0].is_true());
+        assert_eq!(new_size()[1].text(), "5368709120");
+        dm::expect_settled();
+        guest.stop();
+    }
+);
+
 /// Fills the sockets of everybody who listens to udevd with what is no event.
 fn drown_listeners() {
     let flags = SockFlag::empty();
