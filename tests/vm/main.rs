@@ -46,11 +46,13 @@ mod host;
 mod load;
 mod signatures;
 
+mod events;
 mod kill;
 mod power;
 mod udev;
 
 mod bad_input;
+mod discovery;
 mod dm;
 mod golden;
 mod life;

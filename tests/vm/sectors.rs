@@ -163,7 +163,13 @@ async fn hold(sys: KernelSys, path: String) {
         (Occupant::Nobody, BlockSizes { logical: 512, physical: 512 })
     );
     let number = candidate.number;
+    let events = || fs::read_to_string("/sys/kernel/uevent_seqnum").expect("the kernel counts them");
+    let before = events();
     sys.open(&candidate, Opening::Look).await.expect("anybody may look");
+    sys.close(number, false).await;
+    crate::guest::udev::settle();
+    assert_eq!(events(), before, "a look makes nobody look");
+    sys.open(&candidate, Opening::Look).await.expect("anybody may look again");
     again(libc::O_EXCL).expect("a look is in nobody's way");
     let one = Write { target: Target::Device(number), start: Sectors(0), data: WriteData::Zeroes(Sectors(1)) };
     assert!(sys.write(vec![one.clone()]).await.remove(0).is_err(), "a look does not write");

@@ -7,12 +7,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::guest::{Guest, dm, files, processes, run, try_run, udev};
+use nix::sys::signal::Signal;
+
+use crate::guest::{Guest, dm, files, processes, run, send, try_run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
 use crate::support::client::{Answer, Client, method, specs_argument};
 use crate::support::daemon::BINARY;
-use crate::support::{TOP, interface};
+use crate::support::{NAME, TOP, interface};
 
 /// Where the daemon mounts metadata volumes.
 const MOUNTS: &str = "/run/stratisd/ns_mounts";
@@ -156,8 +158,12 @@ scenario!(
         contents.check(&folder);
         files::unmount(&folder);
         client.destroy_filesystems(&pool, &[&filesystem]).done();
+
+        let filesystem = client.make_filesystem(&pool, "by-hand");
+        udev::settle();
+        run("dmsetup", &["remove", "--retry", files::text(&files::node(&client, &filesystem))]);
         client.stop_pool("p", "name").done();
-        assert_eq!(dm::names(), [""; 0]);
+        assert_eq!(dm::names(), [""; 0], "a volume that somebody took away does not keep the rest");
     }
 );
 
@@ -191,6 +197,46 @@ scenario!(
         assert_eq!(dm::names(), [""; 0]);
         client.start_pool("p", "name").done();
         assert_eq!(dm::names().len(), before.len());
+    }
+);
+
+scenario!(
+    /// As in an initial RAM disk: a daemon that is process 1 takes no namespace. The next one takes away its
+    /// mounts, and the pool goes on.
+    the_first_process_keeps_its_namespace,
+    SPEC,
+    |guest: &mut Guest| {
+        let one = format!("unshare --pid --fork --kill-child {BINARY} --log-level debug");
+        let script = format!("{one}; exec {one}");
+        let log = fs::File::create("/out/first.log").expect("/out is writable");
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        shell.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor can be doubled")).stderr(log);
+        let mut shell = shell.spawn().expect("unshare is installed");
+
+        let client = guest.client();
+        let mut daemon = None;
+        guest.until("the first daemon serves", |_| {
+            daemon = client.process_of(NAME);
+            daemon.is_some()
+        });
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        client.make_filesystem(&pool, "data");
+        let before = dm::tables();
+        send(daemon.expect("it serves"), Signal::SIGKILL);
+        let first = daemon;
+        guest.until("the second daemon serves", |_| {
+            daemon = client.process_of(NAME);
+            daemon.is_some() && daemon != first
+        });
+        let daemon = daemon.expect("it serves");
+        let here = mounts(daemon).lines().filter(|mount| mount.contains(MOUNTS)).count();
+        assert_eq!(here, 2, "one folder, one metadata volume: {}", mounts(daemon));
+        assert_eq!(dm::tables(), before);
+        client.stop_pool("p", "name").done();
+        assert_eq!(dm::names(), [""; 0]);
+        send(daemon, Signal::SIGINT);
+        assert!(shell.wait().expect("ours").success());
     }
 );
 
@@ -247,3 +293,51 @@ scenario!(
 fn thin_pool() -> String {
     dm::names().into_iter().find(|name| name.ends_with("thinpool-pool")).expect("the pool runs")
 }
+
+const MKFS: &str = "/usr/sbin/mkfs.xfs";
+
+scenario!(
+    /// A formatter that is missing is told at the start; one that fails leaves nothing of what was asked for.
+    a_formatter_that_fails_leaves_nothing,
+    SPEC,
+    |guest: &mut Guest| {
+        let real = format!("{MKFS}.real");
+        fs::rename(MKFS, &real).expect("the guest's root is writable");
+        let (status, said) = try_run(BINARY, &[]);
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("mkfs.xfs") && said.contains("No such file"), "{said}");
+
+        // Knows its version, and nothing else; says what an argument asks for.
+        let fails = format!("#!/bin/sh\n[ \"$1\" = -V ] && exec {real} -V\necho broken for $* >&2\nexit 7\n");
+        let replace = |text: &str| {
+            fs::write(MKFS, text).expect("the guest's root is writable");
+            run("chmod", &["755", MKFS]);
+        };
+        replace(&fails);
+        guest.start();
+        let client = guest.client();
+        let disks = guest.disks();
+        let answer = client.create_pool("p", &disks);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        assert!(answer.text.contains("mkfs.xfs ended with exit status: 7: broken for -f"), "{answer:?}");
+        assert_eq!(dm::names(), [""; 0]);
+        for disk in &disks {
+            // Both signature blocks and what is around them; metadata without a signature is nobody's.
+            run("cmp", &["--bytes", "8192", disk, "/dev/zero"]);
+        }
+
+        replace(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
+        let (_, (pool, _)) = client.create_pool("p", &disks).done();
+        let tables = dm::tables();
+        replace(&fails);
+        let answer = client.create_filesystems(&pool, &[("data", None, None)]);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        assert!(answer.text.contains("broken for"), "{answer:?}");
+        assert_eq!(dm::tables(), tables);
+        udev::settle();
+        assert!(!Path::new("/dev/stratis/p").exists());
+        replace(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
+        client.make_filesystem(&pool, "data");
+        assert!(dm::tables().values().any(|table| table.contains(" thin ") && table.ends_with(" 1\n")), "{tables:?}");
+    }
+);
