@@ -21,7 +21,7 @@ use stratisd::sys::Sys;
 use stratisd::sys::kernel::KernelSys;
 use stratisd::units::Sectors;
 
-use crate::guest::{Guest, dm, udev};
+use crate::guest::{Guest, dm, run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
 use crate::support::client::{create_pool_arguments, method};
@@ -438,6 +438,12 @@ fn a_udevd_that_hangs_is_not_waited_for_long(guest: &mut Guest) {
             sys.settle(pool()).await;
             sys.deactivate(&downwards()).await.expect("down");
             sys.settle(pool()).await;
+            sys.settle(pool()).await;
+            // Somebody helps himself and removes every cookie there is: nobody waits any more.
+            sys.activate(&stack(disk)).await.expect("up");
+            run("dmsetup", &["udevcomplete_all", "-y"]);
+            sys.settle(pool()).await;
+            sys.deactivate(&downwards()).await.expect("down");
             sys.settle(pool()).await;
         });
         assert!(dm::devices().is_empty());

@@ -40,12 +40,9 @@ pub(super) struct Mapper {
     waits: Rc<Waits>,
 }
 
-/// Where cookies are noted.
-pub(super) const COOKIES: &str = cookie::NOTES;
-
 /// Takes away what a daemon that died left of its talk with udev. Call it before any core has a `Mapper`.
-pub(super) fn clear_cookies() -> io::Result<()> {
-    cookie::clear()
+pub(super) fn clear_cookies() {
+    cookie::clear();
 }
 
 impl Mapper {
