@@ -136,7 +136,7 @@ scenario!(
         // udev's database has a trace of a filesystem that libblkid no longer sees, and is believed.
         run("udevadm", &["control", "--stop-exec-queue"]);
         run("wipefs", &["--all", "--quiet", ext4]);
-        expect_refused(guest, &client, good, ext4, "a filesystem (ext4)");
+        expect_refused(guest, &client, good, ext4, "a filesystem (ext4), as udev has it");
         run("udevadm", &["control", "--start-exec-queue"]);
         settle();
         assert!(client.create_pool("p", &[good, ext4]).done().0, "the good one, and one that was wiped, can be used");
