@@ -4,19 +4,19 @@
 //! the reports; what follows for a pool happens in its queue, after what is going on there. A report that
 //! says nothing new starts nothing: setting a pool up makes udev report its devices again.
 //!
-//! Deliberately absent: devices of running pools. They are held open; what becomes of them shows in I/O.
+//! Deliberately absent: what becomes of a running pool without a device of its. That shows in I/O.
 
 use std::rc::Rc;
 
 use cores::rt;
 
-use crate::message::{Claim, Event, Message};
+use crate::message::{Claim, Event, Message, View};
 use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
 use crate::shard::conflict::Operation;
 use crate::shard::turn::{left, milliseconds};
-use crate::shard::{Shard, ops, wait};
+use crate::shard::{Running, Shard, ops, wait};
 use crate::sys::Sys;
 
 /// Takes in a report.
@@ -40,9 +40,13 @@ pub(super) fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
 /// A device carries a pool's signature.
 fn found<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, candidate: Candidate) {
     if let Some(running) = shard.running(pool) {
-        if !running.pool.borrow().numbers().contains(&candidate.number) {
-            log::warn!("a device says it is of a pool that runs without it (pool={pool} device={})", candidate.path);
-        }
+        seen_again(shard, &running, &candidate);
+        return;
+    }
+    if let Some(holder) = shard.holder(candidate.number) {
+        // It is open for that pool, and reading it here would close it.
+        let path = candidate.path;
+        log::warn!("a device of a running pool carries another signature (pool={holder} other={pool} device={path})");
         return;
     }
     let path = candidate.path.clone();
@@ -50,6 +54,18 @@ fn found<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, candidate: Candidate) {
     if news && shard.enumerated.get() {
         log::info!("device found (pool={pool} device={path})");
         settle(shard, vec![pool], false);
+    }
+}
+
+/// A device carries the signature of a pool that runs: only its size is news.
+fn seen_again<S: Sys>(shard: &Shard<S>, running: &Running, candidate: &Candidate) {
+    let mut pool = running.pool.borrow_mut();
+    if !pool.numbers().contains(&candidate.number) {
+        let path = &candidate.path;
+        log::warn!("a device says it is of a pool that runs without it (pool={} device={path})", running.uuid);
+    } else if pool.device_resized(candidate.number, candidate.size) {
+        log::info!("device has another size (pool={} device={} size={})", running.uuid, candidate.path, candidate.size);
+        shard.show(pool.device_views().into_iter().map(View::Device).collect());
     }
 }
 
@@ -90,7 +106,9 @@ fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>, first: bool) {
     if !first && (pools.is_empty() || shard.stopping.get()) {
         return;
     }
-    let tickets: Vec<_> = pools.into_iter().map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
+    // A pool that waits for its turn reads what is known by then: a burst of reports is one setup.
+    let pools = pools.into_iter().filter(|pool| shard.unsettled.borrow_mut().insert(*pool));
+    let tickets: Vec<_> = pools.map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
     shard.busy.set(shard.busy.get() + 1);
     let shard = Rc::clone(shard);
     rt::spawn("settle", async move {
@@ -100,6 +118,7 @@ fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>, first: bool) {
                 let began = rt::now();
                 rt::account();
                 rt::timed("queue", ticket.admitted()).await;
+                shard.unsettled.borrow_mut().remove(&pool);
                 ops::gather::settle(&shard, pool).await;
                 drop(ticket);
                 log::info!("pool settled (pool={pool} ms={}{})", milliseconds(began), rt::spent());

@@ -8,16 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::check;
-use crate::guest::{Guest, dm, files, run, udev};
+use crate::guest::{Guest, dm, files, run, state, udev};
 use crate::model::{Seen, SeenPool};
 use crate::support::client::Client;
 
 /// dm devices of a running pool besides its filesystems.
 const PRIVATE: [&str; 6] =
     ["physical-originsub", "physical-cache", "flex-thinmeta", "flex-thindata", "flex-mdv", "thinpool-pool"];
-
-/// Upper half of the keys of udev semaphores.
-const COOKIE: &str = "0x0d4d";
 
 /// A dm device of a pool.
 pub(crate) fn private(pool: &str, role: &str) -> String {
@@ -80,9 +77,7 @@ fn devices(seen: &Seen, context: &str) {
 
 /// No semaphore waits for udev.
 pub(crate) fn cookies(context: &str) {
-    let all = run("ipcs", &["-s"]);
-    let left: Vec<_> = all.lines().filter(|line| line.starts_with(COOKIE)).collect();
-    assert!(left.is_empty(), "semaphores for udev are left: {left:?}; {context}");
+    state::expect_no_cookies(context);
 }
 
 /// Thin volumes are those with a record, and no intent is left.

@@ -4,11 +4,14 @@
 //! `dmsetup` and looked at right after. Deliberately absent: pools.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::future::Future;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::thread;
 
 use cores::executor::{self, CoreSpec};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{major, minor};
 use stratisd::error::{Fault, Why};
 use stratisd::model::device::DeviceNumber;
@@ -394,6 +397,20 @@ fn foreign_devices_are_not_touched(guest: &mut Guest) {
     guest.run("dmsetup", &["create", &origin.to_string(), "--uuid", "mine", "--table", "0 8 error"]);
     assert!(matches!(up_now(disk).expect_err("another uuid").why, Why::Data(_)));
     guest.run("dmsetup", &["remove", "--retry", &origin.to_string()]);
+
+    // Somebody holds the disk, and lets go of it when a first try was taken back: that is when
+    // device-mapper has news.
+    let held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&guest.disks()[0]).expect("it is free");
+    let news = fs::File::open("/dev/mapper/control").expect("device-mapper is there");
+    let holder = thread::spawn(move || {
+        let mut wanted = [PollFd::new(news.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut wanted, PollTimeout::NONE), Ok(1));
+        drop(held);
+    });
+    let one = vec![stack(disk)[0].clone()];
+    on_machine(move |sys| async move { sys.activate(&one).await.expect("free in the end") });
+    holder.join().expect("it does not panic");
+    down_now();
 
     // Beyond the end of the disk: the kernel does not take it.
     let far = vec![(origin, Table::Linear(vec![line(8, Below::Device(disk), 1 << 40)]))];

@@ -46,6 +46,7 @@ mod host;
 mod load;
 mod signatures;
 
+mod events;
 mod kill;
 mod power;
 mod udev;

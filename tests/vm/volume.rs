@@ -7,12 +7,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::guest::{Guest, dm, files, processes, run, try_run, udev};
+use nix::sys::signal::Signal;
+
+use crate::guest::{Guest, dm, files, processes, run, send, try_run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
 use crate::support::client::{Answer, Client, method, specs_argument};
 use crate::support::daemon::BINARY;
-use crate::support::{TOP, interface};
+use crate::support::{NAME, TOP, interface};
 
 /// Where the daemon mounts metadata volumes.
 const MOUNTS: &str = "/run/stratisd/ns_mounts";
@@ -195,6 +197,46 @@ scenario!(
         assert_eq!(dm::names(), [""; 0]);
         client.start_pool("p", "name").done();
         assert_eq!(dm::names().len(), before.len());
+    }
+);
+
+scenario!(
+    /// As in an initial RAM disk: a daemon that is process 1 takes no namespace. The next one takes away its
+    /// mounts, and the pool goes on.
+    the_first_process_keeps_its_namespace,
+    SPEC,
+    |guest: &mut Guest| {
+        let one = format!("unshare --pid --fork --kill-child {BINARY} --log-level debug");
+        let script = format!("{one}; exec {one}");
+        let log = fs::File::create("/out/first.log").expect("/out is writable");
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        shell.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor can be doubled")).stderr(log);
+        let mut shell = shell.spawn().expect("unshare is installed");
+
+        let client = guest.client();
+        let mut daemon = None;
+        guest.until("the first daemon serves", |_| {
+            daemon = client.process_of(NAME);
+            daemon.is_some()
+        });
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        client.make_filesystem(&pool, "data");
+        let before = dm::tables();
+        send(daemon.expect("it serves"), Signal::SIGKILL);
+        let first = daemon;
+        guest.until("the second daemon serves", |_| {
+            daemon = client.process_of(NAME);
+            daemon.is_some() && daemon != first
+        });
+        let daemon = daemon.expect("it serves");
+        let here = mounts(daemon).lines().filter(|mount| mount.contains(MOUNTS)).count();
+        assert_eq!(here, 2, "one folder, one metadata volume: {}", mounts(daemon));
+        assert_eq!(dm::tables(), before);
+        client.stop_pool("p", "name").done();
+        assert_eq!(dm::names(), [""; 0]);
+        send(daemon, Signal::SIGINT);
+        assert!(shell.wait().expect("ours").success());
     }
 );
 

@@ -24,6 +24,10 @@ pub async fn read<S: Sys>(shard: &Shard<S>, pool: PoolUuid) -> Result<Vec<Read>,
         shard.gathered.borrow().get(&pool).map(|gathered| gathered.candidates.clone()).unwrap_or_default();
     let mut devices = Vec::with_capacity(candidates.len());
     for candidate in candidates {
+        if let Some(holder) = shard.holder(candidate.number) {
+            log::warn!("a device of pool {pool} is in use by pool {holder}: {}", candidate.path);
+            continue;
+        }
         match read_one(shard, pool, candidate.clone()).await {
             Ok(Some(device)) => devices.push(device),
             Ok(None) => {

@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use std::time::Duration;
 use cores::rt;
 use cores::side::Fd;
 use devicemapper::{DM, DmResult};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use udev::{MonitorBuilder, MonitorSocket};
 
 use super::lanes;
@@ -159,12 +160,21 @@ impl Monitor {
                 None => match io::Error::last_os_error().raw_os_error() {
                     // The kernel had no room for a message, says so once and goes on.
                     Some(libc::ENOBUFS) => told.push(DeviceEvent::Lost),
-                    Some(libc::EINTR) => {}
-                    _ => break,
+                    // What is no message of udevd's looks like the end of them.
+                    _ => match self.peek() {
+                        Ok(_) | Err(Errno::EINTR) => {}
+                        Err(Errno::ENOBUFS) => told.push(DeviceEvent::Lost),
+                        Err(_) => break,
+                    },
                 },
             }
         }
         told
+    }
+
+    /// Whether something waits; taken is an error at most.
+    fn peek(&self) -> nix::Result<usize> {
+        recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
     }
 }
 
