@@ -11,8 +11,9 @@ use std::path::Path;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
+use crate::discovery::flag_as_multipath;
 use crate::guest::files::{mount, node};
-use crate::guest::udev::{Frozen, properties, settle};
+use crate::guest::udev::{Frozen, settle};
 use crate::guest::{Guest, dm, processes, run};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
@@ -136,7 +137,7 @@ scenario!(
         // udev's database has a trace of a filesystem that libblkid no longer sees, and is believed.
         run("udevadm", &["control", "--stop-exec-queue"]);
         run("wipefs", &["--all", "--quiet", ext4]);
-        expect_refused(guest, &client, good, ext4, "a filesystem (ext4)");
+        expect_refused(guest, &client, good, ext4, "a filesystem (ext4), as udev has it");
         run("udevadm", &["control", "--start-exec-queue"]);
         settle();
         assert!(client.create_pool("p", &[good, ext4]).done().0, "the good one, and one that was wiped, can be used");
@@ -227,13 +228,7 @@ scenario!(
         run("swapon", &[swap]);
         run("dmsetup", &["create", "other", "--table", &format!("0 2097152 linear {below} 2048")]);
         run("blockdev", &["--setro", read_only]);
-        let rule = format!("KERNEL==\"{}\", ENV{{DM_MULTIPATH_DEVICE_PATH}}=\"1\"\n", path.trim_start_matches("/dev/"));
-        fs::create_dir_all("/run/udev/rules.d").expect("/run is writable");
-        fs::write("/run/udev/rules.d/56-multipath.rules", rule).expect("/run is writable");
-        run("udevadm", &["control", "--reload"]);
-        run("udevadm", &["trigger", path]);
-        settle();
-        assert!(properties(path).contains("DM_MULTIPATH_DEVICE_PATH=1"));
+        flag_as_multipath(guest, path);
         guest.start();
         let client = guest.client();
         expect_refused(guest, &client, good, mounted, "a filesystem (ext4)");

@@ -10,13 +10,29 @@ use crate::host::{SPEC, Spec};
 use crate::scenario;
 use crate::support::client::Client;
 
+/// The rule that flags a device.
+const MULTIPATH_RULE: &str = "/run/udev/rules.d/56-multipath.rules";
+
 /// Overwrites a few bytes of a device.
 fn damage(device: &str, at: u64) {
     let (of, seek) = (format!("of={device}"), format!("seek={at}"));
     run("dd", &["if=/dev/zero", &of, "bs=1", "count=4", &seek, "conv=notrunc,fsync", "status=none"]);
 }
 
-/// Names of the pools that run, and ids of those that are stopped.
+/// Makes udev take a device for a path of a multipath device.
+pub(crate) fn flag_as_multipath(guest: &mut Guest, device: &str) {
+    let name = device.trim_start_matches("/dev/");
+    fs::create_dir_all("/run/udev/rules.d").expect("/run is writable");
+    let rule = format!("KERNEL==\"{name}\", ENV{{DM_MULTIPATH_DEVICE_PATH}}=\"1\"\n");
+    fs::write(MULTIPATH_RULE, rule).expect("/run is writable");
+    run("udevadm", &["control", "--reload"]);
+    guest.until("udev has the flag", |_| {
+        run("udevadm", &["trigger", "--settle", device]);
+        properties(device).contains("DM_MULTIPATH_DEVICE_PATH=1")
+    });
+}
+
+/// How many pools run, and how many are stopped.
 fn pools(client: &Client) -> (usize, usize) {
     (client.family("pool").len(), client.stopped_pools(9).len())
 }
@@ -63,10 +79,7 @@ scenario!(
         guest.stop();
         damage(first, 512);
         damage(second, 4096 + 512);
-        let rule = format!("KERNEL==\"{}\", ENV{{DM_MULTIPATH_DEVICE_PATH}}=\"1\"\n", path.trim_start_matches("/dev/"));
-        fs::create_dir_all("/run/udev/rules.d").expect("/run is writable");
-        fs::write("/run/udev/rules.d/56-multipath.rules", rule).expect("/run is writable");
-        run("udevadm", &["control", "--reload"]);
+        flag_as_multipath(guest, path);
         run("udevadm", &["trigger", "--subsystem-match=block"]);
         settle();
         guest.start();
@@ -78,7 +91,7 @@ scenario!(
         }
         guest.stop();
 
-        fs::remove_file("/run/udev/rules.d/56-multipath.rules").expect("it is ours");
+        fs::remove_file(MULTIPATH_RULE).expect("it is ours");
         run("udevadm", &["control", "--reload"]);
         run("dd", &[&format!("if={path}"), &format!("of={copy}"), "bs=1M", "count=8", "conv=notrunc,fsync", "status=none"]);
         run("udevadm", &["trigger", "--subsystem-match=block"]);

@@ -103,6 +103,7 @@ fn batch(random: &mut Rng, target: Target, model: &mut [u8]) -> Vec<Write> {
 async fn exercise(sys: KernelSys, path: String, seed: u64) {
     let mut random = Rng::with_seed(seed);
     let candidate = examined(&sys, &path).await;
+    assert_eq!(candidate.hardware.is_some(), path.starts_with("/dev/sd"), "a SCSI disk has a name of its own");
     sys.open(&candidate, Opening::Member).await.expect("nobody is in the way");
     let target = Target::Device(candidate.number);
     let mut model = vec![0; usize::try_from(SECTORS * 512).expect("small")];
