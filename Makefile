@@ -8,26 +8,39 @@ DESTDIR ?=
 LIBEXECDIR ?= $(PREFIX)/libexec
 # dbus-daemon reads policies below /usr/share and /etc only, wherever the program is.
 POLICYDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/share,/etc)/dbus-1/system.d
+# udev reads rules in three places, and runs helpers from wherever a rule says.
+UDEVDIR ?= $(PREFIX)/lib/udev
+RULESDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX)/lib,/etc)/udev/rules.d
 CARGO ?= cargo
 
-BINARY := target/release/stratisd
+BUILT := target/release
+# What udev's rules run.
+UDEV_HELPERS := stratis-base32-decode stratis-str-cmp
 TEST_LOG := target/test.log
 
 # To build: headers of the libraries, and libclang for the bindings made from them. To test: a
-# message bus, and the programs that make and check what pools are made of.
+# message bus, the programs that make and check what pools are made of, and a virtual machine.
 PACKAGES := libblkid-dev libclang-dev libdbus-1-dev libdevmapper-dev libglib2.0-dev libudev-dev pkg-config \
-	busybox-static cpio cryptsetup-bin dbus e2fsprogs fdisk kmod thin-provisioning-tools udev xfsprogs
+	busybox-static cpio cryptsetup-bin dbus dmsetup e2fsprogs fdisk kmod qemu-system-x86 \
+	thin-provisioning-tools udev xfsprogs
 
-.PHONY: build deps test demo bench install clean help
+.PHONY: build deps packages test demo bench install clean help
 .DEFAULT_GOAL := build
 # In order, also under `make -j`: cargo uses every CPU by itself.
 .NOTPARALLEL:
 
-build: ## the daemon, optimised: target/release/stratisd
+build: ## the daemon and its helpers, optimised: target/release
 	$(CARGO) build --release
 
-deps: ## install the packages that are missing (as root), or say which they are
-	@have() { [ "$$(dpkg-query -W -f='$${db:Status-Status}' "$$1" 2>/dev/null)" = installed ]; }; \
+deps: ## install the packages that are missing (as root), or say which they are; fetch test kernels
+	@$(MAKE) --no-print-directory packages
+	@for kind in uml qemu; do \
+		tests/vm/rig/build.sh $$kind 2>target/vm.log || \
+			echo "deps: no virtual machine of kind $$kind: $$(tail -n1 target/vm.log)"; \
+	done
+
+packages:
+	@mkdir -p target; have() { [ "$$(dpkg-query -W -f='$${db:Status-Status}' "$$1" 2>/dev/null)" = installed ]; }; \
 	command -v $(CARGO) >/dev/null || echo "deps: cargo is missing (Rust 1.95 or newer): see https://rustup.rs"; \
 	if ! command -v dpkg-query >/dev/null; then \
 		echo "deps: this is no Debian: what these packages hold is needed: $(PACKAGES)"; exit 0; \
@@ -61,15 +74,21 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 		echo "Passed. Nothing was skipped."; \
 	fi
 
-demo: deps build ## a pool, a filesystem, a restart: in a minute, on files, nothing of this machine is touched
+demo: packages build ## a pool, a filesystem, a restart: in a minute, on files, nothing of this machine is touched
 	tests/demo.sh
 
 bench: ## the measurements (minutes)
 	$(CARGO) bench --workspace --bench '*'
 
-install: ## lay out under DESTDIR and PREFIX (/usr): program, policy, unit, manual page, completion
-	@[ -x $(BINARY) ] || $(MAKE) --no-print-directory build
-	install -D -m 755 $(BINARY) $(DESTDIR)$(LIBEXECDIR)/stratisd
+install: ## lay out under DESTDIR and PREFIX (/usr): programs, udev rules, policy, unit, manual page, completion
+	@for program in stratisd $(UDEV_HELPERS); do \
+		[ -x $(BUILT)/$$program ] || { $(MAKE) --no-print-directory build; break; }; \
+	done
+	install -D -m 755 $(BUILT)/stratisd $(DESTDIR)$(LIBEXECDIR)/stratisd
+	install -D -m 755 -t $(DESTDIR)$(UDEVDIR) $(addprefix $(BUILT)/,$(UDEV_HELPERS))
+	install -d $(DESTDIR)$(RULESDIR)
+	sed 's#"\(stratis-[bs][a-z0-9-]* \)#"$(UDEVDIR)/\1#' dist/61-stratisd.rules > $(DESTDIR)$(RULESDIR)/61-stratisd.rules
+	chmod 644 $(DESTDIR)$(RULESDIR)/61-stratisd.rules
 	install -D -m 644 dist/stratisd.conf $(DESTDIR)$(POLICYDIR)/stratisd.conf
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|^ExecStart=/usr/libexec/|ExecStart=$(LIBEXECDIR)/|' dist/stratisd.service \

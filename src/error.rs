@@ -62,6 +62,16 @@ pub enum Refusal {
     DeviceDamaged { path: DevicePath },
     #[error("{path} is in use by another request or pool")]
     DeviceTaken { path: DevicePath },
+    #[error("{path} is in use: it is mounted, or part of another device")]
+    DeviceInUse { path: DevicePath },
+    #[error("{path} is read-only")]
+    DeviceReadOnly { path: DevicePath },
+    #[error("{path} is a path of a multipath device: use the multipath device itself")]
+    DeviceMultipath { path: DevicePath },
+    #[error("{path} is a volume of a Stratis pool: it does not become a device of another")]
+    DeviceIsVolume { path: DevicePath },
+    #[error("{path} is not known to udev yet: try again when \"udevadm settle\" has ended")]
+    DeviceUnknown { path: DevicePath },
     #[error("{one} and {other} are the same device")]
     DeviceTwice { one: DevicePath, other: DevicePath },
     #[error("{path} has {size}: at least {min} are needed")]

@@ -71,6 +71,13 @@ pub const RECORD_BYTES_MAX: usize = 4_096;
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
 
+/// Device events that are taken from udev in one turn: at 50 µs each they stay near 10 ms.
+pub const DEVICE_EVENTS_MAX: usize = 256;
+
+/// Room for udev's messages that nobody has read yet. One takes about 1 KiB, so a burst of some 8,000 is
+/// not lost; what is lost costs a look at every device. Memory is used only while messages wait.
+pub const MONITOR_BYTES: usize = 8 << 20;
+
 /// Replies up to this many bytes are sent in turn; larger listings wait until nothing else does.
 /// At 64 KiB the bus daemon's own buffer takes one in a single write.
 pub const REPLY_SMALL_BYTES_MAX: usize = 64 << 10;
@@ -101,3 +108,45 @@ pub const LOOK_AGAIN_AFTER_S: u64 = 10;
 /// Files that must be allowed to be open: each device of each running pool keeps one, a core a dozen.
 /// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
 pub const FILES_OPEN_MIN: u64 = 4_096;
+
+/// Largest physical block that a device is believed to have. Disks have 512 or 4,096 bytes; arrays that
+/// state a stripe here would have every save read and write all of it.
+pub const PHYSICAL_BLOCK_BYTES_MAX: u32 = 64 << 10;
+
+/// Dm devices that one job of a lane works on. At some 2 ms each nobody waits long behind it, and it is
+/// far below what a semaphore counts to (32,767).
+pub const DM_BATCH_MAX: usize = 64;
+
+/// Tries to remove a dm device that is in use, or to put one on what is in use, and the pause between them:
+/// udev's look into a new device is over after some 100 ms, a forked child has run its program by then.
+pub const DM_BUSY_TRIES: u32 = 5;
+/// See `DM_BUSY_TRIES`.
+pub const DM_BUSY_PAUSE_MS: u64 = 200;
+
+/// Longest wait for udev. On a loaded machine it takes a second or two; D-Bus clients wait for 25 seconds
+/// (libdbus) or more, and are to be answered even if udevd hangs.
+pub const UDEV_WAIT_MS: u64 = 15_000;
+
+/// Longest wait for udev after one that was in vain, until udevd completes something.
+pub const UDEV_HUNG_WAIT_MS: u64 = 1_000;
+
+/// How long a wait for udev holds a thread before others get their turn.
+pub const UDEV_WAIT_SLICE_MS: u64 = 50;
+
+/// Mounts that are taken away from the folder of metadata volumes at start: a daemon leaves one, and
+/// only in the namespace that the next one starts in. More than a few are somebody else's doing.
+pub const STALE_MOUNTS_MAX: usize = 8;
+
+/// How often unmounting a metadata volume is tried. Whoever walks through all mounts holds one for
+/// moments; what holds it longer would not let go in a second either.
+pub const UNMOUNT_TRIES_MAX: usize = 3;
+
+/// Milliseconds between two tries to unmount.
+pub const UNMOUNT_AGAIN_AFTER_MS: u64 = 100;
+
+/// How often a volume that is open and not mounted is looked at before it counts as in use. udev's
+/// probe takes a fraction of a second on a loaded machine.
+pub const OPEN_LOOKS_MAX: u32 = 6;
+
+/// Milliseconds between two of these looks.
+pub const OPEN_AGAIN_AFTER_MS: u64 = 100;

@@ -30,6 +30,7 @@ use stratisd::shard::home::home;
 use stratisd::shard::{Places, Shard, turn};
 use stratisd::sys::Sys;
 use stratisd::sys::files::{FilesRoot, FilesSys};
+use stratisd::sys::kernel::{KernelSys, namespace};
 use stratisd::sys::sim::{Machine as SimMachine, SimSys};
 
 /// Places in the mesh: bus and directory, event core, then the shards.
@@ -54,6 +55,10 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Ended {
     let _lock = Lock::take(&args.run_dir).map_err(words)?;
     start_log(args.log_level).map_err(words)?;
+    let machine = args.machine();
+    if machine == Machine::Kernel {
+        namespace::prepare().map_err(words)?;
+    }
     signals::block().map_err(words)?;
     let placement = place(&Topology::of_this_process(), &args.wanted()).map_err(words)?;
     let needs = Needs { executors: placement.cores.len(), io_memory_bytes: IO_MEMORY_BYTES };
@@ -66,7 +71,7 @@ fn run(args: &Args) -> Ended {
         placement.cores.len(),
         placement.shards()
     );
-    match args.machine() {
+    match machine {
         Machine::Sim => {
             log::info!("the machine is simulated: device-mapper and udev are not looked at");
             serve(&placement, &stop, sim)
@@ -76,7 +81,7 @@ fn run(args: &Args) -> Ended {
             log::info!("devices and volumes are files (folder={})", folder.display());
             serve(&placement, &stop, move |cpu| FilesSys::new(root.clone(), cpu).map_err(words))
         }
-        Machine::Kernel => Err("real devices are not managed yet: start it with --files DIR or --sim".to_owned()),
+        Machine::Kernel => serve(&placement, &stop, |cpu| KernelSys::new(cpu).map_err(words)),
     }
 }
 

@@ -7,6 +7,7 @@
 
 use crate::error::Failure;
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView};
+use crate::model::dm::Dm;
 use crate::model::filesystem::{FilesystemSpec, FilesystemView};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::Name;
@@ -171,8 +172,18 @@ pub enum Event {
         /// The device.
         candidate: Candidate,
     },
-    /// Discovery at the start is over: every device there is has been reported.
-    Enumerated,
+    /// A device is gone, or belongs to nobody but `owner`.
+    Lost {
+        /// What identified it.
+        number: DeviceNumber,
+        /// Whose signature it carries now, if any.
+        owner: Option<PoolUuid>,
+    },
+    /// Every device with a signature has been reported; there are none but these. Sent at the start, and
+    /// when events were lost.
+    Enumerated(Vec<DeviceNumber>),
+    /// A dm device raised an event.
+    Dm(Dm),
 }
 
 /// What a shard wants of the directory. Claims are by pool: one pool, one claim.
@@ -192,6 +203,8 @@ pub enum Claim {
     Commit(PoolUuid),
     /// Give back the name, keep the devices: the pool has stopped, or did not start.
     ReleaseName(PoolUuid),
+    /// Give back one device: it is gone, or it is somebody else's now.
+    ReleaseDevice(PoolUuid, DeviceNumber),
     /// Give back everything.
     Release(PoolUuid),
 }

@@ -13,8 +13,12 @@ mod support;
 
 #[path = "kill/check.rs"]
 mod check;
+#[path = "kill/journal.rs"]
+mod journal;
 #[path = "kill/model.rs"]
 mod model;
+#[path = "kill/volumes.rs"]
+mod volumes;
 #[path = "kill/worker.rs"]
 mod worker;
 
@@ -63,7 +67,11 @@ fn a_killed_daemon_remembers_exactly_what_it_answered() {
         }
         daemon = rig.start();
         let context = format!("kill {point}, KILL_SEED={seed}, after {delay:?}: {:?}", in_flight(&reports));
-        check::everything(&rig, &mut workers, reports, &mut random, &context);
+        let client = rig.client();
+        let (seen, freed) = check::objects(&client, &mut workers, reports, &context);
+        freed.iter().for_each(|disks| check::reusable(&client, disks, &context));
+        volumes::everything(&rig, &seen, &mut random, &context);
+        check::stop_some(&client, &mut workers, &mut random, &context);
     }
     println!("kill: {points} kills in {:.0?}; answered {counts:?}; cut short {cut_short:?}", started.elapsed());
     if points >= 100 {

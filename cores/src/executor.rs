@@ -134,22 +134,30 @@ fn placement(core: &CoreSpec) -> Placement {
         None => Placement::Unbound,
         Some(cpu) => match pinnable(cpu) {
             Ok(()) => Placement::Fixed(cpu),
-            Err(errno) => {
-                log::warn!("core {} is not pinned: CPU {cpu} is refused: {errno}", core.name);
+            Err(fault) => {
+                log::warn!("core {} is not pinned: CPU {cpu} is refused: {fault}", core.name);
                 Placement::Unbound
             }
         },
     }
 }
 
-/// Tries out whether this process may run on `cpu`, by moving this thread there and back. glommio
-/// itself finds out too late: its helper thread panics.
-fn pinnable(cpu: usize) -> nix::Result<()> {
+/// Tries out whether this process may run on `cpu`, by moving this thread there and back, and whether
+/// glommio can find it: it reads the whole topology, and some virtual machines have none (package -1).
+/// glommio itself finds out too late: it panics.
+fn pinnable(cpu: usize) -> io::Result<()> {
     let before = sched_getaffinity(Pid::from_raw(0))?;
     let mut wanted = CpuSet::new();
     wanted.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &wanted)?;
-    sched_setaffinity(Pid::from_raw(0), &before)
+    sched_setaffinity(Pid::from_raw(0), &before)?;
+    let online = glommio::CpuSet::online().map_err(|fault| {
+        io::Error::other(format!("the topology of the machine cannot be read: {}", fault.to_string().trim_end()))
+    })?;
+    match online.filter(|location| location.cpu == cpu).is_empty() {
+        true => Err(io::Error::other("the topology of the machine does not have it")),
+        false => Ok(()),
+    }
 }
 
 /// Gives this thread the core's bare name; glommio adds a number to it.

@@ -61,11 +61,26 @@ impl Lane {
     /// # Errors
     /// A thread could not be started; those before it end.
     pub fn new(name: &str, threads: usize, queue_max: usize, cpu: Option<usize>) -> io::Result<Lane> {
+        Self::prepared(name, threads, queue_max, cpu, || Ok(()))
+    }
+
+    /// As `new`; each thread calls `prepare` before its first job. Where that fails, a warning is logged
+    /// and the thread works all the same.
+    ///
+    /// # Errors
+    /// A thread could not be started; those before it end.
+    pub fn prepared(
+        name: &str,
+        threads: usize,
+        queue_max: usize,
+        cpu: Option<usize>,
+        prepare: fn() -> io::Result<()>,
+    ) -> io::Result<Lane> {
         assert!(threads > 0 && queue_max > 0, "lane {name}: {threads} threads, {queue_max} jobs");
         let (jobs, queue) = bounded(queue_max);
         let thread = |_| {
             let (name, queue) = (name.to_owned(), queue.clone());
-            thread::Builder::new().name(name.clone()).spawn(move || work(&name, cpu, &queue))
+            thread::Builder::new().name(name.clone()).spawn(move || work(&name, cpu, prepare, &queue))
         };
         let threads = (0..threads).map(thread).collect::<io::Result<Vec<_>>>()?;
         Ok(Lane { name: name.into(), queue_max, jobs, threads })
@@ -106,11 +121,14 @@ impl Lane {
 }
 
 /// What each thread of a lane does.
-fn work(name: &str, cpu: Option<usize>, queue: &Receiver<Job>) {
+fn work(name: &str, cpu: Option<usize>, prepare: fn() -> io::Result<()>, queue: &Receiver<Job>) {
     if let Some(cpu) = cpu
         && let Err(errno) = pin(cpu)
     {
         log::warn!("lane {name} is not pinned: CPU {cpu} is refused: {errno}");
+    }
+    if let Err(error) = prepare() {
+        log::warn!("a thread of lane {name} is not prepared as it should be: {error}");
     }
     for job in queue {
         // The job itself is caught inside; this is for destructors of what it was given.

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: messages between cores (crate `ring`), and any knowledge of pools.
 
+mod account;
 pub mod buffer;
 pub mod clock;
 pub mod deterministic;
@@ -18,6 +19,7 @@ pub mod rt;
 mod scheduler;
 pub mod side;
 pub mod signals;
+pub mod steady;
 mod task;
 pub mod topology;
 pub mod turns;

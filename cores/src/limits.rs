@@ -15,6 +15,10 @@ pub const SLOW_TURNS_MAX: usize = 256;
 /// than this many slow places means that everything is slow and the log need not say so again.
 pub const SLOW_PLACES_MAX: usize = 256;
 
+/// Kinds of work that an account of an operation tells apart. They are literals in the source, and a
+/// line in the log with more figures than this is not read.
+pub const KINDS_MAX: usize = 16;
+
 /// Turns of urgent tasks in a row while others are runnable. Urgent tasks take and hand on, so they
 /// never get there unless one of them is broken; then the others still go on.
 pub const URGENT_IN_ROW_MAX: usize = 64;
@@ -54,3 +58,7 @@ pub const BUFFER_BYTES_MAX: usize = 1 << 30;
 
 /// Descriptors taken with one message from a socket: the default of the D-Bus daemon.
 pub const DESCRIPTORS_MAX: usize = 16;
+
+/// Stack that a steady thread has in memory. An ioctl with what leads to it takes a few KiB; a thread has
+/// 2 MiB, and the usual limit of locked memory is 8 MiB.
+pub const STEADY_STACK_BYTES: usize = 64 << 10;

@@ -15,11 +15,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::account::Open;
 use crate::clock::{Instant, WallTime};
 use crate::side::Side;
 use crate::task::{self, Watched};
 use crate::turns::{Counters, Turns};
 
+pub use crate::account::Spent;
 pub use crate::task::{Join, Panicked};
 
 /// A future on the heap that stays on its core.
@@ -130,6 +132,31 @@ pub fn stage(name: &'static str) {
 /// The name and the stage of the running task; both empty outside of tasks.
 pub fn running() -> (&'static str, &'static str) {
     task::running()
+}
+
+/// Opens an account for the running task and for the tasks that it spawns from now on.
+pub fn account() {
+    task::set_account(Rc::default());
+}
+
+/// What the account of the running task says now; nothing if it has none.
+pub fn spent() -> Spent {
+    task::account().map(|account| account.spent(now())).unwrap_or_default()
+}
+
+/// Books the time until `work` ends, or is dropped, to the account of the running task, if it has one.
+pub async fn timed<T>(kind: &'static str, work: impl Future<Output = T>) -> T {
+    let _booking = task::account().map(|account| Booking(account.open(kind, now())));
+    work.await
+}
+
+/// Ends with the work that it times.
+struct Booking(Open);
+
+impl Drop for Booking {
+    fn drop(&mut self) {
+        self.0.close(now());
+    }
 }
 
 /// The monotonic clock.

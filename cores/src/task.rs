@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use thiserror::Error;
 
+use crate::account::Account;
 use crate::rt;
 
 /// A task panicked: a bug of ours.
@@ -92,6 +93,18 @@ struct Running {
 
 thread_local! {
     static RUNNING: Cell<Running> = const { Cell::new(Running { task: "", stage: "" }) };
+    /// Where the running task books its time.
+    static ACCOUNT: RefCell<Option<Rc<Account>>> = const { RefCell::new(None) };
+}
+
+/// Where the running task books its time, if anybody asked for it.
+pub(crate) fn account() -> Option<Rc<Account>> {
+    ACCOUNT.with_borrow(Clone::clone)
+}
+
+/// The running task books its time here from now on.
+pub(crate) fn set_account(account: Rc<Account>) {
+    ACCOUNT.set(Some(account));
 }
 
 /// Sets the stage of the running task.
@@ -110,6 +123,8 @@ pub(crate) struct Watched<F: Future> {
     task: &'static str,
     stage: &'static str,
     singleton: bool,
+    /// Taken over from the task that spawned it.
+    account: Option<Rc<Account>>,
     /// None once the future has ended.
     body: Option<Pin<Box<F>>>,
     outcome: Rc<RefCell<Outcome<F::Output>>>,
@@ -120,7 +135,8 @@ impl<F: Future> Watched<F> {
     pub(crate) fn new(task: &'static str, singleton: bool, body: F) -> (Watched<F>, Join<F::Output>) {
         let outcome = Rc::new(RefCell::new(Outcome { result: None, waker: None }));
         let join = Join { outcome: outcome.clone() };
-        (Watched { task, stage: "", singleton, body: Some(Box::pin(body)), outcome }, join)
+        let body = Some(Box::pin(body));
+        (Watched { task, stage: "", singleton, account: account(), body, outcome }, join)
     }
 
     /// One poll with its panic caught. None: the future waits and is kept for the next turn.
@@ -173,9 +189,11 @@ impl<F: Future> Future for Watched<F> {
         let this = &mut *self;
         let runtime = rt::current();
         let outer = RUNNING.replace(Running { task: this.task, stage: this.stage });
+        let outer_account = ACCOUNT.replace(this.account.take());
         let began = runtime.now();
         let result = this.turn(context);
         this.stage = RUNNING.replace(outer).stage;
+        this.account = ACCOUNT.replace(outer_account);
         // Before the clock is read: handing the turn's operations to the kernel is part of the turn.
         runtime.turn_ended();
         let ended = runtime.now();

@@ -38,6 +38,49 @@ fn a_job_runs_on_a_thread_of_its_lane() {
 }
 
 #[test]
+fn each_thread_is_prepared_before_its_first_job() {
+    thread_local!(static PREPARED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    let prepare = || {
+        PREPARED.set(true);
+        Err(std::io::Error::other("a thread works all the same"))
+    };
+    let prepared = on_a_core(move || async move {
+        let lane = Lane::prepared("helper", 2, 4, None, prepare).expect("threads start");
+        let (open, begun, first) = gated(&lane);
+        begun.recv().expect("the job begins");
+        // The first thread is busy: this one runs on the other.
+        let second = lane.run(|| PREPARED.get()).await.expect("the job runs");
+        drop(open);
+        first.await.expect("the job ends");
+        second
+    });
+    assert!(prepared);
+}
+
+#[test]
+fn a_steady_thread_holds_its_stack() {
+    let outcome = on_a_core(|| async {
+        let lane = lane(1, 4);
+        let locked = || {
+            let status = std::fs::read_to_string("/proc/self/status").expect("a process may read its own status");
+            let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("it says so").to_owned();
+            line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of KiB")
+        };
+        lane.run(move || {
+            let before = locked();
+            let made = cores::steady::make();
+            (made, locked().saturating_sub(before))
+        })
+        .await
+        .expect("the job runs")
+    });
+    // Where the process may not, it is told so; where it may, the stack is there.
+    if let (Ok(()), locked) = outcome {
+        assert!(locked >= cores::limits::STEADY_STACK_BYTES / 1024, "{locked} KiB are locked");
+    }
+}
+
+#[test]
 fn one_thread_runs_jobs_in_the_order_of_the_calls() {
     let order = on_a_core(|| async {
         let lane = lane(1, 100);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cores::deterministic::Universe;
 use cores::executor::{self, CoreSpec};
-use cores::rt;
+use cores::rt::{self, Spent};
 
 /// Seeds tried in a universe for each body.
 const SEEDS: u64 = 20;
@@ -218,4 +218,32 @@ fn a_core_is_pinned_where_that_is_possible_and_runs_unpinned_where_it_is_not() {
     assert_eq!(pinned, Ok(first.to_string()));
     let absent = nix::sched::CpuSet::count() - 1;
     executor::start(core(absent), allowed).expect("a core starts without its CPU").join().expect("it runs");
+}
+
+#[test]
+fn without_an_account_nothing_is_booked() {
+    under_both(|| async {
+        rt::timed("dm", rt::sleep(Duration::from_millis(1))).await;
+        assert_eq!(rt::spent(), Spent::default());
+    });
+}
+
+#[test]
+fn a_task_shares_the_account_of_its_spawner_and_no_other() {
+    under_both(|| async {
+        rt::account();
+        let stranger = rt::spawn("stranger", async {
+            rt::account();
+            rt::timed("stranger", rt::sleep(Duration::from_millis(1))).await;
+            rt::spent()
+        });
+        let child = rt::spawn("child", rt::timed("dm", rt::sleep(Duration::from_millis(3))));
+        rt::timed("dm", rt::sleep(Duration::from_millis(2))).await;
+        assert_eq!(child.await, Ok(()));
+        let theirs = stranger.await.expect("it does not panic");
+        let ours = rt::spent();
+        assert!(ours.of("dm") >= Duration::from_millis(3), "{ours}");
+        assert_eq!((ours.of("stranger"), theirs.of("dm")), (Duration::ZERO, Duration::ZERO), "{ours} {theirs}");
+        assert!(theirs.of("stranger") >= Duration::from_millis(1), "{theirs}");
+    });
 }

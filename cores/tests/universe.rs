@@ -163,3 +163,21 @@ fn a_second_run_and_a_second_universe_go_on_in_time() {
     second.run(rt::sleep(Duration::from_secs(1))).finished();
     assert_eq!(second.now(), Instant::START + Duration::from_secs(5));
 }
+
+#[test]
+fn work_is_booked_in_virtual_time() {
+    let second = Duration::from_secs(1);
+    let spent = Universe::new(1).run(async move {
+        rt::account();
+        let child = rt::spawn("child", rt::timed("dm", rt::sleep(3 * second)));
+        rt::timed("dm", rt::sleep(2 * second)).await;
+        assert_eq!(rt::spent().of("dm"), 2 * second, "what is under way counts");
+        assert_eq!(child.await, Ok(()));
+        rt::sleep(5 * second).await;
+        rt::timed("udev", rt::sleep(second)).await;
+        // Work that is given up ends there.
+        drop(Box::pin(rt::timed("format", rt::sleep(second))));
+        rt::spent()
+    });
+    assert_eq!(spent.finished().to_string(), " dm=3000.0 udev=1000.0");
+}

@@ -54,6 +54,12 @@ impl Directory {
                     self.names.remove(&name);
                 }
             }
+            Claim::ReleaseDevice(pool, device) => {
+                let held = self.holdings.get_mut(&pool).and_then(|holding| holding.devices.remove(&device));
+                if held.is_some() {
+                    self.devices.remove(&device);
+                }
+            }
             Claim::Release(pool) => self.release(pool),
         }
         None
@@ -158,7 +164,11 @@ mod tests {
         assert_eq!(take(&mut directory, 2, "p", &[2]), Ok(()));
         assert!(take(&mut directory, 3, "r", &[1]).is_err());
         assert_eq!(take(&mut directory, 1, "s", &[1, 4]), Ok(()), "a pool may take again what it holds");
+        directory.handle(Claim::ReleaseDevice(pool(3), device(4).0));
+        assert!(take(&mut directory, 3, "r", &[4]).is_err(), "nobody gives back what another pool holds");
+        directory.handle(Claim::ReleaseDevice(pool(1), device(4).0));
+        assert_eq!(take(&mut directory, 4, "t", &[4]), Ok(()));
         directory.handle(Claim::Release(pool(1)));
-        assert_eq!(take(&mut directory, 3, "r", &[1, 4]), Ok(()));
+        assert_eq!(take(&mut directory, 3, "r", &[1]), Ok(()));
     }
 }

@@ -14,7 +14,7 @@ use crate::error::Refusal;
 use crate::format::header::{FLAG_CREATING, StaticHeader};
 use crate::format::mda::{self, REGIONS, Region, WallStamp};
 use crate::format::record::{self, PoolRecord};
-use crate::model::device::Candidate;
+use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::{MetadataVersion, StoppedDevice, StoppedPoolView};
@@ -28,10 +28,25 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// Adds a device, or replaces what was known of it.
-    pub fn add(&mut self, candidate: Candidate) {
-        self.candidates.retain(|known| known.number != candidate.number);
+    /// Adds a device, or replaces what was known of it. False: it is known, and as it was.
+    pub fn add(&mut self, candidate: Candidate) -> bool {
+        let same = |known: &Candidate| {
+            (&known.path, known.number, known.size, known.blocks)
+                == (&candidate.path, candidate.number, candidate.size, candidate.blocks)
+        };
+        if self.candidates.iter().any(same) {
+            return false;
+        }
+        self.remove(candidate.number);
         self.candidates.push(candidate);
+        true
+    }
+
+    /// Takes a device out. False: it was not there.
+    pub fn remove(&mut self, number: DeviceNumber) -> bool {
+        let before = self.candidates.len();
+        self.candidates.retain(|known| known.number != number);
+        self.candidates.len() < before
     }
 }
 
@@ -201,7 +216,7 @@ mod tests {
     use super::*;
     use crate::engine::layout;
     use crate::format::header::{MDA_SECTORS, RESERVED_SECTORS};
-    use crate::model::device::{BlockSizes, DeviceNumber, DevicePath, Occupant};
+    use crate::model::device::{BlockSizes, DevicePath, Occupant};
     use crate::model::pool::IntegritySpec;
 
     const SIZE: Sectors = Sectors(8_388_608);
@@ -253,6 +268,19 @@ mod tests {
             Verdict::Unfit(refusal) => refusal,
             verdict => panic!("{verdict:?}"),
         }
+    }
+
+    #[test]
+    fn only_what_differs_from_what_is_known_is_news() {
+        let mut set = Gathered::default();
+        let found = read(1, 0, &[]).candidate;
+        assert!(set.add(found.clone()));
+        let unused = Candidate { occupant: Occupant::Nobody, hardware: Some("w".into()), ..found.clone() };
+        assert!(!set.add(unused), "what was known before it had its signature is the same device");
+        assert!(set.add(Candidate { size: Sectors(SIZE.0 * 2), ..found.clone() }));
+        assert_eq!(set.candidates.len(), 1);
+        assert!(set.remove(found.number) && !set.remove(found.number));
+        assert!(set.add(found));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::format::header::{FLAG_CREATING, StaticHeader};
 use crate::format::mda::WallStamp;
 use crate::format::record::{self, PoolRecord};
 use crate::model::device::{Candidate, DeviceNumber, DeviceView, Tier};
-use crate::model::dm::ThinFeature;
+use crate::model::dm::{ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::filesystem::FilesystemView;
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
@@ -51,6 +51,7 @@ pub struct Pool {
     members: Vec<Member>,
     last_save: Option<WallStamp>,
     availability: Availability,
+    thin_pool: ThinPoolMode,
     /// Its filesystems.
     pub filesystems: Filesystems,
 }
@@ -76,7 +77,8 @@ impl Pool {
         last_save: Option<WallStamp>,
         filesystems: Filesystems,
     ) -> Self {
-        Self { uuid, name, record, members, last_save, availability: Availability::Full, filesystems }
+        let (availability, thin_pool) = (Availability::Full, ThinPoolMode::ReadWrite);
+        Self { uuid, name, record, members, last_save, availability, thin_pool, filesystems }
     }
 
     /// Its name.
@@ -113,6 +115,12 @@ impl Pool {
     pub fn degrade(&mut self, to: Availability) -> PoolView {
         self.availability = self.availability.max(to);
         self.view()
+    }
+
+    /// Takes in what its thin pool does now. Gives the modes before and now, if that is a change.
+    pub fn thin_pool_seen(&mut self, state: ThinPoolState) -> Option<(ThinPoolMode, ThinPoolMode)> {
+        let before = std::mem::replace(&mut self.thin_pool, state.mode);
+        (before != state.mode).then_some((before, state.mode))
     }
 
     /// What a filesystem creation must respect.
@@ -176,6 +184,13 @@ impl Pool {
     pub const fn unset_destroying(&mut self, started: Option<bool>) {
         self.record.destroying = false;
         self.record.started = started;
+    }
+
+    /// The kernel reports a size of a device; true if it is another one than before. What the pool uses of
+    /// the device stays as it is.
+    pub fn device_resized(&mut self, device: DeviceNumber, size: Sectors) -> bool {
+        let found = self.members.iter_mut().find(|member| member.candidate.number == device);
+        found.is_some_and(|member| std::mem::replace(&mut member.candidate.size, size) != size)
     }
 
     /// Allows or forbids overprovisioning. Gives back what was on record before, or `None` if nothing

@@ -1,23 +1,30 @@
 //! The event core: what happens outside becomes messages.
 //!
 //! At the start it finds every device with a Stratis signature, reads whose it is, and reports it to
-//! that pool's home; when all are reported it says so. Then it waits for the signal to stop, passes it
-//! on, and ends when every shard has ended.
+//! that pool's home; when all are reported it says so. From then on it tells what happens to devices
+//! and to device-mapper, until the signal to stop, which it passes on; it ends when every shard has.
 //!
-//! Deliberately absent: any state of pools. Reporting a device twice is harmless.
+//! Invariant: devices, device-mapper and the signal are waited for side by side: one that hangs holds
+//! up no other. Deliberately absent: any state of pools. Reporting a thing twice is harmless.
 
-use std::future::Future;
+mod devices;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
+use cores::rt;
 use ring::{Endpoint, Lane};
 
-use crate::error::Failure;
-use crate::limits::DISCOVERED_MAX;
+use crate::limits::MESH_RECEIVE_MAX;
 use crate::message::{Event, Message};
-use crate::model::device::{Candidate, Occupant};
 use crate::model::ids::PoolUuid;
-use crate::probe;
 use crate::sys::Sys;
+
+/// How long to leave an outbox alone that is full. It holds 65,536 messages to a shard that is far behind.
+const PAUSE_WHEN_FULL: Duration = Duration::from_millis(10);
 
 /// Where the other roles are in the mesh.
 #[derive(Clone, Debug)]
@@ -26,6 +33,14 @@ pub struct Places {
     pub bus: usize,
     /// The shards.
     pub shards: std::ops::Range<usize>,
+}
+
+/// What the parts of the role work with.
+struct Core<'a, S, H> {
+    sys: &'a S,
+    endpoint: &'a Endpoint<Message>,
+    places: &'a Places,
+    home: H,
 }
 
 /// Runs the role until the daemon has stopped. `home` gives a pool's place in the mesh; `stop` ends
@@ -37,60 +52,71 @@ pub async fn run<S: Sys>(
     home: impl Fn(PoolUuid) -> usize,
     stop: impl Future<Output = ()>,
 ) {
-    discover(sys, &endpoint, &places, home).await;
-    stop.await;
+    let core = Core { sys, endpoint: &endpoint, places: &places, home };
+    core.listen_until(stop).await;
     log::info!("stopping: nothing new is accepted");
     for to in std::iter::once(places.bus).chain(places.shards.clone()) {
-        send(&endpoint, to, Lane::Urgent, Message::Stop);
+        core.send(to, Message::Stop).await;
     }
     let mut left = places.shards.len();
     let mut batch = Vec::new();
     while left > 0 || endpoint.depths().queued_out > 0 {
         endpoint.wait().await;
-        while endpoint.receive(&mut batch, DISCOVERED_MAX) > 0 {
+        while endpoint.receive(&mut batch, MESH_RECEIVE_MAX) > 0 {
             left -= batch.drain(..).filter(|(_, message)| matches!(message, Message::Stopped)).count();
         }
     }
 }
 
-/// Finds every Stratis device there is and reports it to the home of its pool.
-async fn discover<S: Sys>(sys: &S, endpoint: &Endpoint<Message>, places: &Places, home: impl Fn(PoolUuid) -> usize) {
-    let found = sys.discover().await.unwrap_or_else(|fault| {
-        log::error!("no pools are found: {fault}");
-        Vec::new()
-    });
-    if found.len() > DISCOVERED_MAX {
-        log::error!("{} devices are too many: {DISCOVERED_MAX} are looked at", found.len());
-    }
-    for candidate in found.into_iter().take(DISCOVERED_MAX) {
-        match whose(sys, &candidate).await {
-            Ok(Some(pool)) => {
-                log::info!("device found (pool={pool} device={})", candidate.path);
-                let event = Event::Found { pool, candidate };
-                send(endpoint, home(pool), Lane::Urgent, Message::Event(Box::new(event)));
+impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
+    /// Listens to everything side by side until `stop` ends.
+    async fn listen_until(&self, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut devices = pin!(devices::run(self));
+        let mut dm = pin!(self.dm_events());
+        let mut mesh = pin!(self.empty_outboxes());
+        poll_fn(|cx| {
+            if stop.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
             }
-            Ok(None) => {}
-            Err(failure) => log::warn!("a device is left out (device={}): {failure}", candidate.path),
+            // These never end.
+            let _listening = (dm.as_mut().poll(cx), devices.as_mut().poll(cx), mesh.as_mut().poll(cx));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Events of dm devices go to the home of their pool.
+    async fn dm_events(&self) {
+        loop {
+            for device in self.sys.dm_events().await {
+                self.tell((self.home)(device.pool()), Event::Dm(device)).await;
+            }
         }
     }
-    for shard in places.shards.clone() {
-        // Behind the reports on the same lane, so it arrives after them.
-        send(endpoint, shard, Lane::Urgent, Message::Event(Box::new(Event::Enumerated)));
-    }
-}
 
-/// The pool that a device belongs to, from its signature.
-async fn whose<S: Sys>(sys: &S, candidate: &Candidate) -> Result<Option<PoolUuid>, Failure> {
-    match candidate.occupant {
-        Occupant::Stratis => {}
-        Occupant::Nobody | Occupant::Other(_) => return Ok(None),
+    /// Moves what waits for room in a ring when there is some.
+    async fn empty_outboxes(&self) {
+        let mut batch = Vec::new();
+        loop {
+            self.endpoint.wait().await;
+            while self.endpoint.receive(&mut batch, MESH_RECEIVE_MAX) > 0 {
+                for (from, message) in batch.drain(..) {
+                    log::error!("nobody sends this to the event core before it stops (from={from}): {message:?}");
+                }
+            }
+        }
     }
-    sys.open(candidate, false).await?;
-    let signature = probe::signature(sys, candidate).await;
-    sys.close(candidate.number, false).await;
-    Ok(signature?.map(|header| header.pool))
-}
 
-fn send(endpoint: &Endpoint<Message>, to: usize, lane: Lane, message: Message) {
-    endpoint.send(to, lane, message).map_err(|_| ()).expect("an outbox holds every device that is looked at");
+    async fn tell(&self, to: usize, event: Event) {
+        self.send(to, Message::Event(Box::new(event))).await;
+    }
+
+    async fn send(&self, to: usize, message: Message) {
+        let mut unsent = message;
+        while let Err(full) = self.endpoint.send(to, Lane::Urgent, unsent) {
+            unsent = full.message;
+            rt::sleep(PAUSE_WHEN_FULL).await;
+        }
+    }
 }

@@ -7,6 +7,9 @@
 //! Every device carries a dm UUID equal to its name.
 
 use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
 
 use crate::model::device::DeviceNumber;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
@@ -30,7 +33,11 @@ pub enum Role {
 }
 
 impl Role {
-    /// The middle of the device's name.
+    /// All there are, bottom first.
+    pub const ALL: [Self; 6] =
+        [Self::OriginSub, Self::Cache, Self::ThinMeta, Self::ThinData, Self::Mdv, Self::ThinPool];
+
+    /// The end of the device's name.
     pub const fn suffix(self) -> &'static str {
         match self {
             Self::OriginSub => "physical-originsub",
@@ -71,6 +78,33 @@ impl fmt::Display for Dm {
                 write!(out, "stratis-1-{}-thin-fs-{}", pool.simple(), fs.simple())
             }
         }
+    }
+}
+
+/// A dm name that none of our devices has.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("that is not the name of a dm device of a pool")]
+pub struct NotOurs;
+
+impl FromStr for Dm {
+    type Err = NotOurs;
+
+    /// Accepts exactly what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, NotOurs> {
+        let parts = text.strip_prefix("stratis-1-").ok_or(NotOurs)?;
+        let found = match parts.strip_prefix("private-") {
+            Some(parts) => {
+                let (pool, suffix) = parts.split_once('-').ok_or(NotOurs)?;
+                let role = Role::ALL.into_iter().find(|role| role.suffix() == suffix).ok_or(NotOurs)?;
+                Self::Private(pool.parse().map_err(|_| NotOurs)?, role)
+            }
+            None => {
+                let (pool, filesystem) = parts.split_once("-thin-fs-").ok_or(NotOurs)?;
+                Self::Thin(pool.parse().map_err(|_| NotOurs)?, filesystem.parse().map_err(|_| NotOurs)?)
+            }
+        };
+        // UUIDs have several spellings, device names have one.
+        if found.to_string() == text { Ok(found) } else { Err(NotOurs) }
     }
 }
 
@@ -151,6 +185,58 @@ impl Table {
     }
 }
 
+/// What a thin pool still does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ThinPoolMode {
+    /// Everything.
+    ReadWrite,
+    /// Its data device is full: writes to new places wait or fail.
+    OutOfDataSpace,
+    /// Reads; its metadata is full or was damaged.
+    ReadOnly,
+    /// Nothing.
+    Failed,
+}
+
+impl ThinPoolMode {
+    /// As a status line has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadWrite => "rw",
+            Self::OutOfDataSpace => "out_of_data_space",
+            Self::ReadOnly => "ro",
+            Self::Failed => "Fail",
+        }
+    }
+}
+
+/// The state of a thin pool, from its status line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ThinPoolState {
+    /// Metadata blocks of 4 KiB in use.
+    pub meta_used: u64,
+    /// Metadata blocks of 4 KiB there are.
+    pub meta_total: u64,
+    /// Data blocks in use.
+    pub data_used: u64,
+    /// Data blocks there are.
+    pub data_total: u64,
+    /// What it still does.
+    pub mode: ThinPoolMode,
+    /// The kernel wants the metadata to be checked before the pool is used again.
+    pub needs_check: bool,
+}
+
+impl ThinPoolState {
+    /// Whether its metadata can still be changed.
+    pub const fn can_change(&self) -> bool {
+        match self.mode {
+            ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace => !self.needs_check,
+            ThinPoolMode::ReadOnly | ThinPoolMode::Failed => false,
+        }
+    }
+}
+
 /// What a thin pool can be told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ThinMessage {
@@ -158,4 +244,30 @@ pub enum ThinMessage {
     Create(ThinId),
     /// Drop a volume and its blocks.
     Delete(ThinId),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_and_its_device_are_one_to_one() {
+        let pool = PoolUuid::from_random([7; 16]);
+        let mut all: Vec<Dm> = Role::ALL.into_iter().map(|role| Dm::Private(pool, role)).collect();
+        all.push(Dm::Thin(pool, FsUuid::from_random([9; 16])));
+        for device in all {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+    }
+
+    #[test]
+    fn other_names_are_not_ours() {
+        let pool = PoolUuid::from_random([0xab; 16]);
+        let hyphenated = format!("stratis-1-private-{pool}-flex-mdv");
+        let shouted = format!("stratis-1-private-{}-flex-mdv", pool.simple().to_uppercase());
+        let unknown = format!("stratis-1-private-{}-flex-other", pool.simple());
+        for name in ["", "vg-lv", "stratis-1-", "stratis-1-private-", &hyphenated, &shouted, &unknown] {
+            assert_eq!(name.parse::<Dm>(), Err(NotOurs), "{name}");
+        }
+    }
 }

@@ -9,14 +9,15 @@
 
 use std::rc::Rc;
 
-use cores::rt;
+use cores::clock::Instant;
+use cores::rt::{self, Spent};
 
 use crate::error::Refusal;
-use crate::message::{Event, Message, Reply, Request};
+use crate::message::{Message, Reply, Request};
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
 use crate::shard::conflict::Operation;
-use crate::shard::{Shard, bug, ops, wait};
+use crate::shard::{Shard, bug, news, ops};
 use crate::sys::Sys;
 
 /// Messages taken from the rings in one turn, so that operations get their turns too.
@@ -49,7 +50,7 @@ fn handle<S: Sys>(shard: &Rc<Shard<S>>, message: Message) {
             shard.claims.borrow_mut().push_back(*claimed);
             shard.claimed.raise();
         }
-        Message::Event(event) => happen(shard, *event),
+        Message::Event(event) => news::happen(shard, *event),
         Message::Look => look(shard),
         Message::Stop => {
             shard.stopping.set(true);
@@ -73,26 +74,29 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
     let ticket = shard.gate(pool).queue(Operation::of(&wish));
     let (runs, answers) = (Rc::clone(shard), Rc::clone(shard));
     shard.busy.set(shard.busy.get() + 1);
+    let accepted = rt::now();
     let operation = rt::spawn(ops::task(&wish), async move {
-        ticket.admitted().await;
+        rt::account();
+        rt::timed("queue", ticket.admitted()).await;
         let outcome = ops::carry(&runs, wish).await;
         // The ticket goes with the task, also when it panics.
         drop(ticket);
-        outcome
+        (outcome, rt::spent())
     });
     rt::spawn("reply", async move {
-        let outcome = match operation.await {
-            Ok(outcome) => outcome,
+        let (outcome, spent) = match operation.await {
+            Ok(ended) => ended,
             Err(panicked) => {
                 if let Some(running) = answers.running(pool) {
                     answers.degrade(&running, Availability::NoPoolChanges);
                 }
-                Err(bug("finish the request on", pool, panicked.message))
+                (Err(bug("finish the request on", pool, panicked.message)), Spent::default())
             }
         };
+        let figures = format!("call={} ms={}{spent}", call.0, milliseconds(accepted));
         match &outcome {
-            Ok(_) => log::info!("request done (call={})", call.0),
-            Err(failure) => log::info!("request not done (call={}): {failure}", call.0),
+            Ok(_) => log::info!("request done ({figures})"),
+            Err(failure) => log::info!("request not done ({figures}): {failure}"),
         }
         answers.send(answers.places.bus, Message::Reply(Box::new(Reply { call, outcome })));
         left(&answers);
@@ -100,47 +104,9 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
     .detach();
 }
 
-/// Takes in what the event core reports.
-fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
-    match event {
-        Event::Found { pool, candidate } => {
-            shard.gathered.borrow_mut().entry(pool).or_default().add(candidate);
-            if shard.enumerated.get() {
-                settle(shard, vec![pool]);
-            }
-        }
-        Event::Enumerated => {
-            shard.enumerated.set(true);
-            let pools = shard.gathered.borrow().keys().copied().collect();
-            settle(shard, pools);
-        }
-    }
-}
-
-/// Sets up, lists or cleans up what was found, then says so.
-fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>) {
-    let tickets: Vec<_> = pools.into_iter().map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
-    shard.busy.set(shard.busy.get() + 1);
-    let shard = Rc::clone(shard);
-    rt::spawn("settle", async move {
-        let setups = tickets.into_iter().map(|(pool, ticket)| {
-            let shard = Rc::clone(&shard);
-            rt::spawn("settle pool", async move {
-                ticket.admitted().await;
-                ops::gather::settle(&shard, pool).await;
-                drop(ticket);
-            })
-        });
-        // A panic in one setup is logged by the task wrapper; that pool stays out, the others come up.
-        for ended in wait::all(setups).await {
-            if let Err(panicked) = ended {
-                log::error!("a pool is left out: {}", panicked.message);
-            }
-        }
-        shard.send(shard.places.bus, Message::Settled);
-        left(&shard);
-    })
-    .detach();
+/// Time that has passed, for the log.
+pub(super) fn milliseconds(since: Instant) -> String {
+    format!("{:.1}", rt::now().since(since).as_secs_f64() * 1000.0)
 }
 
 /// Looks at sizes in use, each pool by itself.
@@ -167,7 +133,8 @@ fn look<S: Sys>(shard: &Rc<Shard<S>>) {
     }
 }
 
-fn left<S: Sys>(shard: &Shard<S>) {
+/// One thing less runs here.
+pub(super) fn left<S: Sys>(shard: &Shard<S>) {
     shard.busy.set(shard.busy.get() - 1);
     if shard.stopping.get() && shard.busy.get() == 0 {
         // The loop below sleeps on its rings; a message to ourselves wakes it.

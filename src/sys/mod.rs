@@ -1,7 +1,7 @@
 //! The machine, on one screen: everything stratisd does to the world outside goes through `Sys`.
 //!
-//! Implementations: `files` (devices are regular files, thin volumes sparse files; real I/O) and
-//! `sim` (memory, seeded faults). All of them promise:
+//! Implementations: `kernel` (block devices, device-mapper, udev), `files` (devices are regular files,
+//! thin volumes sparse files; real I/O) and `sim` (memory, seeded faults). All of them promise:
 //!
 //! * a write is durable only after a `flush` of its target that was started after the write ended;
 //! * an operation whose future is dropped has either not started or runs to its end unseen;
@@ -11,13 +11,19 @@
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
 pub mod files;
+mod formats;
+mod jobs;
+pub mod kernel;
 mod linear;
+mod occupant;
 pub mod sim;
 mod stack;
+mod transfer;
+mod volume;
 
 use crate::error::{Failure, Fault};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Table, ThinMessage};
+use crate::model::dm::{Dm, Table, ThinMessage, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::units::{Bytes, Sectors};
@@ -63,10 +69,45 @@ pub enum Folder {
 /// What the daemon's devices are, for the pool record's mark and for messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
+    /// Block devices and device-mapper.
+    Kernel,
     /// Regular files stand in for devices: records carry `"files":true`.
     Files,
     /// Memory.
     Sim,
+}
+
+/// What a device is opened for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Opening {
+    /// To read what it says of itself, and nothing else: leaves no trace.
+    Look,
+    /// To be used as a device of a pool that exists. Found again after a restart.
+    Member,
+    /// To become a device of a new pool: nobody else may use it, from now until the first table
+    /// that refers to it. Found again after a restart.
+    New,
+}
+
+/// Something happened to block devices of the machine. What exactly is for whoever looks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum DeviceEvent {
+    /// A device is there that may carry a Stratis signature: it is new or has changed.
+    Changed {
+        /// Where it is.
+        path: DevicePath,
+        /// What identifies it.
+        number: DeviceNumber,
+    },
+    /// A device is gone, or carries no Stratis signature any more.
+    Removed {
+        /// Where it was.
+        path: DevicePath,
+        /// What identified it.
+        number: DeviceNumber,
+    },
+    /// Events were lost: everything must be looked at again.
+    Lost,
 }
 
 /// The boundary to the machine.
@@ -83,14 +124,18 @@ pub trait Sys: 'static {
     /// Looks at a device without changing it: resolves links, reads sizes, finds out who lives there.
     async fn examine(&self, path: &DevicePath) -> Result<Candidate, Failure>;
 
-    /// Every device that carries a Stratis signature now.
+    /// Every device that carries a Stratis signature now. What happens to devices after this call
+    /// began is told by `device_events`.
     async fn discover(&self) -> Result<Vec<Candidate>, Fault>;
 
-    /// Opens a device for reading and writing and keeps it open. `remember` makes `discover` find it
-    /// after a restart, durably, where the machine does not do so by itself.
-    async fn open(&self, candidate: &Candidate, remember: bool) -> Result<(), Failure>;
+    /// Waits until something happened to block devices. Never ends where devices come and go only
+    /// when clients name them.
+    async fn device_events(&self) -> Vec<DeviceEvent>;
 
-    /// Closes a device. Unknown numbers are fine. `forget` undoes `remember`.
+    /// Opens a device and keeps it open; one that is open already is open for more, never for less.
+    async fn open(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure>;
+
+    /// Closes a device. Unknown numbers are fine. `forget`: it need not be found after a restart.
     async fn close(&self, number: DeviceNumber, forget: bool);
 
     // ---- sectors ---------------------------------------------------------------------------
@@ -106,12 +151,18 @@ pub trait Sys: 'static {
 
     // ---- device-mapper ---------------------------------------------------------------------
 
-    /// Makes the dm device active with this table. An active one with the same table is adopted
-    /// (thin pools: low water and features may differ), one with another table is a fault.
-    async fn activate(&self, device: Dm, table: &Table) -> Result<(), Fault>;
+    /// Makes dm devices active with these tables, in the order given, up to the first fault. An
+    /// active one with the same table is adopted (thin pools: low water and features may differ); one
+    /// whose table is the beginning of the given one is completed; any other table is a fault.
+    async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault>;
 
-    /// Removes the dm device. One that does not exist is fine.
-    async fn deactivate(&self, device: Dm) -> Result<(), Fault>;
+    /// Removes dm devices, in the order given; each is tried, and the first fault is returned. One
+    /// that does not exist is fine.
+    async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault>;
+
+    /// Waits until the rest of the machine (udev) has taken notice of what was activated and
+    /// deactivated of the pool so far. Bounded: when that takes too long, a warning is logged.
+    async fn settle(&self, pool: PoolUuid);
 
     /// Which dm devices of the pool are active.
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault>;
@@ -123,8 +174,13 @@ pub trait Sys: 'static {
     /// Makes all changes to thin volumes of the pool durable.
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault>;
 
-    /// The thin volumes that exist, active or not.
-    async fn thin_ids(&self, pool: PoolUuid) -> Result<Vec<ThinId>, Fault>;
+    /// How the pool's thin pool is. Never waits behind anything that is slow, and makes the kernel
+    /// write nothing.
+    async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault>;
+
+    /// Waits until dm devices raised events, and tells which. The first call tells all there are. An
+    /// event that comes while nobody waits is told by the next call.
+    async fn dm_events(&self) -> Vec<Dm>;
 
     /// Space that an active thin volume takes.
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;

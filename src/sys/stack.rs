@@ -12,10 +12,13 @@ use std::collections::BTreeMap;
 
 use crate::error::Why;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
+use crate::model::dm::{Below, Dm, LinearLine, Role, Table, ThinPoolMode, ThinPoolState};
 use crate::model::ids::{PoolUuid, ThinId};
 use crate::sys::linear::{Piece, overlap, resolve};
 use crate::units::Sectors;
+
+/// A block of thin-pool metadata, 4 KiB.
+const META_BLOCK: Sectors = Sectors(8);
 
 /// The active devices.
 #[derive(Clone, Debug)]
@@ -171,6 +174,23 @@ impl Stack {
         }
         self.tables.remove(&device);
         Ok(())
+    }
+
+    /// The state of an active thin pool. Where thin volumes do not lie on the pool's devices, nothing
+    /// of these is ever in use.
+    pub(super) fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
+        let table = |role| self.tables.get(&Dm::Private(pool, role)).ok_or(Why::Errno(libc::ENXIO));
+        let Table::ThinPool { length, block, .. } = table(Role::ThinPool)? else {
+            return Err(Why::Errno(libc::EINVAL));
+        };
+        Ok(ThinPoolState {
+            meta_used: 0,
+            meta_total: table(Role::ThinMeta)?.length().0 / META_BLOCK.0,
+            data_used: 0,
+            data_total: length.0 / block.0,
+            mode: ThinPoolMode::ReadWrite,
+            needs_check: false,
+        })
     }
 
     /// The machine restarts.

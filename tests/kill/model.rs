@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::support::client::{Objects, Properties};
 use crate::support::interface;
 use crate::support::value::Value;
 
 /// Something that was asked for; pools and filesystems by name.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Operation {
     /// A pool of these disks.
     CreatePool { name: String, disks: Vec<String> },
@@ -48,7 +50,7 @@ impl Operation {
 }
 
 /// An own pool.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Pool {
     /// Its UUID, once it was seen.
     pub(crate) uuid: Option<String>,
@@ -63,7 +65,7 @@ pub(crate) struct Pool {
 }
 
 /// An own filesystem.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Filesystem {
     /// Its UUID, once it was seen.
     pub(crate) uuid: Option<String>,
@@ -74,7 +76,7 @@ pub(crate) struct Filesystem {
 }
 
 /// What one worker owns.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Model {
     /// Pools by name.
     pub(crate) pools: BTreeMap<String, Pool>,

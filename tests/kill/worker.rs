@@ -4,10 +4,14 @@
 //! the one that was sent and not answered, if there is one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc::Sender;
 
+use dbus::Message;
 use dbus::arg::Variant;
-use dbus::{Message, Path};
+use serde::Deserialize;
 
+use crate::journal::Journal;
 use crate::model::{Model, Operation, Seen, SeenFilesystem};
 use crate::support::client::{Client, create_pool_arguments, method, objects_of, specs_argument, start_pool_arguments};
 use crate::support::value::Value;
@@ -44,12 +48,62 @@ pub(crate) struct Worker {
     random: fastrand::Rng,
     /// What it knows.
     pub(crate) model: Model,
+    journal: Option<Journal>,
+    /// Told of every answer, if anybody counts them.
+    pub(crate) answers: Option<Sender<()>>,
+}
+
+/// What a journal keeps of a worker.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "only where the machine is switched off")]
+struct Kept {
+    serial: u64,
+    model: Model,
+    in_flight: Option<Operation>,
 }
 
 impl Worker {
     /// A worker with these disks.
     pub(crate) fn new(index: usize, disks: Vec<String>, random: fastrand::Rng) -> Self {
-        Self { index, serial: 0, random, model: Model { free: disks, ..Model::default() } }
+        Self {
+            index,
+            serial: 0,
+            random,
+            model: Model { free: disks, ..Model::default() },
+            journal: None,
+            answers: None,
+        }
+    }
+
+    /// Makes a first pool of all disks but one, so that there is something to work on.
+    #[allow(dead_code, reason = "only where that takes long")]
+    pub(crate) fn found(&mut self, client: &Client) {
+        let disks = self.model.free[1..].to_vec();
+        let name = self.fresh_name("p");
+        assert!(client.create_pool(&name, &disks).done().0, "{name} is new");
+        self.model.pool_created(&name, &disks);
+        self.note(None);
+    }
+
+    /// Goes on as the journal says, and keeps it from now on; what was sent and not answered.
+    #[allow(dead_code, reason = "only where the machine is switched off")]
+    pub(crate) fn keep(&mut self, path: &Path) -> Report {
+        let kept: Option<Kept> = Journal::last(path);
+        self.journal = Some(Journal::open(path));
+        let Some(Kept { serial, model, in_flight }) = kept else { return Report::default() };
+        (self.serial, self.model) = (serial, model);
+        Report { in_flight, counts: BTreeMap::new() }
+    }
+
+    /// Puts into the journal what is known, and what is about to be sent.
+    pub(crate) fn note(&mut self, in_flight: Option<&Operation>) {
+        if let Some(journal) = &mut self.journal {
+            journal.note(&serde_json::json!({
+                "serial": self.serial,
+                "model": self.model,
+                "in_flight": in_flight,
+            }));
+        }
     }
 
     /// Works until the daemon is gone.
@@ -59,10 +113,16 @@ impl Worker {
             let Some(seen) = list(client) else { return report };
             self.model.learn(&seen);
             let Some((operation, message)) = self.choose(&seen) else { continue };
+            self.note(Some(&operation));
             match send(client, message) {
                 Outcome::Answered(body) => {
                     let kind = operation.kind();
                     let changed = self.apply(operation, &body);
+                    self.note(None);
+                    if let Some(answers) = &self.answers {
+                        // Who counts may have seen enough.
+                        let _ = answers.send(());
+                    }
                     *report.counts.entry(if changed { kind } else { "refused" }).or_default() += 1;
                 }
                 Outcome::Lost => {
@@ -107,7 +167,7 @@ impl Worker {
 
     fn destroy_pool(&mut self, seen: &Seen) -> Option<(Operation, Message)> {
         let (pool, path) = self.own_pool(seen)?;
-        let message = method(TOP, &interface("Manager", 9), "DestroyPool").append1(Path::from(path));
+        let message = method(TOP, &interface("Manager", 9), "DestroyPool").append1(dbus::Path::from(path));
         Some((Operation::DestroyPool { pool }, message))
     }
 
@@ -140,7 +200,7 @@ impl Worker {
         let most = self.random.usize(1..=3);
         let own = seen.filesystems.iter().filter(|(name, _)| self.model.filesystems.contains_key(*name));
         let chosen: Vec<_> = own.filter(|(_, found)| found.pool == pool).take(most).collect();
-        let paths: Vec<_> = chosen.iter().map(|(_, found)| Path::from(found.path.clone())).collect();
+        let paths: Vec<_> = chosen.iter().map(|(_, found)| dbus::Path::from(found.path.clone())).collect();
         let message = method(&seen.pools[&pool].path, &interface("pool", 9), "DestroyFilesystems").append1(paths);
         let filesystems = chosen.into_iter().map(|(name, _)| name.clone()).collect();
         Some((Operation::DestroyFilesystems { filesystems }, message))

@@ -52,6 +52,8 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, mut creation: C
     if let Err(fault) = intents::drop_all(&shard.sys, pool, &[creation.record.thin_id]).await {
         log::warn!("an intent stays until the pool is next set up (pool={pool}): {fault}");
     }
+    rt::stage("settle");
+    shard.sys.settle(pool).await;
     let name = creation.record.name.clone();
     let of_pool = running.pool.borrow().name().clone();
     shard.sys.announce((pool, &of_pool), (uuid, &name, creation.record.thin_id)).await;
@@ -72,7 +74,7 @@ async fn make<S: Sys>(shard: &Shard<S>, running: &Running, record: &mut Filesyst
     let pool = running.uuid;
     make_volume(shard, running, record).await?;
     let device = Dm::Thin(pool, record.uuid);
-    shard.sys.activate(device, &Table::Thin { length: record.size, id: record.thin_id }).await?;
+    shard.sys.activate(&[(device, Table::Thin { length: record.size, id: record.thin_id })]).await?;
     rt::stage("format");
     shard.sys.format(device, record.uuid.0).await?;
     rt::stage("record");
@@ -115,7 +117,7 @@ async fn unwind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &FilesystemRec
 async fn take_back<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &FilesystemRecord) -> Result<(), Fault> {
     // The save may have come as far as the rename, so the record goes first.
     records::remove(&shard.sys, pool, &[record.uuid]).await?;
-    shard.sys.deactivate(Dm::Thin(pool, record.uuid)).await?;
+    shard.sys.deactivate(&[Dm::Thin(pool, record.uuid)]).await?;
     intents::delete(&shard.sys, pool, record.thin_id).await?;
     shard.sys.thin_commit(pool).await?;
     intents::drop_all(&shard.sys, pool, &[record.thin_id]).await

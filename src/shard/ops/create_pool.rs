@@ -24,11 +24,14 @@ use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, MetadataVersion};
 use crate::probe;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, headers, stack};
+use crate::shard::ops::{Outcome, headers, stack, thin_pool};
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
-use crate::sys::{Kind, Sys, Target, Write, WriteData};
+use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
+
+/// The superblock of thin-pool metadata.
+const THIN_META_HEAD: Sectors = Sectors(8);
 
 /// What a client asked for.
 #[derive(Clone, Debug)]
@@ -158,7 +161,7 @@ fn tell_capped(asked: &Asked, sizes: &[(DevUuid, Sectors)], layout: &Layout) {
 async fn make<S: Sys>(shard: &Shard<S>, plan: &Plan, running: &Running) -> Result<(), Failure> {
     rt::stage("open");
     for member in &plan.members {
-        shard.sys.open(&member.candidate, true).await?;
+        shard.sys.open(&member.candidate, Opening::New).await?;
         // Between the first look and the exclusive open somebody may have been faster.
         let again = shard.sys.examine(&member.candidate.path).await?;
         if again != member.candidate {
@@ -185,31 +188,25 @@ fn signed(plan: &Plan) -> Vec<(DeviceNumber, StaticHeader)> {
     plan.members.iter().map(|member| (member.candidate.number, member.header)).collect()
 }
 
-/// Activates the stack; what a device needs before the next one goes on top is done in between.
+/// Activates the stack. What lies below the thin pool gets what it needs before the pool goes on top.
 async fn build<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
-    for (device, table) in &plan.tables {
-        shard.sys.activate(*device, table).await?;
-        let Dm::Private(_, role) = device else {
-            panic!("a new pool has no thin volumes: {device}");
-        };
-        match role {
-            // A stale encryption header would be found when the pool is next set up.
-            Role::Cache => zero(shard, *device, size::CRYPT_RESERVE).await?,
-            // The kernel takes metadata that begins with zeroes for a new thin pool.
-            Role::ThinMeta => zero(shard, *device, Sectors(8)).await?,
-            Role::Mdv => {
-                shard.sys.format(*device, plan.pool.0).await?;
-                shard.sys.mdv_mount(plan.pool).await?;
-            }
-            Role::OriginSub | Role::ThinData | Role::ThinPool => {}
-        }
-    }
-    Ok(())
-}
-
-async fn zero<S: Sys>(shard: &Shard<S>, device: Dm, sectors: Sectors) -> Result<(), Fault> {
-    let target = Target::Dm(device);
-    headers::put(&shard.sys, vec![Write { target, start: Sectors::ZERO, data: WriteData::Zeroes(sectors) }]).await
+    let (top, below) = plan.tables.split_last().expect("a stack has a thin pool");
+    shard.sys.activate(below).await?;
+    rt::stage("clear");
+    let zeroes = |role, sectors| Write {
+        target: Target::Dm(Dm::Private(plan.pool, role)),
+        start: Sectors::ZERO,
+        data: WriteData::Zeroes(sectors),
+    };
+    // A stale encryption header would be found when the pool is next set up. The kernel takes metadata that
+    // begins with zeroes for a new thin pool.
+    let clear = vec![zeroes(Role::Cache, size::CRYPT_RESERVE), zeroes(Role::ThinMeta, THIN_META_HEAD)];
+    headers::put(&shard.sys, clear).await?;
+    rt::stage("metadata volume");
+    shard.sys.format(Dm::Private(plan.pool, Role::Mdv), plan.pool.0).await?;
+    shard.sys.mdv_mount(plan.pool).await?;
+    rt::stage("thin pool");
+    shard.sys.activate(std::slice::from_ref(top)).await
 }
 
 fn running(plan: &Plan) -> Running {
@@ -221,6 +218,8 @@ fn running(plan: &Plan) -> Running {
 /// The pool is real: takes the marks off its devices and shows it.
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Outcome {
     clear_marks(shard, &running).await;
+    rt::stage("settle");
+    shard.sys.settle(running.uuid).await;
     let (pool, view, devices) = {
         let pool = running.pool.borrow();
         (running.uuid, pool.view(), pool.device_views())
@@ -229,6 +228,8 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Outcome {
     log::info!("pool created (pool={pool} name={:?} devices={})", view.name.as_str(), devices.len());
     shard.running.borrow_mut().insert(pool, Rc::new(running));
     shard.show(std::iter::once(View::Pool(view)).chain(devices.into_iter().map(View::Device)).collect());
+    // What happened to it before it ran was told to nobody.
+    thin_pool::look(shard, pool);
     Ok(Answer::PoolCreated(pool, ids))
 }
 

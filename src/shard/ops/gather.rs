@@ -7,27 +7,44 @@ use std::rc::Rc;
 
 use cores::rt;
 
-use crate::engine::gather::{Gathered, Read, Verdict, judge, stopped_view};
-use crate::error::{Failure, Fault};
+use crate::engine::gather::{Read, Verdict, judge, stopped_view};
+use crate::error::Failure;
 use crate::message::{Claim, View};
-use crate::model::device::Candidate;
+use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::ids::PoolUuid;
 use crate::probe;
-use crate::shard::Shard;
 use crate::shard::ops::{headers, start_pool};
-use crate::sys::Sys;
+use crate::shard::{Shard, news};
+use crate::sys::{Opening, Sys};
 
 /// Opens the gathered devices of a pool and reads their metadata. Devices that cannot be read are
-/// logged and left out.
-pub async fn read<S: Sys>(shard: &Shard<S>, pool: PoolUuid) -> Result<Vec<Read>, Failure> {
+/// logged and left out; those that are not there any more as what they were are told as `gone`.
+pub async fn read<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    mut gone: impl FnMut(DeviceNumber),
+) -> Result<Vec<Read>, Failure> {
     let candidates: Vec<Candidate> =
         shard.gathered.borrow().get(&pool).map(|gathered| gathered.candidates.clone()).unwrap_or_default();
     let mut devices = Vec::with_capacity(candidates.len());
     for candidate in candidates {
+        if let Some(holder) = shard.holder(candidate.number) {
+            log::warn!("a device of pool {pool} is in use by pool {holder}: {}", candidate.path);
+            continue;
+        }
         match read_one(shard, pool, candidate.clone()).await {
             Ok(Some(device)) => devices.push(device),
-            Ok(None) => log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path),
-            Err(failure) => log::warn!("a device of pool {pool} is left out: {failure}"),
+            Ok(None) => {
+                log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path);
+                gone(candidate.number);
+            }
+            Err(failure) => {
+                log::warn!("a device of pool {pool} is left out: {failure}");
+                // One that has failed may work another time.
+                if matches!(failure, Failure::Refused(_)) {
+                    gone(candidate.number);
+                }
+            }
         }
     }
     Ok(devices)
@@ -36,7 +53,7 @@ pub async fn read<S: Sys>(shard: &Shard<S>, pool: PoolUuid) -> Result<Vec<Read>,
 async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) -> Result<Option<Read>, Failure> {
     // Size and blocks may have changed since the device was found.
     let candidate = shard.sys.examine(&known.path).await?;
-    shard.sys.open(&candidate, true).await?;
+    shard.sys.open(&candidate, Opening::Look).await?;
     match probe::signature(&shard.sys, &candidate).await {
         Ok(Some(header)) if header.pool == pool => {
             let regions = probe::regions(&shard.sys, candidate.number, &header).await;
@@ -58,17 +75,29 @@ pub async fn close<S: Sys>(shard: &Shard<S>, devices: &[Read]) {
 
 /// Sets up a pool that was found, lists it as stopped, or cleans up what a cut-off operation left.
 pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
-    if shard.running(pool).is_some() {
+    if let Some(running) = shard.running(pool) {
+        // Its devices were reported while it was made or started.
+        news::runs(shard, &running);
         return;
     }
     rt::stage("read metadata");
-    let devices = match read(shard, pool).await {
+    // Whoever reports devices reports them again when they are back, and then that must be news.
+    let gone = |number| {
+        if let Some(gathered) = shard.gathered.borrow_mut().get_mut(&pool) {
+            gathered.remove(number);
+        }
+    };
+    let devices = match read(shard, pool, gone).await {
         Ok(devices) => devices,
         Err(failure) => {
             log::error!("a pool is left out (pool={pool}): {failure}");
             return;
         }
     };
+    if devices.is_empty() {
+        forget(shard, pool);
+        return;
+    }
     match judge(pool, &devices) {
         Verdict::HalfMade => clean_up(shard, pool, &devices, "creation").await,
         Verdict::Destroying => clean_up(shard, pool, &devices, "destruction").await,
@@ -89,10 +118,6 @@ pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
 /// Lists a pool as stopped. It holds its devices, not its name.
 async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
     close(shard, devices).await;
-    if devices.is_empty() {
-        shard.gathered.borrow_mut().remove(&pool);
-        return;
-    }
     let held = devices.iter().map(|device| (device.candidate.number, device.candidate.path.clone())).collect();
     if let Err(taken) = shard.take(Claim::Take { pool, name: None, devices: held }).await {
         log::error!("a device of a stopped pool is in other hands (pool={pool}): {taken:?}");
@@ -100,26 +125,35 @@ async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
     shard.show(vec![View::Stopped(stopped_view(pool, devices))]);
 }
 
+/// The last device of a pool is gone, and so is all that is known of it here.
+fn forget<S: Sys>(shard: &Shard<S>, pool: PoolUuid) {
+    shard.gathered.borrow_mut().remove(&pool);
+    shard.claim(Claim::Release(pool));
+    shard.show(vec![View::StoppedGone(pool)]);
+}
+
 /// Wipes devices that are marked as left over.
 async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read], what: &str) {
     log::warn!("a {what} was cut off: its {} devices are wiped (pool={pool})", devices.len());
     let numbers = start_pool::numbers(devices);
-    let wiped: Result<(), Fault> = async {
+    let wiped: Result<(), Failure> = async {
         crate::shard::ops::stack::all_down(&shard.sys, pool).await?;
         shard.sys.scrap(pool).await?;
-        headers::wipe(&shard.sys, &numbers).await
+        for device in devices {
+            shard.sys.open(&device.candidate, Opening::Member).await?;
+        }
+        Ok(headers::wipe(&shard.sys, &numbers).await?)
     }
     .await;
-    if let Err(fault) = &wiped {
-        log::error!("devices that were to be wiped are not (pool={pool}): {fault}");
+    if let Err(failure) = &wiped {
+        log::error!("devices that were to be wiped are not (pool={pool}): {failure}");
     }
+    if wiped.is_ok() {
+        forget(shard, pool);
+    }
+    // Otherwise they stay known, so that closing them, which makes the machine report them, is no reason to
+    // try the same again and again.
     for number in numbers {
         shard.sys.close(number, wiped.is_ok()).await;
     }
-    shard.gathered.borrow_mut().remove(&pool);
-}
-
-/// What a pool that has just stopped leaves behind to be started from.
-pub fn remember<S: Sys>(shard: &Shard<S>, pool: PoolUuid, candidates: Vec<Candidate>) {
-    shard.gathered.borrow_mut().insert(pool, Gathered { candidates });
 }

@@ -18,6 +18,7 @@ pub mod set;
 pub mod stack;
 pub mod start_pool;
 pub mod stop_pool;
+pub mod thin_pool;
 
 use std::rc::Rc;
 

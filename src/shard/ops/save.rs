@@ -72,7 +72,8 @@ pub async fn durable<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), 
     let saver = &running.saver;
     let number = saver.asked.get() + 1;
     saver.asked.set(number);
-    match saver.changed.until(|| saver.look(number)).await {
+    // Waiting for another operation's save is waiting for writes.
+    match rt::timed("write", saver.changed.until(|| saver.look(number))).await {
         Turn::Ended(result) => result,
         Turn::Ours => {
             let turn = InFlight { saver, last: saver.asked.get(), result: None };

@@ -6,7 +6,6 @@
 use crate::error::Fault;
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::PoolUuid;
-use crate::shard::wait::all;
 use crate::sys::Sys;
 
 /// Private dm devices from the top down, without the backstore below the metadata volume.
@@ -16,17 +15,14 @@ const LOWER: [Role; 2] = [Role::Cache, Role::OriginSub];
 
 /// Activates tables in the order given: bottom first.
 pub async fn up<S: Sys>(sys: &S, tables: &[(Dm, Table)]) -> Result<(), Fault> {
-    for (device, table) in tables {
-        sys.activate(*device, table).await?;
-    }
-    Ok(())
+    sys.activate(tables).await
 }
 
 /// Takes down every thin volume of a pool, each one tried.
 pub async fn volumes_down<S: Sys>(sys: &S, pool: PoolUuid) -> Result<(), Fault> {
-    let active = sys.active(pool).await?;
-    let volumes = active.into_iter().filter(|device| matches!(device, Dm::Thin(..)));
-    all(volumes.map(|device| sys.deactivate(device))).await.into_iter().collect()
+    let mut volumes = sys.active(pool).await?;
+    volumes.retain(|device| matches!(device, Dm::Thin(..)));
+    sys.deactivate(&volumes).await
 }
 
 /// Takes down the thin pool and the metadata volume; the backstore stays, so records can be saved.
@@ -48,8 +44,6 @@ pub async fn all_down<S: Sys>(sys: &S, pool: PoolUuid) -> Result<(), Fault> {
 }
 
 async fn down<S: Sys>(sys: &S, pool: PoolUuid, roles: &[Role]) -> Result<(), Fault> {
-    for role in roles {
-        sys.deactivate(Dm::Private(pool, *role)).await?;
-    }
-    Ok(())
+    let devices: Vec<Dm> = roles.iter().map(|role| Dm::Private(pool, *role)).collect();
+    sys.deactivate(&devices).await
 }

@@ -14,17 +14,16 @@ use crate::engine::stack::{self as tables, LowWater};
 use crate::error::{Failure, Fault, Refusal};
 use crate::message::{Answer, Claim, Taken, View};
 use crate::model::device::DeviceNumber;
-use crate::model::dm::Dm;
+use crate::model::dm::{Dm, Table};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::PoolUuid;
 use crate::model::name::Name;
 use crate::model::pool::MetadataVersion;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack};
-use crate::shard::{Running, Shard};
-use crate::sys::{Kind, Sys};
-use crate::units::Bytes;
+use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack, thin_pool};
+use crate::shard::{Running, Shard, news};
+use crate::sys::{Kind, Opening, Sys};
 
 /// Starts a stopped pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
@@ -35,7 +34,8 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, rem
         return Err(Refusal::NoPool(pool).into());
     }
     rt::stage("read metadata");
-    let devices = gather::read(shard, pool).await?;
+    // They stay known: a client may try again.
+    let devices = gather::read(shard, pool, |_| {}).await?;
     let outcome = match judge(pool, &devices) {
         Verdict::Ready(ready) => fit(pool, ready, unlock, remove_cache).map_err(Failure::from),
         Verdict::Unfit(refusal) => Err(refusal.into()),
@@ -88,11 +88,11 @@ pub async fn start<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, ready: Ready) -
 /// A pool on regular files and one on real devices must not be taken for each other.
 fn of_our_kind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Result<(), Refusal> {
     match (shard.sys.kind(), ready.record.files) {
-        (Kind::Files, true) | (Kind::Sim, false) => {}
+        (Kind::Files, true) | (Kind::Kernel | Kind::Sim, false) => {}
         (Kind::Files, false) => {
             return Err(Refusal::OtherKind { pool, made: "on block devices", started: "with --files" });
         }
-        (Kind::Sim, true) => {
+        (Kind::Kernel | Kind::Sim, true) => {
             return Err(Refusal::OtherKind { pool, made: "with --files", started: "without it" });
         }
     }
@@ -115,6 +115,9 @@ async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
 
 async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
     let Ready { name, record, time, members, strangers } = ready;
+    for member in &members {
+        shard.sys.open(&member.candidate, Opening::Member).await?;
+    }
     for stranger in &strangers {
         log::warn!(
             "a device with the pool's signature is not one of its devices (pool={pool} device={})",
@@ -141,6 +144,8 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
         save::durable(shard, &running).await?;
     }
     create_pool::clear_marks(shard, &running).await;
+    rt::stage("settle");
+    shard.sys.settle(pool).await;
     Ok(running)
 }
 
@@ -150,7 +155,7 @@ async fn clear_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, found: &Records
     for device in shard.sys.active(pool).await? {
         match device {
             Dm::Thin(_, uuid) if !found.good.iter().any(|record| record.uuid == uuid) => {
-                if let Err(fault) = shard.sys.deactivate(device).await {
+                if let Err(fault) = shard.sys.deactivate(&[device]).await {
                     log::warn!("a volume without a record stays (pool={pool} filesystem={uuid}): {fault}");
                 }
             }
@@ -168,29 +173,23 @@ async fn volumes_up<S: Sys>(
     of_pool: &Name,
     found: Vec<FilesystemRecord>,
 ) -> (Vec<Filesystem>, Vec<Name>) {
+    let volumes: Vec<(Dm, Table)> =
+        found.iter().map(|record| (Dm::Thin(pool, record.uuid), tables::thin(record))).collect();
+    // All in one batch; only when that fails is each one looked at by itself.
+    let together = shard.sys.activate(&volumes).await.is_ok();
     let mut filesystems = Vec::with_capacity(found.len());
     let mut lost = Vec::new();
-    for record in found {
-        match volume_up(shard, pool, of_pool, &record).await {
-            Ok(used) => filesystems.push(Filesystem::new(record, used)),
-            Err(fault) => {
-                log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
-                lost.push(record.name);
-            }
+    for (record, volume) in found.into_iter().zip(volumes) {
+        if !together && let Err(fault) = shard.sys.activate(&[volume]).await {
+            log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
+            lost.push(record.name);
+            continue;
         }
+        shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
+        let used = shard.used(pool, record.uuid).await;
+        filesystems.push(Filesystem::new(record, used));
     }
     (filesystems, lost)
-}
-
-async fn volume_up<S: Sys>(
-    shard: &Shard<S>,
-    pool: PoolUuid,
-    of_pool: &Name,
-    record: &FilesystemRecord,
-) -> Result<Option<Bytes>, Fault> {
-    shard.sys.activate(Dm::Thin(pool, record.uuid), &tables::thin(record)).await?;
-    shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
-    Ok(shard.used(pool, record.uuid).await)
 }
 
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
@@ -208,9 +207,11 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
         (views, uuids, filesystems)
     };
     log::info!("pool started (pool={pool} devices={} filesystems={})", devices.len(), filesystems.len());
-    shard.gathered.borrow_mut().remove(&pool);
+    news::runs(shard, &running);
     shard.running.borrow_mut().insert(pool, Rc::new(running));
     shard.show(views);
+    // What happened to it before it ran was told to nobody.
+    thin_pool::look(shard, pool);
     Answer::PoolStarted(pool, devices, filesystems)
 }
 

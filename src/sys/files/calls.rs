@@ -5,18 +5,21 @@
 //!
 //! Deliberately absent: the host's calls themselves; they stand in the modules that are named here.
 
+use std::future::pending;
 use std::path::{Path, PathBuf};
 
 use cores::side::Fd;
 
-use super::{FilesSys, Open, devices, examine, fault, formats, links, mdv, sectors, thin};
+use super::{FilesSys, Inner, Open, devices, dig, examine, fault, links, mdv, thin};
 use crate::error::{Failure, Fault, Why};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Role, Table, ThinMessage};
+use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
+use crate::sys::jobs::why;
 use crate::sys::stack::Blocked;
-use crate::sys::{Folder, Kind, Sys, Target, Write};
+use crate::sys::volume;
+use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 impl FilesSys {
@@ -84,14 +87,9 @@ impl FilesSys {
         }
     }
 
-    /// Whether the pool's thin pool is active; its volumes are only reached through it.
-    fn thin_pool(&self, pool: PoolUuid) -> Result<(), Why> {
-        let active = self.inner.stack.borrow().table(Dm::Private(pool, Role::ThinPool)).is_some();
-        if active { Ok(()) } else { Err(Why::Errno(libc::ENXIO)) }
-    }
-
     async fn change_thin(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Why> {
-        self.thin_pool(pool)?;
+        // A volume is only reached through its thin pool.
+        self.inner.stack.borrow().thin_pool(pool)?;
         let root = &self.inner.root;
         let folder = root.thin(pool);
         match message {
@@ -111,30 +109,16 @@ impl FilesSys {
 
     async fn format_thin(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Why> {
         let volume = self.volume(device)?;
-        let formats = &self.inner.formats;
-        let Some(_place) = formats.place().await else { return Err(Why::Cancelled) };
-        let version = match formats.version.get() {
-            Some(version) => version,
-            None => self.blocking(formats::ask_version).await?,
-        };
-        formats.version.set(Some(version));
-        let path = volume.clone();
-        let (child, output) = self.blocking(move || formats::start(&path, uuid, version)).await?;
-        let watched = formats.watch(&self.inner.side, child, output).await;
-        let (mut child, said) = watched.map_err(|error| sectors::why(&error))?;
-        let status = self.blocking(move || child.wait()).await?;
-        if !status.success() {
-            let failed = Why::Child { program: formats::PROGRAM, status: status.to_string(), stderr: said };
-            return Err(if formats.cancelled() { Why::Cancelled } else { failed });
-        }
+        let Inner { side, lane, formats, .. } = &*self.inner;
+        formats.format(side, lane, &volume, uuid).await?;
         let file = self
             .blocking(move || {
-                let file = formats::open(&volume)?;
-                formats::dig(&file)?;
+                let file = dig::open(&volume)?;
+                dig::dig(&file)?;
                 Ok(file)
             })
             .await?;
-        self.inner.side.fsync(&Fd::new(file.into()), false).await.map_err(|error| sectors::why(&error))
+        self.inner.side.fsync(&Fd::new(file.into()), false).await.map_err(|error| why(&error))
     }
 
     async fn format_mdv(&self, pool: PoolUuid) -> Result<(), Why> {
@@ -163,7 +147,7 @@ impl FilesSys {
 
     /// The path of a file in a mounted metadata volume.
     fn file(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<PathBuf, Why> {
-        Ok(self.folder(pool, folder)?.join(mdv::checked(file)?))
+        Ok(self.folder(pool, folder)?.join(volume::checked(file)?))
     }
 
     fn folder(&self, pool: PoolUuid, folder: Folder) -> Result<PathBuf, Why> {
@@ -223,7 +207,11 @@ impl Sys for FilesSys {
         self.blocking(move || devices::discover(&devices)).await.map_err(fault("discover devices in", subject))
     }
 
-    async fn open(&self, candidate: &Candidate, remember: bool) -> Result<(), Failure> {
+    async fn device_events(&self) -> Vec<DeviceEvent> {
+        pending().await
+    }
+
+    async fn open(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure> {
         if !self.inner.open.borrow().contains_key(&candidate.number) {
             let own = candidate.clone();
             let opened = self.lane(move || devices::open(&own)).await.map_err(fault("open", &candidate.path))?;
@@ -232,7 +220,7 @@ impl Sys for FilesSys {
             let open = Open { path, fd: Fd::new(file.into()), size, _lock: lock };
             self.inner.open.borrow_mut().insert(candidate.number, open);
         }
-        if remember {
+        if opening != Opening::Look {
             let own = candidate.clone();
             let devices = self.inner.root.devices();
             let making = self.inner.root.link_in_making(&format!("device-{}-{}", own.number.0, own.number.1));
@@ -271,13 +259,22 @@ impl Sys for FilesSys {
         self.flush_targets(&targets).await
     }
 
-    async fn activate(&self, device: Dm, table: &Table) -> Result<(), Fault> {
-        self.activate_checked(device, table).await.map_err(fault("activate", device))
+    async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
+        for (device, table) in tables {
+            self.activate_checked(*device, table).await.map_err(fault("activate", device))?;
+        }
+        Ok(())
     }
 
-    async fn deactivate(&self, device: Dm) -> Result<(), Fault> {
-        self.deactivate_checked(device).await.map_err(fault("deactivate", device))
+    async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {
+        let mut outcome = Ok(());
+        for device in devices {
+            outcome = outcome.and(self.deactivate_checked(*device).await.map_err(fault("deactivate", device)));
+        }
+        outcome
     }
+
+    async fn settle(&self, _pool: PoolUuid) {}
 
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         Ok(self.inner.stack.borrow().of(pool))
@@ -296,13 +293,13 @@ impl Sys for FilesSys {
         self.flush_targets(&[target]).await.remove(0)
     }
 
-    async fn thin_ids(&self, pool: PoolUuid) -> Result<Vec<ThinId>, Fault> {
-        let fault = fault("list thin volumes of pool", pool);
-        let folder = self.inner.root.thin(pool);
-        match self.thin_pool(pool) {
-            Ok(()) => self.blocking(move || thin::ids(&folder)).await.map_err(fault),
-            Err(why) => Err(fault(why)),
-        }
+    async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
+        let state = self.inner.stack.borrow().thin_pool(pool);
+        state.map_err(fault("read the state of the thin pool of", pool))
+    }
+
+    async fn dm_events(&self) -> Vec<Dm> {
+        pending().await
     }
 
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
@@ -356,20 +353,20 @@ impl Sys for FilesSys {
     }
 
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
-        self.on_folder("list", pool, folder, mdv::list).await
+        self.on_folder("list", pool, folder, volume::list).await
     }
 
     async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault> {
-        self.on_file("read", pool, folder, file, mdv::read).await
+        self.on_file("read", pool, folder, file, volume::read).await
     }
 
     async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault> {
         let bytes = bytes.to_vec();
-        self.on_file("write", pool, folder, file, move |path| mdv::write(path, &bytes)).await
+        self.on_file("write", pool, folder, file, move |path| volume::write(path, &bytes)).await
     }
 
     async fn mdv_sync(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
-        self.on_file("flush", pool, folder, file, mdv::sync).await
+        self.on_file("flush", pool, folder, file, volume::sync).await
     }
 
     async fn mdv_rename(&self, pool: PoolUuid, folder: Folder, from: &str, to: &str) -> Result<(), Fault> {
@@ -378,11 +375,11 @@ impl Sys for FilesSys {
     }
 
     async fn mdv_remove(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
-        self.on_file("remove", pool, folder, file, mdv::remove).await
+        self.on_file("remove", pool, folder, file, volume::remove).await
     }
 
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
-        self.on_folder("flush", pool, folder, super::root::sync_folder).await
+        self.on_folder("flush", pool, folder, volume::sync_folder).await
     }
 
     // Formatters that run are killed and no more are started.
@@ -401,7 +398,7 @@ impl Sys for FilesSys {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 outcome => outcome?,
             }
-            super::root::sync_folder(&root)
+            volume::sync_folder(&root)
         };
         self.blocking(job).await.map_err(fault("remove what is left of pool", pool))
     }

@@ -20,9 +20,8 @@ use super::root::{Locked, place_link, remove_if_there, sync_folder};
 use crate::error::{Failure, Fault, Refusal};
 use crate::limits::DISCOVERED_MAX;
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
+use crate::sys::transfer::ALIGNMENT;
 
-/// To what buffers for direct I/O are aligned: no host asks for more than a page.
-pub(super) const ALIGNMENT: usize = 4_096;
 /// The smallest piece that we write, and one that does not start on a larger block.
 const PROBE_BYTES: usize = 512;
 

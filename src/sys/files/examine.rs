@@ -1,28 +1,20 @@
-//! Who lives on a regular file that stands in for a device. Blocking; runs on a lane.
+//! A regular file that stands in for a device, looked at. Blocking; runs on a lane.
 //!
-//! libblkid says: a superblock of any kind it knows, or a partition table, and it says when two
-//! signatures contradict each other.
+//! Invariant: nothing is changed.
 //!
-//! Invariant: nothing is changed, and no doubt ends as `Nobody`.
-//!
-//! Deliberately absent: reading Stratis metadata. libblkid checks one of the two signature blocks, and
-//! what they say is for others.
+//! Deliberately absent: who lives there (`occupant` asks libblkid), and reading Stratis metadata.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-
-use libblkid_rs::{BlkidErr, BlkidProbe, BlkidSafeprobeRet, BlkidSublks, BlkidSublksFlags};
 
 use crate::error::{Failure, Fault, Refusal};
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath, Occupant};
+use crate::sys::occupant::occupant;
 use crate::units::{SECTOR_BYTES, Sectors};
 
 /// A file takes any multiple of a sector, and writes back pages; tearing is between sectors.
 const BLOCKS: BlockSizes = BlockSizes { logical: 512, physical: 512 };
-/// What libblkid calls a Stratis signature.
-const STRATIS: &str = "stratis";
 
 /// Looks at the file under a path.
 pub(super) fn examine(path: &DevicePath) -> Result<Candidate, Failure> {
@@ -55,42 +47,6 @@ pub(super) fn identity(file: &File) -> io::Result<(DeviceNumber, Sectors)> {
         return Err(io::Error::from_raw_os_error(libc::ENOTBLK));
     }
     Ok((DeviceNumber(metadata.dev(), metadata.ino()), Sectors(metadata.size() / SECTOR_BYTES)))
-}
-
-fn occupant(file: &File) -> Occupant {
-    probe(file).unwrap_or_else(|error| Occupant::Other(format!("something that cannot be probed ({error})")))
-}
-
-fn probe(file: &File) -> Result<Occupant, BlkidErr> {
-    let mut probe = BlkidProbe::new()?;
-    probe.set_device(file.as_raw_fd(), 0, 0)?; // Size 0: all of it.
-    probe.enable_superblocks(true)?;
-    let wanted = BlkidSublksFlags::new(vec![BlkidSublks::Type, BlkidSublks::Usage]);
-    probe.set_superblock_flags(wanted)?;
-    probe.enable_partitions(true)?;
-    match probe.do_safeprobe()? {
-        BlkidSafeprobeRet::None => return Ok(Occupant::Nobody),
-        BlkidSafeprobeRet::Ambiguous => return Ok(Occupant::Other("more than one signature".to_owned())),
-        BlkidSafeprobeRet::Success => {}
-    }
-    let value = |name| if probe.has_value(name)? { probe.lookup_value(name).map(Some) } else { Ok(None) };
-    Ok(match (value("TYPE")?.as_deref(), value("PTTYPE")?.as_deref()) {
-        (Some(STRATIS), None) => Occupant::Stratis,
-        (Some(kind), None) => Occupant::Other(words(kind, value("USAGE")?.as_deref())),
-        (None, Some(kind)) => Occupant::Other(format!("a partition table ({kind})")),
-        (Some(kind), Some(table)) => Occupant::Other(format!("{kind} and a partition table ({table})")),
-        (None, None) => Occupant::Other("an unknown signature".to_owned()),
-    })
-}
-
-/// `usage` is one of libblkid's: filesystem, raid, crypto, other.
-fn words(kind: &str, usage: Option<&str>) -> String {
-    match usage {
-        Some("filesystem") => format!("a filesystem ({kind})"),
-        Some("crypto") => format!("an encrypted volume ({kind})"),
-        Some("raid") => format!("a member of a volume group or array ({kind})"),
-        Some(_) | None => format!("a signature ({kind})"),
-    }
 }
 
 #[cfg(test)]

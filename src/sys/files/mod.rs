@@ -11,8 +11,8 @@
 
 mod calls;
 mod devices;
+mod dig;
 mod examine;
-mod formats;
 mod links;
 mod mdv;
 mod root;
@@ -28,11 +28,10 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use cores::lane::{Lane, LaneFault};
+use cores::lane::Lane;
 use cores::rt;
 use cores::side::{Fd, Side};
 
-use self::formats::Formats;
 use self::root::Locked;
 use crate::error::{Fault, Why};
 use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX};
@@ -40,6 +39,8 @@ use crate::model::device::{DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table};
 use crate::model::ids::PoolUuid;
 use crate::sys::Target;
+use crate::sys::formats::Formats;
+use crate::sys::jobs;
 use crate::sys::stack::Stack;
 use crate::units::Sectors;
 
@@ -101,10 +102,7 @@ impl FilesSys {
 
     /// Runs a job that blocks on the lane.
     async fn lane<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Why> {
-        self.inner.lane.run(job).await.map_err(|fault| match fault {
-            LaneFault::Full { queue_max, .. } => Why::Full { what: "the lane of blocking calls", max: queue_max },
-            LaneFault::Panicked(message) => Why::Bug(message),
-        })
+        jobs::on(&self.inner.lane, job).await
     }
 
     /// As `lane`, for a job that ends with a system call's result.
@@ -112,7 +110,7 @@ impl FilesSys {
         &self,
         job: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, Why> {
-        self.lane(job).await?.map_err(|error| sectors::why(&error))
+        jobs::blocking(&self.inner.lane, job).await
     }
 
     /// What a target is called in a message.

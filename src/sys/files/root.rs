@@ -25,6 +25,9 @@ use thiserror::Error;
 use crate::model::ids::{PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::Folder;
+use crate::sys::volume::{self, FOLDER_MODE};
+
+pub(super) use crate::sys::volume::{make_folder, remove as remove_if_there, sync_folder};
 
 const LOCK: &str = "stratisd.lock";
 const DEVICES: &str = "devices";
@@ -32,8 +35,6 @@ const STRATIS: &str = "stratis";
 const LINKS: &str = "links";
 /// What mkfs.ext4 puts at the top of a file system; the folder may be one's mount point.
 const LOST_AND_FOUND: &str = "lost+found";
-/// Only root reads metadata and volumes.
-const MODE: u32 = 0o700;
 
 /// Why the folder cannot be used.
 #[derive(Debug, Error)]
@@ -101,7 +102,7 @@ impl FilesRoot {
     /// See `RootFault`; nothing was changed then but for an empty folder and its lock file.
     pub fn open(path: &Path) -> Result<Self, RootFault> {
         let fault = |doing| move |error| RootFault::Io { doing, path: path.to_owned(), error };
-        fs::DirBuilder::new().recursive(true).mode(MODE).create(path).map_err(fault("create folder"))?;
+        fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path).map_err(fault("create folder"))?;
         let path = path.canonicalize().map_err(fault("find"))?;
         let fault = |doing| {
             let path = path.clone();
@@ -151,10 +152,7 @@ impl FilesRoot {
 
     /// A folder of a pool's metadata volume.
     pub(super) fn mdv(&self, pool: PoolUuid, folder: Folder) -> PathBuf {
-        self.pool(pool).join(match folder {
-            Folder::Filesystems => "filesystems",
-            Folder::Intents => "intents",
-        })
+        self.pool(pool).join(volume::name(folder))
     }
 
     /// Where clients find a filesystem.
@@ -205,32 +203,11 @@ fn clear_links(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a folder if it is missing. Not durable.
-pub(super) fn make_folder(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(MODE).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        outcome => outcome,
-    }
-}
-
-/// Makes what was created, renamed and removed in a folder durable.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 /// Makes a link, or another target of a link, in one step. Not durable.
 pub(super) fn place_link(target: &Path, making: &Path, link: &Path) -> io::Result<()> {
     remove_if_there(making)?;
     symlink(target, making)?;
     fs::rename(making, link)
-}
-
-/// Removes a file or a link; none is fine.
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    }
 }
 
 #[cfg(test)]

@@ -6,22 +6,19 @@
 //! Deliberately absent: reading and writing thin volumes; mkfs.xfs and the user do that.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use cores::rt;
 use cores::side::{Buffer, Fd};
 
 use super::FilesSys;
-use super::devices::ALIGNMENT;
 use crate::error::{Fault, Why};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Dm, Table};
+use crate::sys::jobs::why;
 use crate::sys::linear::Piece;
+use crate::sys::transfer::{self, ALIGNMENT, length, note, whole};
 use crate::sys::{Target, Write, WriteData};
-use crate::units::{SECTOR_BYTES, Sectors};
-
-/// Zeroes are written in pieces of this many bytes where the host cannot make holes.
-const ZEROES_BYTES: u64 = 1 << 20;
+use crate::units::Sectors;
 
 /// What a flush goes to.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -114,14 +111,7 @@ impl FilesSys {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
             Err(error) => return Err(why(&error)),
         }
-        let mut at = start;
-        while at < end {
-            let wanted = usize::try_from((end - at).min(ZEROES_BYTES)).expect("at most 1 MiB");
-            let (result, _) = side.write(fd, at, Buffer::aligned(wanted, ALIGNMENT)).await;
-            whole(result, wanted)?;
-            at += wanted as u64;
-        }
-        Ok(())
+        transfer::zeroes(side, fd, start, end).await
     }
 
     pub(super) async fn flush_targets(&self, targets: &[Target]) -> Vec<Result<(), Fault>> {
@@ -172,7 +162,7 @@ impl FilesSys {
             }
             Flushed::Volume(device) => {
                 let path = self.volume(*device)?;
-                let file = self.blocking(move || super::formats::open(&path)).await?;
+                let file = self.blocking(move || super::dig::open(&path)).await?;
                 let fd: Fd = Fd::new(file.into());
                 self.inner.side.fsync(&fd, true).await.map_err(|error| why(&error))
             }
@@ -182,36 +172,4 @@ impl FilesSys {
             }
         }
     }
-}
-
-/// The length of a write.
-fn length(data: &WriteData) -> Result<Sectors, Why> {
-    match data {
-        WriteData::Zeroes(count) => Ok(*count),
-        WriteData::Bytes(bytes) => {
-            let bytes = bytes.len() as u64;
-            let whole = bytes.is_multiple_of(SECTOR_BYTES);
-            if whole { Ok(Sectors(bytes / SECTOR_BYTES)) } else { Err(Why::Errno(libc::EINVAL)) }
-        }
-    }
-}
-
-/// The first failure of a write is its result.
-fn note(result: &mut Result<(), Why>, outcome: Result<(), Why>) {
-    if result.is_ok() {
-        *result = outcome;
-    }
-}
-
-fn whole(result: io::Result<usize>, wanted: usize) -> Result<(), Why> {
-    match result {
-        Ok(done) if done == wanted => Ok(()),
-        Ok(done) => Err(Why::Short { done, wanted }),
-        Err(error) => Err(why(&error)),
-    }
-}
-
-/// The errno of a failed call.
-pub(super) fn why(error: &io::Error) -> Why {
-    Why::Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }

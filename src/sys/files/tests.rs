@@ -18,7 +18,7 @@ use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::model::dm::{Below, Dm, LinearLine, Role, Table, ThinMessage};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::{Folder, Sys, Target, Write, WriteData};
+use crate::sys::{Folder, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
 
 const POOL: PoolUuid = PoolUuid(Uuid::from_u128(1));
@@ -51,7 +51,7 @@ async fn examine(sys: &FilesSys, path: &Path) -> Candidate {
 
 async fn open(sys: &FilesSys, path: &Path) -> DeviceNumber {
     let candidate = examine(sys, path).await;
-    sys.open(&candidate, true).await.expect("free");
+    sys.open(&candidate, Opening::Member).await.expect("free");
     candidate.number
 }
 
@@ -69,13 +69,13 @@ async fn set_up(sys: &FilesSys, path: &Path) {
         (Dm::Private(POOL, Role::ThinPool), pool),
     ];
     for (dm, table) in layers {
-        sys.activate(dm, &table).await.expect("what it needs is active");
+        sys.activate(&[(dm, table)]).await.expect("what it needs is active");
     }
 }
 
 async fn make_volume(sys: &FilesSys, length: Sectors) {
     sys.thin_message(POOL, ThinMessage::Create(ID)).await.expect("new");
-    sys.activate(VOLUME, &Table::Thin { length, id: ID }).await.expect("it exists");
+    sys.activate(&[(VOLUME, Table::Thin { length, id: ID })]).await.expect("it exists");
 }
 
 fn bytes(target: Target, start: u64, value: u8, sectors: usize) -> Write {
@@ -120,7 +120,7 @@ fn sectors_go_where_they_belong(folder: &Path) {
             below: Below::Device(device),
             start: Sectors(start),
         };
-        sys.activate(dm, &Table::Linear(vec![line(one, 100, 3), line(other, 7, 60)])).await.expect("free");
+        sys.activate(&[(dm, Table::Linear(vec![line(one, 100, 3), line(other, 7, 60)]))]).await.expect("free");
         let batch = vec![bytes(Target::Device(one), 1, 1, 1), bytes(Target::Dm(dm), 2, 2, 2)];
         assert_eq!(sys.write(batch).await, [Ok(()), Ok(())]);
         let targets = vec![Target::Dm(dm), Target::Device(one)];
@@ -165,11 +165,11 @@ fn a_device_is_opened_by_one_daemon_and_only_as_it_was_examined() {
         let candidate = examine(&sys, &path).await;
         let other = File::open(&path).expect("there");
         other.lock().expect("free");
-        let taken = sys.open(&candidate, false).await;
+        let taken = sys.open(&candidate, Opening::Look).await;
         assert!(matches!(taken, Err(Failure::Refused(Refusal::DeviceTaken { .. }))));
         other.unlock().expect("ours");
         File::options().write(true).open(&path).expect("there").set_len(512).expect("sized");
-        let changed = sys.open(&candidate, false).await;
+        let changed = sys.open(&candidate, Opening::Look).await;
         assert!(matches!(changed, Err(Failure::Refused(Refusal::DeviceChanged { .. }))));
     });
 }
@@ -263,7 +263,7 @@ fn volumes_are_made_once_kept_while_active_and_survive() {
         assert_eq!(why(sys.thin_message(POOL, ThinMessage::Create(ID)).await), Why::Errno(libc::ENXIO));
         set_up(&sys, &own).await;
         let thin = Table::Thin { length: Sectors(4096), id: ID };
-        assert_eq!(why(sys.activate(VOLUME, &thin).await), Why::Errno(libc::ENODATA));
+        assert_eq!(why(sys.activate(&[(VOLUME, thin)]).await), Why::Errno(libc::ENODATA));
         make_volume(&sys, Sectors(4096)).await;
         assert_eq!(why(sys.thin_message(POOL, ThinMessage::Create(ID)).await), Why::Errno(libc::EEXIST));
         assert_eq!(why(sys.thin_message(POOL, ThinMessage::Delete(ID)).await), Why::Errno(libc::EBUSY));
@@ -272,7 +272,6 @@ fn volumes_are_made_once_kept_while_active_and_survive() {
     run(folder.path(), async move |sys| {
         assert_eq!(sys.active(POOL).await.expect("a list"), [], "tables are gone, as after a reboot");
         set_up(&sys, &path).await;
-        assert_eq!(sys.thin_ids(POOL).await.expect("active"), [ID]);
         sys.thin_message(POOL, ThinMessage::Delete(ID)).await.expect("there");
         assert_eq!(why(sys.thin_message(POOL, ThinMessage::Delete(ID)).await), Why::Errno(libc::ENODATA));
     });
@@ -290,10 +289,10 @@ fn a_volume_that_somebody_uses_stays_active() {
         let user = File::open(volume).expect("there");
         user.lock_shared().expect("free");
         assert_eq!(sys.busy(VOLUME).await, Ok(true));
-        assert_eq!(why(sys.deactivate(VOLUME).await), Why::Errno(libc::EBUSY));
+        assert_eq!(why(sys.deactivate(&[VOLUME]).await), Why::Errno(libc::EBUSY));
         user.unlock().expect("ours");
-        sys.deactivate(VOLUME).await.expect("free");
-        sys.deactivate(VOLUME).await.expect("one that does not exist is fine");
+        sys.deactivate(&[VOLUME]).await.expect("free");
+        sys.deactivate(&[VOLUME]).await.expect("one that does not exist is fine");
     });
 }
 
@@ -307,7 +306,7 @@ fn records_are_written_listed_renamed_and_removed() {
         sys.format(MDV, XFS).await.expect("active");
         assert_eq!(why(sys.mdv_list(POOL, Folder::Intents).await), Why::Errno(libc::ENOENT), "not mounted");
         sys.mdv_mount(POOL).await.expect("formatted");
-        assert_eq!(why(sys.deactivate(MDV).await), Why::Errno(libc::EBUSY));
+        assert_eq!(why(sys.deactivate(&[MDV]).await), Why::Errno(libc::EBUSY));
         sys.mdv_write(POOL, Folder::Filesystems, "b.temp", b"record").await.expect("mounted");
         sys.mdv_sync(POOL, Folder::Filesystems, "b.temp").await.expect("there");
         sys.mdv_rename(POOL, Folder::Filesystems, "b.temp", "b").await.expect("there");
@@ -347,7 +346,7 @@ fn a_filesystem_has_one_path_that_follows_its_name() {
         announce("other", "new").await;
         assert!(!names.join("pool").exists());
         assert_eq!(fs::metadata(names.join("other/new")).expect("it leads to the volume").len(), 4096 * 512);
-        sys.deactivate(VOLUME).await.expect("free");
+        sys.deactivate(&[VOLUME]).await.expect("free");
         assert_eq!(fs::read_dir(&names).expect("a folder").count(), 0);
     });
 }

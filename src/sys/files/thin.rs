@@ -11,7 +11,6 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::root::{Locked, make_folder, sync_folder};
-use crate::model::ids::ThinId;
 use crate::units::{Bytes, Sectors};
 
 /// What `st_blocks` counts in, whatever the host's blocks are.
@@ -58,20 +57,6 @@ pub(super) fn lengthen(volume: &Path, length: Sectors) -> io::Result<()> {
 
 fn missing(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::NotFound { io::Error::from_raw_os_error(libc::ENODATA) } else { error }
-}
-
-/// The volumes that exist.
-pub(super) fn ids(folder: &Path) -> io::Result<Vec<ThinId>> {
-    let mut ids = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        match name.to_str().map(str::parse) {
-            Some(Ok(id)) => ids.push(ThinId(id)),
-            Some(Err(_)) | None => log::warn!("{} in {} is not a thin volume", name.display(), folder.display()),
-        }
-    }
-    ids.sort();
-    Ok(ids)
 }
 
 /// What a volume takes of the host.

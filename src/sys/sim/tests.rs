@@ -14,7 +14,7 @@ use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::device::{DeviceNumber, DevicePath, Occupant};
 use crate::model::dm::{Below, Dm, LinearLine, Role, Table, ThinFeature, ThinMessage};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
-use crate::sys::{Folder, Sys, Target, Write, WriteData};
+use crate::sys::{Folder, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
 
 const POOL: PoolUuid = PoolUuid(Uuid::from_u128(1));
@@ -41,7 +41,7 @@ fn run<T: 'static>(machine: &Machine, work: impl AsyncFnOnce(SimSys) -> T + 'sta
 async fn open(sys: &SimSys, path: &str) -> DeviceNumber {
     let path = DevicePath::try_from(path).expect("absolute");
     let candidate = sys.examine(&path).await.expect("a disk");
-    sys.open(&candidate, true).await.expect("free");
+    sys.open(&candidate, Opening::Member).await.expect("free");
     candidate.number
 }
 
@@ -67,7 +67,7 @@ async fn set_up(sys: &SimSys) {
         (THIN_POOL, thin_pool_table()),
     ];
     for (dm, table) in layers {
-        sys.activate(dm, &table).await.expect("what it needs is active");
+        sys.activate(&[(dm, table)]).await.expect("what it needs is active");
     }
 }
 
@@ -83,16 +83,16 @@ fn why<T: std::fmt::Debug>(outcome: Result<T, Fault>) -> Why {
 fn a_device_needs_what_lies_below_it_and_holds_it() {
     let machine = machine(0);
     run(&machine, async |sys| {
-        assert_eq!(why(sys.activate(THIN_POOL, &thin_pool_table()).await), Why::Errno(libc::ENODEV));
+        assert_eq!(why(sys.activate(&[(THIN_POOL, thin_pool_table())]).await), Why::Errno(libc::ENODEV));
         set_up(&sys).await;
-        assert_eq!(why(sys.activate(VOLUME, &thin_table()).await), Why::Errno(libc::ENODATA));
+        assert_eq!(why(sys.activate(&[(VOLUME, thin_table())]).await), Why::Errno(libc::ENODATA));
         sys.thin_message(POOL, ThinMessage::Create(ID)).await.expect("new");
-        sys.activate(VOLUME, &thin_table()).await.expect("it exists");
+        sys.activate(&[(VOLUME, thin_table())]).await.expect("it exists");
         assert_eq!(why(sys.thin_message(POOL, ThinMessage::Delete(ID)).await), Why::Errno(libc::EBUSY));
-        assert_eq!(why(sys.deactivate(META).await), Why::Errno(libc::EBUSY));
-        assert_eq!(why(sys.deactivate(THIN_POOL).await), Why::Errno(libc::EBUSY));
+        assert_eq!(why(sys.deactivate(&[META]).await), Why::Errno(libc::EBUSY));
+        assert_eq!(why(sys.deactivate(&[THIN_POOL]).await), Why::Errno(libc::EBUSY));
         for device in [VOLUME, THIN_POOL, META, META] {
-            sys.deactivate(device).await.expect("nothing lies on it");
+            sys.deactivate(&[device]).await.expect("nothing lies on it");
         }
         assert_eq!(sys.active(POOL).await.expect("a list"), [Dm::Private(POOL, Role::ThinData), MDV]);
     })
@@ -111,9 +111,9 @@ fn an_active_device_is_adopted_only_with_its_table() {
             *low_water = 99;
             features.push(ThinFeature::ErrorIfNoSpace);
         }
-        sys.activate(THIN_POOL, &other).await.expect("low water and features may differ");
+        sys.activate(&[(THIN_POOL, other)]).await.expect("low water and features may differ");
         let device = Below::Device(open(&sys, DISK).await);
-        assert_eq!(why(sys.activate(META, &linear(device, 8192, 8200)).await), Why::OtherTable);
+        assert_eq!(why(sys.activate(&[(META, linear(device, 8192, 8200))]).await), Why::OtherTable);
     })
     .finished();
 }
@@ -124,7 +124,7 @@ fn two_devices_on_one_sector_and_raw_writes_below_a_device_are_bugs() {
     let ended = run(&machine, async |sys| {
         set_up(&sys).await;
         let device = Below::Device(open(&sys, DISK).await);
-        sys.activate(Dm::Private(POOL, Role::Cache), &linear(device, 16383, 2)).await
+        sys.activate(&[(Dm::Private(POOL, Role::Cache), linear(device, 16383, 2))]).await
     });
     assert!(matches!(ended, Ended::Panicked(_)));
     let ended = run(&machine, async |sys| {
@@ -257,7 +257,7 @@ fn a_formatted_volume_survives_a_power_failure() {
         set_up(&sys).await;
         sys.thin_message(POOL, ThinMessage::Create(ID)).await.expect("new");
         assert_eq!(why(sys.thin_message(POOL, ThinMessage::Create(ID)).await), Why::Errno(libc::EEXIST));
-        sys.activate(VOLUME, &thin_table()).await.expect("it exists");
+        sys.activate(&[(VOLUME, thin_table())]).await.expect("it exists");
         sys.format(VOLUME, XFS).await.expect("a volume");
         assert_ne!(sys.thin_used(POOL, FS).await.expect("active").0, 0);
     })
@@ -278,7 +278,7 @@ fn a_power_failure_in_the_middle_of_a_format_leaves_no_filesystem() {
             set_up(&sys).await;
             sys.thin_message(POOL, ThinMessage::Create(ID)).await.expect("new");
             sys.thin_commit(POOL).await.expect("active");
-            sys.activate(VOLUME, &thin_table()).await.expect("it exists");
+            sys.activate(&[(VOLUME, thin_table())]).await.expect("it exists");
             sys.format(VOLUME, XFS).await
         });
         assert_eq!(ended, Ended::Stalled);
@@ -297,10 +297,10 @@ fn a_thin_pool_does_not_start_on_metadata_that_is_not_its_own() {
         let sys = machine.sys();
         async move {
             let device = Below::Device(open(&sys, DISK).await);
-            sys.activate(META, &linear(device, 8192, 8192)).await.expect("free");
+            sys.activate(&[(META, linear(device, 8192, 8192))]).await.expect("free");
             let data = Dm::Private(POOL, Role::ThinData);
-            sys.activate(data, &linear(device, 16384, 1 << 20)).await.expect("free");
-            sys.activate(THIN_POOL, &thin_pool_table()).await
+            sys.activate(&[(data, linear(device, 16384, 1 << 20))]).await.expect("free");
+            sys.activate(&[(THIN_POOL, thin_pool_table())]).await
         }
     });
     assert_eq!(why(outcome.finished()), Why::Errno(libc::EILSEQ));
@@ -314,7 +314,7 @@ fn the_metadata_volume_lives_on_its_sectors() {
         assert_eq!(why(sys.mdv_mount(POOL).await), Why::Errno(libc::EINVAL), "there is no XFS yet");
         sys.format(MDV, XFS).await.expect("active");
         sys.mdv_mount(POOL).await.expect("formatted");
-        assert_eq!(why(sys.deactivate(MDV).await), Why::Errno(libc::EBUSY));
+        assert_eq!(why(sys.deactivate(&[MDV]).await), Why::Errno(libc::EBUSY));
         sys.mdv_write(POOL, Folder::Filesystems, "a", b"record").await.expect("mounted");
         sys.mdv_sync(POOL, Folder::Filesystems, "a").await.expect("there");
         sys.mdv_sync_folder(POOL, Folder::Filesystems).await.expect("mounted");

@@ -1,32 +1,35 @@
-//! mkfs.xfs on a file: how it is run, how many at a time, and how it is stopped.
+//! mkfs.xfs on a volume, be it a file or a device: how it is run, how many at a time, and how it is
+//! stopped.
 //!
 //! A formatter is a child process. A lane starts it; then only its output is awaited, on the side
 //! ring, so that no thread is held while it works.
 //!
-//! Invariant: a child that was started is waited for, also when nobody wants its result any more.
+//! Invariants: a child that was started is waited for, also when nobody wants its result any more. One
+//! does not outlive the daemon: the next daemon takes away what was being made, and must find it unused.
 //!
-//! Deliberately absent: discards. mkfs.xfs leaves them out on a regular file.
+//! Deliberately absent: making the result durable. What that needs depends on what the volume is.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, OpenOptions};
 use std::future::poll_fn;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use cores::lane::Lane;
 use cores::side::{Buffer, Fd, Side};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::signal::SigSet;
-use nix::unistd::{Pid, Whence, lseek64};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, getppid};
 
+use super::jobs::{blocking, why};
+use crate::error::Why;
 use crate::limits::FORMAT_THREADS;
 
 /// The formatter.
@@ -48,11 +51,11 @@ pub(super) struct Formats {
     next: Cell<u64>,
     cancelled: Cell<bool>,
     /// The program's first version number, once it was asked for.
-    pub(super) version: Cell<Option<u32>>,
+    version: Cell<Option<u32>>,
 }
 
 /// One of the `FORMAT_THREADS` places.
-pub(super) struct Place<'a> {
+struct Place<'a> {
     formats: &'a Formats,
 }
 
@@ -77,8 +80,33 @@ impl Formats {
         self.waiting.take().into_iter().for_each(Waker::wake);
     }
 
+    /// Puts an empty XFS with this UUID on a volume. Not durable yet.
+    pub(super) async fn format(
+        &self,
+        side: &Rc<Side>,
+        lane: &Lane,
+        volume: &Path,
+        uuid: uuid::Uuid,
+    ) -> Result<(), Why> {
+        let Some(_place) = self.place().await else { return Err(Why::Cancelled) };
+        let version = match self.version.get() {
+            Some(version) => version,
+            None => blocking(lane, ask_version).await?,
+        };
+        self.version.set(Some(version));
+        let volume = volume.to_owned();
+        let (child, output) = blocking(lane, move || start(&volume, uuid, version)).await?;
+        let (mut child, said) = self.watch(side, child, output).await.map_err(|error| why(&error))?;
+        let status = blocking(lane, move || child.wait()).await?;
+        if status.success() {
+            return Ok(());
+        }
+        let failed = Why::Child { program: PROGRAM, status: status.to_string(), stderr: said };
+        Err(if self.cancelled.get() { Why::Cancelled } else { failed })
+    }
+
     /// Waits for a place. `None`: formats are cancelled.
-    pub(super) async fn place(&self) -> Option<Place<'_>> {
+    async fn place(&self) -> Option<Place<'_>> {
         poll_fn(|context| {
             if self.cancelled.get() {
                 return Poll::Ready(None);
@@ -93,14 +121,9 @@ impl Formats {
         .await
     }
 
-    /// Whether formats are cancelled.
-    pub(super) fn cancelled(&self) -> bool {
-        self.cancelled.get()
-    }
-
     /// Waits until a child has closed its output, as it does by ending, and gives it back with what
     /// it said. The child can be killed meanwhile.
-    pub(super) async fn watch(&self, side: &Rc<Side>, child: Child, output: PipeReader) -> io::Result<(Child, String)> {
+    async fn watch(&self, side: &Rc<Side>, child: Child, output: PipeReader) -> io::Result<(Child, String)> {
         let number = self.next.get();
         self.next.set(number + 1);
         self.children.borrow_mut().insert(number, child);
@@ -126,13 +149,13 @@ impl Formats {
 }
 
 /// Finds the formatter. Blocking.
-fn find_program() -> io::Result<PathBuf> {
+pub(super) fn find_program() -> io::Result<PathBuf> {
     let paths = FOLDERS.iter().map(|folder| Path::new(folder).join(PROGRAM));
     paths.into_iter().find(|path| path.exists()).ok_or_else(|| Errno::ENOENT.into())
 }
 
 /// The first number of the formatter's version. Blocking.
-pub(super) fn ask_version() -> io::Result<u32> {
+fn ask_version() -> io::Result<u32> {
     let mut command = Command::new(find_program()?);
     let output = prepare(command.arg("-V")).stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -141,68 +164,41 @@ pub(super) fn ask_version() -> io::Result<u32> {
     number.ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTO))
 }
 
-/// Starts the formatter on a file. Blocking, for as long as a fork takes.
-pub(super) fn start(file: &Path, uuid: uuid::Uuid, version: u32) -> io::Result<(Child, PipeReader)> {
+/// Starts the formatter on a volume. Blocking, for as long as a fork takes.
+fn start(volume: &Path, uuid: uuid::Uuid, version: u32) -> io::Result<(Child, PipeReader)> {
     let (output, input) = io::pipe()?;
     let mut command = Command::new(find_program()?);
-    command.args(["-f", "-q", "-m", &format!("uuid={}", uuid.hyphenated())]);
+    // -K: a volume that was just made has nothing to discard, and being asked to costs a thin pool time.
+    command.args(["-f", "-q", "-K", "-m", &format!("uuid={}", uuid.hyphenated())]);
     if version >= NREXT64_SINCE {
         command.args(["-i", "nrext64=0"]);
     }
-    command.arg(file).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
+    command.arg(volume).stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
     let child = prepare(&mut command).spawn()?;
     Ok((child, output)) // The command goes here, and with it our ends of the pipe's input.
 }
 
-/// Undoes for a child what is the daemon's alone: blocked signals, and the one CPU of its core.
+/// Undoes for a child what is the daemon's alone, blocked signals and the one CPU of its core, and ties
+/// its life to the thread that starts it: a lane's, which lives as long as the daemon.
 fn prepare(command: &mut Command) -> &mut Command {
     let signals = SigSet::all();
     let mut cpus = CpuSet::new();
     for cpu in 0..CpuSet::count() {
         cpus.set(cpu).expect("a number below the count of a set");
     }
+    let daemon = Pid::from_raw(process::id().cast_signed());
     let undo = move || {
+        set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != daemon {
+            return Err(Errno::ESRCH.into()); // It died before its death was to be told.
+        }
         signals.thread_unblock()?;
         // The kernel takes of these CPUs what the process may use; to be refused does no harm.
         sched_setaffinity(Pid::from_raw(0), &cpus).or(Ok(()))
     };
-    // SAFETY: between fork and exec the closure makes two system calls on values it owns; it
+    // SAFETY: between fork and exec the closure makes four system calls on values it owns; it
     // allocates nothing and takes no lock.
     unsafe { command.pre_exec(undo) }
-}
-
-/// Gives the host back what reads as zeroes without being a hole. mkfs.xfs zeroes its whole log by
-/// allocating it unwritten: 64 MiB for a small filesystem, 512 MiB for 1 TiB. A hole reads the same.
-/// Blocking.
-pub(super) fn dig(file: &File) -> io::Result<()> {
-    file.sync_all()?; // What is not written back yet may look like a hole.
-    let size = libc::off_t::try_from(file.metadata()?.size()).map_err(|_| Errno::EFBIG)?;
-    let holes = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    let mut at = 0;
-    while at < size {
-        let data = match lseek64(file, at, Whence::SeekData) {
-            Ok(data) => data,
-            Err(Errno::ENXIO) => size,
-            Err(errno) => return Err(errno.into()),
-        };
-        if at < data {
-            match fallocate(file, holes, at, data - at) {
-                Ok(()) => {}
-                Err(Errno::EOPNOTSUPP) => return Ok(()), // A host without holes keeps its blocks.
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        if data == size {
-            break;
-        }
-        at = lseek64(file, data, Whence::SeekHole)?;
-    }
-    Ok(())
-}
-
-/// Opens a volume to dig and to flush it. Blocking.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
 }
 
 #[cfg(test)]
@@ -269,21 +265,5 @@ mod tests {
         sched_setaffinity(Pid::from_raw(0), &one).expect("a part of what we have");
         assert_eq!(count(&mut Command::new("nproc")).trim(), "1");
         assert_eq!(count(prepare(&mut Command::new("nproc"))), all);
-    }
-
-    #[test]
-    fn digging_leaves_what_is_read_as_it_was() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("file");
-        let file = File::create_new(&path).expect("new");
-        file.set_len(8 << 20).expect("sized");
-        fallocate(&file, FallocateFlags::empty(), 0, 6 << 20).expect("room");
-        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 10_000], 3 << 20).expect("room");
-        // Not read before: the host takes what is in its cache for data.
-        dig(&open(&path).expect("there")).expect("the host has holes");
-        assert!(file.metadata().expect("open").blocks() * 512 < 1 << 20);
-        let mut expected = vec![0; 8 << 20];
-        expected[3 << 20..][..10_000].fill(7);
-        assert!(std::fs::read(&path).expect("readable") == expected);
     }
 }

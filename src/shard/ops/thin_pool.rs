@@ -1,0 +1,77 @@
+//! Looking at a thin pool, because device-mapper says that something happened to it or because its pool
+//! has just come up.
+//!
+//! Invariants: it waits in no queue behind operations, and on nothing but the state itself; an event that
+//! comes while one is looked at is looked at afterwards, and any number of them only once.
+//!
+//! Deliberately absent: making room. What is seen here is told; growing is an operation of its own.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::error::Why;
+use crate::model::ids::PoolUuid;
+use crate::model::pool::Availability;
+use crate::shard::turn::left;
+use crate::shard::{Running, Shard};
+use crate::sys::Sys;
+
+/// Looks at the thin pool of a running pool, soon.
+pub fn look<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
+    if shard.stopping.get() || shard.running(pool).is_none() {
+        return;
+    }
+    if let Some(again) = shard.looks.borrow_mut().get_mut(&pool) {
+        *again = true;
+        return;
+    }
+    shard.looks.borrow_mut().insert(pool, false);
+    shard.busy.set(shard.busy.get() + 1);
+    let (looks, waits) = (Rc::clone(shard), Rc::clone(shard));
+    let looked = rt::spawn_urgent("thin pool", async move {
+        loop {
+            if let Some(running) = looks.running(pool) {
+                run(&looks, &running).await;
+            }
+            // Asked and taken out in one step, so that an event is either seen here or starts a new look.
+            let again = looks.looks.borrow_mut().remove(&pool).unwrap_or_default();
+            if !again {
+                break;
+            }
+            looks.looks.borrow_mut().insert(pool, false);
+        }
+    });
+    rt::spawn("thin pool looked at", async move {
+        // A panic is logged by the task wrapper; nothing was changed, so nothing is degraded.
+        if looked.await.is_err() {
+            waits.looks.borrow_mut().remove(&pool);
+        }
+        left(&waits);
+    })
+    .detach();
+}
+
+async fn run<S: Sys>(shard: &Shard<S>, running: &Rc<Running>) {
+    let pool = running.uuid;
+    let seen = shard.sys.thin_pool(pool).await;
+    // It may have been stopped meanwhile, or stopped and started: then this is about another one.
+    if !shard.running(pool).is_some_and(|now| Rc::ptr_eq(&now, running)) {
+        return;
+    }
+    let state = match seen {
+        Ok(state) => state,
+        // A pool that is just being stopped has none any more.
+        Err(fault) if fault.why == Why::Errno(libc::ENXIO) => return log::debug!("{fault}"),
+        Err(fault) => return log::warn!("{fault}"),
+    };
+    let change = running.pool.borrow_mut().thin_pool_seen(state);
+    if let Some((before, now)) = change {
+        log::warn!("thin pool is in another mode (pool={pool} before={} now={})", before.as_str(), now.as_str());
+    }
+    log::debug!("thin pool looked at (pool={pool} {state:?})");
+    if !state.can_change() && running.pool.borrow().availability() < Availability::NoPoolChanges {
+        log::error!("a thin pool takes no changes any more (pool={pool} {state:?})");
+        shard.degrade(running, Availability::NoPoolChanges);
+    }
+}

@@ -1,0 +1,183 @@
+//! `Sys` on the machine itself.
+//!
+//! Every call books its time to the account of the running task, by kind of work.
+//!
+//! Invariant: no borrow of a cell lives across a wait. Deliberately absent: how each thing is done;
+//! that stands in the modules of its subject.
+
+use cores::rt::timed;
+
+use super::{KernelSys, fault};
+use crate::error::{Failure, Fault, Why};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Below, Dm, Table, ThinMessage, ThinPoolState};
+use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::model::name::Name;
+use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::units::{Bytes, Sectors};
+
+/// The devices that tables refer to.
+fn devices_below(tables: &[(Dm, Table)]) -> Vec<DeviceNumber> {
+    let lines = tables.iter().flat_map(|(_, table)| match table {
+        Table::Linear(lines) => lines.as_slice(),
+        Table::ThinPool { .. } | Table::Thin { .. } => &[],
+    });
+    let device = |below| match below {
+        Below::Device(number) => Some(number),
+        Below::Dm(_) => None,
+    };
+    lines.filter_map(|line| device(line.below)).collect()
+}
+
+fn at((device, why): (Dm, Why), doing: &'static str) -> Fault {
+    Fault::new(doing, device, why)
+}
+
+impl Sys for KernelSys {
+    fn kind(&self) -> Kind {
+        Kind::Kernel
+    }
+
+    fn devnode(&self, pool: &Name, filesystem: &Name) -> String {
+        format!("/dev/stratis/{}/{}", pool.as_str(), filesystem.as_str())
+    }
+
+    async fn examine(&self, path: &DevicePath) -> Result<Candidate, Failure> {
+        timed("probe", self.examine_device(path)).await
+    }
+
+    async fn discover(&self) -> Result<Vec<Candidate>, Fault> {
+        self.listen();
+        timed("probe", self.discover_devices()).await
+    }
+
+    async fn device_events(&self) -> Vec<DeviceEvent> {
+        self.next_device_events().await
+    }
+
+    async fn open(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure> {
+        timed("probe", self.open_device(candidate, opening)).await
+    }
+
+    async fn close(&self, number: DeviceNumber, forget: bool) {
+        self.close_device(number, forget).await;
+    }
+
+    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
+        let outcome = timed("read", self.read_sectors(target, start, count)).await;
+        outcome.map_err(|why| Fault::new("read", self.subject(target, start), why))
+    }
+
+    async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
+        timed("write", self.write_sectors(batch)).await
+    }
+
+    async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>> {
+        timed("write", self.flush_targets(&targets)).await
+    }
+
+    async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
+        self.release_exclusive(&devices_below(tables)).await;
+        timed("dm", self.inner.mapper.activate(tables)).await.map_err(|failed| at(failed, "activate"))
+    }
+
+    async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {
+        timed("dm", self.inner.mapper.deactivate(devices)).await.map_err(|failed| at(failed, "deactivate"))
+    }
+
+    async fn settle(&self, pool: PoolUuid) {
+        timed("udev", self.inner.mapper.settle(pool)).await;
+    }
+
+    async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
+        timed("dm", self.inner.mapper.active(pool)).await.map_err(fault("list dm devices of pool", pool))
+    }
+
+    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault> {
+        let (doing, id) = match message {
+            ThinMessage::Create(id) => ("create thin volume", id),
+            ThinMessage::Delete(id) => ("delete thin volume", id),
+        };
+        timed("dm", self.inner.mapper.thin_message(pool, message))
+            .await
+            .map_err(fault(doing, format!("{id} of pool {pool}")))
+    }
+
+    async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
+        timed("dm", self.inner.mapper.thin_commit(pool)).await.map_err(fault("commit thin volumes of pool", pool))
+    }
+
+    async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
+        timed("dm", self.inner.mapper.thin_pool(pool)).await.map_err(fault("read the state of the thin pool of", pool))
+    }
+
+    async fn dm_events(&self) -> Vec<Dm> {
+        self.next_dm_events().await
+    }
+
+    async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
+        let device = Dm::Thin(pool, filesystem);
+        timed("dm", self.inner.mapper.thin_used(device)).await.map(Sectors::bytes).map_err(fault("measure", device))
+    }
+
+    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
+        timed("format", self.format_volume(device, uuid)).await.map_err(fault("format", device))
+    }
+
+    async fn busy(&self, device: Dm) -> Result<bool, Fault> {
+        timed("probe", self.in_use(device)).await.map_err(fault("look whether anybody uses", device))
+    }
+
+    async fn announce(&self, pool: (PoolUuid, &Name), filesystem: (FsUuid, &Name, ThinId)) {
+        let device = Dm::Thin(pool.0, filesystem.0);
+        if let Err(fault) =
+            timed("udev", self.tell_udev(device, pool.1, filesystem.1)).await.map_err(fault("announce", device))
+        {
+            log::warn!("{fault}");
+        }
+    }
+
+    async fn mdv_mount(&self, pool: PoolUuid) -> Result<(), Fault> {
+        timed("mount", self.mount_volume(pool)).await.map_err(fault("mount the metadata volume of pool", pool))
+    }
+
+    async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault> {
+        timed("mount", self.unmount_volume(pool)).await.map_err(fault("unmount the metadata volume of pool", pool))
+    }
+
+    async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
+        timed("files", self.volume_list(pool, folder)).await
+    }
+
+    async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault> {
+        timed("files", self.volume_read(pool, folder, file)).await
+    }
+
+    async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault> {
+        timed("files", self.volume_write(pool, folder, file, bytes)).await
+    }
+
+    async fn mdv_sync(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
+        timed("files", self.volume_sync(pool, folder, file)).await
+    }
+
+    async fn mdv_rename(&self, pool: PoolUuid, folder: Folder, from: &str, to: &str) -> Result<(), Fault> {
+        timed("files", self.volume_rename(pool, folder, from, to)).await
+    }
+
+    async fn mdv_remove(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<(), Fault> {
+        timed("files", self.volume_remove(pool, folder, file)).await
+    }
+
+    async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
+        timed("files", self.volume_sync_folder(pool, folder)).await
+    }
+
+    fn cancel_long_work(&self) {
+        self.cancel_formats();
+    }
+
+    async fn scrap(&self, _pool: PoolUuid) -> Result<(), Fault> {
+        Ok(())
+    }
+}

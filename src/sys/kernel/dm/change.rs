@@ -1,0 +1,144 @@
+//! Bringing one dm device to a table, from whatever a daemon before us left there; and removing one.
+//!
+//! Everything here blocks; it runs on a lane. Invariant: a device is active with the table that is
+//! wanted, or an error came back and it is as it was found; one that had no table is gone then.
+//! Between loading a table and swapping it in there is nothing but those two calls.
+//!
+//! Deliberately absent: the order of devices, trying again, waiting for udev.
+
+use super::control::{Ask, Control, Info};
+use super::cookie::{self, Cookie};
+use super::ioctl::{Change, Request};
+use super::status;
+use super::table::{Likeness, Lines, Numbered};
+use crate::error::Why;
+use crate::model::dm::{Dm, Role, Table};
+use crate::sys::kernel;
+
+/// Sectors in a block of a thin pool's metadata.
+const META_BLOCK_SECTORS: u64 = 8;
+/// Blocks of metadata that a thin pool uses at most: 255 bitmaps of 16,384 blocks each.
+const META_BLOCKS_MAX: u64 = 255 << 14;
+
+/// Makes a device active with this table.
+pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Option<&Cookie>) -> Result<(), Why> {
+    let wanted = Numbered::new(device, table, |below| control.number(below))?;
+    let lines = wanted.lines();
+    let Some(info) = control.look(device)? else {
+        control.create(device)?;
+        return first(control, device, &lines, cookie);
+    };
+    if !info.own_uuid {
+        return Err(Why::Data("a device of that name has another dm UUID"));
+    }
+    if !info.active_table {
+        first(control, device, &lines, cookie)?;
+        log::info!("a device that was left without a table is finished (device={device})");
+        return Ok(());
+    }
+    let Some(active) = Numbered::parse(&control.lines(device, Ask::Table)?) else {
+        return Err(Why::OtherTable);
+    };
+    match active.to(&wanted) {
+        Likeness::Same => adopt(control, device, info, &lines, cookie),
+        Likeness::Beginning => {
+            swap(control, device, &lines, cookie)?;
+            log::info!("an active table is completed (device={device})");
+            Ok(())
+        }
+        Likeness::Other => Err(Why::OtherTable),
+    }
+}
+
+/// Takes over a device that has its table. What is done is told afterwards: the log may be on a device that
+/// waits for it.
+fn adopt(control: &Control, device: Dm, info: Info, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
+    if info.inactive_table {
+        send(control, Change::Clear, device, None)?;
+    }
+    if info.suspended {
+        send(control, Change::Resume, device, cookie)?;
+        log::info!("a device that was left suspended is resumed (device={device})");
+    }
+    if info.inactive_table {
+        log::info!("a table that was never swapped in is dropped (device={device})");
+    }
+    if is_behind(control, device)? {
+        swap(control, device, lines, cookie)?;
+        log::info!("a thin pool was shown that its metadata device has grown (device={device})");
+    }
+    Ok(())
+}
+
+/// Removes a device; one that is not there is fine.
+pub(super) fn remove(control: &Control, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {
+    match send(control, Change::Remove, device, cookie) {
+        Ok(()) | Err(Why::Errno(libc::ENXIO)) => Ok(()),
+        Err(why) => Err(why),
+    }
+}
+
+/// Gives a device its first table, or removes it.
+fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
+    let outcome = swap(control, device, lines, cookie);
+    if outcome.is_err()
+        && let Err(why) = remove(control, device, cookie)
+    {
+        log::warn!("a device without a table stays (device={device}): {why}");
+    }
+    outcome
+}
+
+/// Loads a table and swaps it in. What cannot be swapped in is dropped, and the device goes on with the
+/// table that it had.
+fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
+    // All that may be needed is made now: once the kernel has suspended the device there is no time.
+    let cookie = expected(cookie);
+    let request = |change, cookie| Request::new(change, device, cookie::event(device, cookie));
+    let mut resume = request(Change::Resume, cookie);
+    let mut undo = [request(Change::Clear, None), request(Change::Resume, None)];
+    let outcome = control.load(device, lines).and_then(|()| {
+        let outcome = resume.send(control.descriptor());
+        if outcome.is_err() {
+            for request in &mut undo {
+                // A device that had no table has none to go on with. The first error is what counts.
+                let _ = request.send(control.descriptor());
+            }
+        }
+        outcome.map_err(|error| kernel::why(&error))
+    });
+    settle(outcome, cookie)
+}
+
+fn send(control: &Control, change: Change, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {
+    let cookie = expected(cookie);
+    let outcome = Request::new(change, device, cookie::event(device, cookie)).send(control.descriptor());
+    settle(outcome.map_err(|error| kernel::why(&error)), cookie)
+}
+
+/// One more event is expected: the cookie that it is sent with. Somebody may have removed the semaphore
+/// (`dmsetup udevcomplete_all`); then nobody waits for this event.
+fn expected(cookie: Option<&Cookie>) -> Option<&Cookie> {
+    cookie.filter(|cookie| cookie.up().inspect_err(|error| log::warn!("udev is not waited for: {error}")).is_ok())
+}
+
+/// Takes back an expectation that the kernel does not fulfil.
+fn settle(outcome: Result<bool, Why>, cookie: Option<&Cookie>) -> Result<(), Why> {
+    if outcome != Ok(true)
+        && let Some(cookie) = cookie
+        && let Err(error) = cookie.down()
+    {
+        log::warn!("udev is not waited for: {error}");
+    }
+    outcome.map(|_told| ())
+}
+
+/// Whether a thin pool works with less metadata than its device has: a daemon died between making the
+/// device larger and showing it to the pool.
+fn is_behind(control: &Control, device: Dm) -> Result<bool, Why> {
+    let Dm::Private(pool, Role::ThinPool) = device else { return Ok(false) };
+    let meta = control.lines(Dm::Private(pool, Role::ThinMeta), Ask::Table)?;
+    let sectors: u64 = meta.iter().map(|(_, length, ..)| *length).sum();
+    let state = status::thin_pool(&control.lines(device, Ask::Status)?)?;
+    Ok(state.meta_total != 0 && state.meta_total < (sectors / META_BLOCK_SECTORS).min(META_BLOCKS_MAX))
+}

@@ -1,0 +1,152 @@
+//! What is asked of device-mapper: the devicemapper crate, with our names and errors.
+//!
+//! Everything here blocks; it runs on a lane. Invariant: a device that is not there is ENXIO, whatever
+//! was asked of it.
+//!
+//! Deliberately absent: what udev is told of (`ioctl`).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use devicemapper::errors::Error;
+use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUuid};
+
+use super::table::Lines;
+use crate::error::Why;
+use crate::model::device::DeviceNumber;
+use crate::model::dm::Dm;
+use crate::model::ids::PoolUuid;
+
+/// An open control device.
+pub(super) struct Control {
+    dm: DM,
+}
+
+/// What the kernel says of a device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Info {
+    pub(super) number: DeviceNumber,
+    pub(super) open_count: u32,
+    /// Its dm UUID is what it should be.
+    pub(super) own_uuid: bool,
+    pub(super) active_table: bool,
+    pub(super) inactive_table: bool,
+    pub(super) suspended: bool,
+}
+
+/// Which table, or how it does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ask {
+    /// The active table.
+    Table,
+    /// The status, and nothing is written for it.
+    Status,
+    /// The status; a thin pool commits its metadata first.
+    StatusAfterCommit,
+}
+
+impl Control {
+    /// Opens it.
+    pub(super) fn open() -> io::Result<Self> {
+        DM::new().map(|dm| Self { dm }).map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    /// For ioctls of our own.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.dm.file().as_fd()
+    }
+
+    /// What the device is; nothing if it is not there.
+    pub(super) fn look(&self, device: Dm) -> Result<Option<Info>, Why> {
+        match self.info(device) {
+            Ok(info) => Ok(Some(info)),
+            Err(Why::Errno(libc::ENXIO)) => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// What the device is.
+    pub(super) fn info(&self, device: Dm) -> Result<Info, Why> {
+        let name = device.to_string();
+        let info = self.dm.device_info(&DevId::Name(dm_name(&name))).map_err(why)?;
+        Ok(told(&info, &name))
+    }
+
+    /// Its number.
+    pub(super) fn number(&self, device: Dm) -> Result<DeviceNumber, Why> {
+        self.info(device).map(|info| info.number)
+    }
+
+    /// Makes a device without a table.
+    pub(super) fn create(&self, device: Dm) -> Result<(), Why> {
+        let name = device.to_string();
+        let created = self.dm.device_create(dm_name(&name), Some(dm_uuid(&name)), DmOptions::default());
+        created.map(|_info| ()).map_err(why)
+    }
+
+    /// Loads a table to be swapped in. One that was loaded before is replaced.
+    pub(super) fn load(&self, device: Dm, lines: &Lines) -> Result<(), Why> {
+        let name = device.to_string();
+        let loaded = self.dm.table_load(&DevId::Name(dm_name(&name)), lines, DmOptions::default());
+        loaded.map(|_info| ()).map_err(why)
+    }
+
+    /// The lines of a table or of its status.
+    pub(super) fn lines(&self, device: Dm, ask: Ask) -> Result<Lines, Why> {
+        let flags = match ask {
+            Ask::Table => DmFlags::DM_STATUS_TABLE | DmFlags::DM_NOFLUSH,
+            Ask::Status => DmFlags::DM_NOFLUSH,
+            Ask::StatusAfterCommit => DmFlags::empty(),
+        };
+        let name = device.to_string();
+        let options = DmOptions::default().set_flags(flags);
+        self.dm.table_status(&DevId::Name(dm_name(&name)), options).map(|(_info, lines)| lines).map_err(why)
+    }
+
+    /// Tells a target something.
+    pub(super) fn message(&self, device: Dm, message: &str) -> Result<(), Why> {
+        let name = device.to_string();
+        self.dm.target_msg(&DevId::Name(dm_name(&name)), None, message).map(|_answer| ()).map_err(why)
+    }
+
+    /// The devices of a pool that are there, whatever their state.
+    pub(super) fn of_pool(&self, pool: PoolUuid) -> Result<Vec<Dm>, Why> {
+        let mut found: Vec<Dm> = Vec::new();
+        for (name, ..) in self.dm.list_devices().map_err(why)? {
+            let device = str::from_utf8(name.as_bytes()).ok().and_then(|name| name.parse::<Dm>().ok());
+            found.extend(device.filter(|device| device.pool() == pool));
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn told(info: &DeviceInfo, name: &str) -> Info {
+    let number = info.device();
+    Info {
+        number: DeviceNumber(number.major.into(), number.minor.into()),
+        open_count: u32::try_from(info.open_count()).unwrap_or_default(),
+        own_uuid: info.uuid().is_some_and(|uuid| uuid.as_bytes() == name.as_bytes()),
+        active_table: info.flags().contains(DmFlags::DM_ACTIVE_PRESENT),
+        inactive_table: info.flags().contains(DmFlags::DM_INACTIVE_PRESENT),
+        suspended: info.flags().contains(DmFlags::DM_SUSPEND),
+    }
+}
+
+fn dm_name(name: &str) -> &DmName {
+    DmName::new(name).expect("names of pools' devices are short ASCII")
+}
+
+fn dm_uuid(name: &str) -> &DmUuid {
+    DmUuid::new(name).expect("names of pools' devices are short ASCII")
+}
+
+fn why(error: DmError) -> Why {
+    match error {
+        DmError::Core(Error::Ioctl(_, _, _, errno)) => Why::Errno(*errno as i32),
+        DmError::Core(_) | DmError::Dm(..) => {
+            log::error!("device-mapper's library fails: {error}");
+            Why::Data("device-mapper's library failed; the log says how")
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Device-mapper.
+//!
+//! A batch is one job of a lane, with one cookie for udev; what a job does to one device stands in
+//! `change`, what is waited for afterwards in `udev`.
+//!
+//! Invariant: after an error every device is as `change` promises, and those before it in the batch
+//! are done. Deliberately absent: events, and which tables are wanted.
+
+mod change;
+mod control;
+mod cookie;
+mod ioctl;
+mod semaphore;
+mod status;
+mod table;
+mod udev;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cores::rt;
+
+use self::control::{Ask, Control, Info};
+use self::cookie::Cookie;
+use self::udev::Waits;
+use crate::error::Why;
+use crate::limits::{DM_BATCH_MAX, DM_BUSY_PAUSE_MS, DM_BUSY_TRIES};
+use crate::model::device::DeviceNumber;
+use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolMode, ThinPoolState};
+use crate::model::ids::PoolUuid;
+use crate::sys::kernel::lanes::{self, Lanes};
+use crate::units::Sectors;
+
+/// Device-mapper as one core uses it.
+pub(super) struct Mapper {
+    lanes: Rc<Lanes>,
+    control: Arc<Control>,
+    waits: Rc<Waits>,
+}
+
+/// Takes away what a daemon that died left of its talk with udev. Call it before any core has a `Mapper`.
+pub(super) fn clear_cookies() {
+    cookie::clear();
+}
+
+impl Mapper {
+    /// Opens device-mapper.
+    pub(super) fn new(lanes: Rc<Lanes>) -> io::Result<Self> {
+        let control = Arc::new(Control::open()?);
+        let waits = Rc::new(Waits::new(Rc::clone(&lanes)));
+        Ok(Self { lanes, control, waits })
+    }
+
+    /// As `Sys::activate`; says which device it failed at. What somebody else holds below is tried again: a
+    /// process that was just forked has all our descriptors, exclusive ones too, until it runs its program.
+    pub(super) async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
+        let mut left = tables;
+        let mut tries = 1;
+        loop {
+            let (device, why) = match self.activate_once(left).await {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            if why != Why::Errno(libc::EBUSY) || tries == DM_BUSY_TRIES {
+                return Err((device, why));
+            }
+            let done = left.iter().position(|(other, _)| *other == device).expect("a device of the batch failed");
+            left = &left[done..];
+            tries += 1;
+            rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
+        }
+    }
+
+    async fn activate_once(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
+        for batch in tables.chunks(DM_BATCH_MAX) {
+            let owned = batch.to_vec();
+            let work = move |control: &Control, cookie: Option<&Cookie>| {
+                let one = |(device, table): &(Dm, Table)| {
+                    change::activate(control, *device, table, cookie).map_err(|why| (*device, why))
+                };
+                owned.iter().try_for_each(one)
+            };
+            let devices: Vec<Dm> = batch.iter().map(|(device, _)| *device).collect();
+            self.change(devices, work).await.map_err(|why| (batch[0].0, why))??;
+        }
+        Ok(())
+    }
+
+    /// As `Sys::deactivate`. What somebody has open is tried again: udev looks into new devices for moments.
+    pub(super) async fn deactivate(&self, devices: &[Dm]) -> Result<(), (Dm, Why)> {
+        let mut left = devices.to_vec();
+        let mut first = None;
+        for tries in 1..=DM_BUSY_TRIES {
+            let mut busy = Vec::new();
+            for batch in left.chunks(DM_BATCH_MAX) {
+                for (device, why) in self.remove(batch).await.map_err(|why| (batch[0], why))? {
+                    if why == Why::Errno(libc::EBUSY) && tries < DM_BUSY_TRIES {
+                        busy.push(device);
+                    } else {
+                        first.get_or_insert((device, why));
+                    }
+                }
+            }
+            if busy.is_empty() {
+                break;
+            }
+            left = busy;
+            rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Tries to remove each once; tells what failed.
+    async fn remove(&self, devices: &[Dm]) -> Result<Vec<(Dm, Why)>, Why> {
+        let owned = devices.to_vec();
+        let work = move |control: &Control, cookie: Option<&Cookie>| {
+            let one = |device: &Dm| change::remove(control, *device, cookie).err().map(|why| (*device, why));
+            owned.iter().filter_map(one).collect()
+        };
+        self.change(devices.to_vec(), work).await
+    }
+
+    /// Does something that udev is told of, and has that waited for beside.
+    async fn change<T: Send + 'static>(
+        &self,
+        devices: Vec<Dm>,
+        work: impl FnOnce(&Control, Option<&Cookie>) -> T + Send + 'static,
+    ) -> Result<T, Why> {
+        let (control, random) = (Arc::clone(&self.control), rt::random());
+        let job = move || {
+            let cookie = Cookie::new(random);
+            let outcome = work(&control, cookie.as_ref());
+            (outcome, cookie.filter(Cookie::is_awaited))
+        };
+        let (outcome, cookie) = lanes::on(&self.lanes.dm, job).await?;
+        if let Some(cookie) = cookie {
+            self.waits.watch(devices, cookie);
+        }
+        Ok(outcome)
+    }
+
+    /// As `Sys::settle`.
+    pub(super) async fn settle(&self, pool: PoolUuid) {
+        self.waits.settle(pool).await;
+    }
+
+    /// As `Sys::active`.
+    pub(super) async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Why> {
+        self.ask(move |control| control.of_pool(pool)).await
+    }
+
+    /// As `Sys::thin_message`.
+    pub(super) async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Why> {
+        let text = match message {
+            ThinMessage::Create(id) => format!("create_thin {id}"),
+            ThinMessage::Delete(id) => format!("delete {id}"),
+        };
+        self.ask(move |control| control.message(thin_pool(pool), &text)).await
+    }
+
+    /// As `Sys::thin_commit`: the kernel commits when it is asked for a status.
+    pub(super) async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Why> {
+        let state =
+            self.ask(move |control| status::thin_pool(&control.lines(thin_pool(pool), Ask::StatusAfterCommit)?));
+        let state = state.await?;
+        match state.mode {
+            ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace if !state.needs_check => Ok(()),
+            ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace | ThinPoolMode::ReadOnly => {
+                Err(Why::Data("the thin pool takes no changes any more"))
+            }
+            ThinPoolMode::Failed => Err(Why::Data("the thin pool has failed")),
+        }
+    }
+
+    /// As `Sys::thin_pool`.
+    pub(super) async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
+        let control = Arc::clone(&self.control);
+        let job = move || status::thin_pool(&control.lines(thin_pool(pool), Ask::Status)?);
+        lanes::on(&self.lanes.urgent, job).await?
+    }
+
+    /// Sectors that an active thin volume takes of its pool.
+    pub(super) async fn thin_used(&self, device: Dm) -> Result<Sectors, Why> {
+        self.ask(move |control| status::thin(&control.lines(device, Ask::Status)?)).await
+    }
+
+    /// The number of an active device; its node is `/dev/dm-<minor>`. ENXIO when it is not active.
+    pub(super) async fn number(&self, device: Dm) -> Result<DeviceNumber, Why> {
+        self.info(device).await.map(|info| info.number)
+    }
+
+    /// How many have the device open, the daemon and mounts included. ENXIO when it is not active.
+    pub(super) async fn open_count(&self, device: Dm) -> Result<u32, Why> {
+        self.info(device).await.map(|info| info.open_count)
+    }
+
+    async fn info(&self, device: Dm) -> Result<Info, Why> {
+        self.ask(move |control| control.info(device)).await
+    }
+
+    /// Asks something, or does what udev is not told of.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Control) -> Result<T, Why> + Send + 'static,
+    ) -> Result<T, Why> {
+        let control = Arc::clone(&self.control);
+        lanes::on(&self.lanes.dm, move || question(&control)).await?
+    }
+}
+
+fn thin_pool(pool: PoolUuid) -> Dm {
+    Dm::Private(pool, Role::ThinPool)
+}
+
+/// The node of a dm device.
+pub(super) fn node(number: DeviceNumber) -> std::path::PathBuf {
+    format!("/dev/dm-{}", number.1).into()
+}

@@ -1,0 +1,44 @@
+//! The threads of one core for calls that block, by what they may wait for.
+//!
+//! Invariant: a job waits only behind jobs of its own kind. The urgent lane never waits for udev, a
+//! mount, LUKS or a child process, so an event is answered whatever else goes on.
+
+use std::io;
+
+use cores::lane::Lane;
+use cores::steady;
+
+use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX};
+
+pub(super) use crate::sys::jobs::{blocking, on};
+
+/// The lanes of one core.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    /// Ioctls that answer events: reading a status, swapping a table. One reserved thread.
+    pub(super) urgent: Lane,
+    /// All other device-mapper ioctls.
+    pub(super) dm: Lane,
+    /// Mounts, unmounts, growfs.
+    pub(super) mount: Lane,
+    /// Files of metadata volumes, probing devices, writes to sysfs.
+    pub(super) files: Lane,
+    /// Waiting for udev, each wait bounded.
+    pub(super) udev: Lane,
+}
+
+impl Lanes {
+    /// Starts the threads.
+    pub(super) fn new(cpu: Option<usize>) -> io::Result<Self> {
+        let lane = |name, threads| Lane::new(name, threads, LANE_QUEUE_MAX, cpu);
+        // These suspend devices, if only for the moment in which the kernel swaps tables.
+        let steady = |name, threads| Lane::prepared(name, threads, LANE_QUEUE_MAX, cpu, steady::make);
+        Ok(Self {
+            urgent: steady("urgent", 1)?,
+            dm: steady("dm", BLOCKING_THREADS)?,
+            mount: lane("mount", BLOCKING_THREADS)?,
+            files: lane("files", BLOCKING_THREADS)?,
+            udev: lane("udev", BLOCKING_THREADS)?,
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! Where sectors are, and reading and flushing them, on the side ring.
+//!
+//! Everything bypasses the cache (O_DIRECT), so it is whole logical blocks that are read.
+//!
+//! Invariant: a result says success only when every byte was transferred, and what lies outside of a
+//! device is an error.
+//!
+//! Deliberately absent: writing (see `writes`).
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::rc::Rc;
+
+use cores::rt::{self, Panicked};
+use cores::side::{Buffer, Fd};
+
+use super::block::shape;
+use super::{dm, extents, lanes};
+use crate::error::{Fault, Why};
+use crate::model::device::{BlockSizes, DeviceNumber};
+use crate::model::dm::Dm;
+use crate::sys::Target;
+use crate::sys::jobs::why;
+use crate::sys::kernel::KernelSys;
+use crate::sys::transfer::{ALIGNMENT, whole};
+use crate::units::{SECTOR_BYTES, Sectors};
+
+/// Where a target's sectors are.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// The device that they are on.
+    pub(super) number: DeviceNumber,
+    /// Open for direct I/O.
+    pub(super) fd: Fd,
+    /// Its length in bytes.
+    pub(super) size: u64,
+    blocks: BlockSizes,
+}
+
+impl Place {
+    /// The bytes of some sectors, if the device has them.
+    pub(super) fn range(&self, start: Sectors, count: Sectors) -> Result<Range<u64>, Why> {
+        let end = start.checked_add(count).filter(|end| end.0 <= self.size / SECTOR_BYTES);
+        end.map(|end| start.offset()..end.offset()).ok_or(Why::Errno(libc::EIO))
+    }
+
+    /// What is written at once.
+    pub(super) fn unit(&self) -> u64 {
+        extents::unit(self.blocks)
+    }
+}
+
+impl KernelSys {
+    /// What a target is called in a message.
+    pub(super) fn subject(&self, target: Target, start: Sectors) -> String {
+        match target {
+            Target::Dm(device) => format!("{device} at sector {}", start.0),
+            Target::Device(number) => match self.inner.open.borrow().get(&number) {
+                Some(device) => format!("{} at sector {}", device.path, start.0),
+                None => format!("a device that is not open ({}:{})", number.0, number.1),
+            },
+        }
+    }
+
+    /// Finds a target. Give the place to `leave` in the end.
+    pub(super) async fn place(&self, target: Target, writable: bool) -> Result<Place, Why> {
+        let number = match target {
+            Target::Dm(device) => return self.volume(device, writable).await,
+            Target::Device(number) => number,
+        };
+        let open = self.inner.open.borrow();
+        let device = open.get(&number).ok_or(Why::Errno(libc::EBADF))?;
+        Ok(Place { number, fd: device.fd.clone(), size: device.size.offset(), blocks: device.blocks })
+    }
+
+    /// A dm device, opened for one call.
+    async fn volume(&self, device: Dm, writable: bool) -> Result<Place, Why> {
+        let number = self.inner.mapper.number(device).await?;
+        let node = dm::node(number);
+        let open = move || {
+            let file = OpenOptions::new().read(true).write(writable).custom_flags(libc::O_DIRECT).open(node)?;
+            let shape = shape(&file)?;
+            // It went, and another took its number.
+            if shape.number != number { Err(io::Error::from_raw_os_error(libc::ENXIO)) } else { Ok((file, shape)) }
+        };
+        let (file, shape) = lanes::blocking(&self.inner.lanes.files, open).await?;
+        Ok(Place { number, fd: Fd::new(file.into()), size: shape.size.offset(), blocks: shape.blocks })
+    }
+
+    /// Gives back the descriptor of a volume on a lane: its last close may wait.
+    pub(super) async fn leave(&self, places: Vec<Place>) {
+        let only: Vec<_> = places.into_iter().filter_map(|place| Rc::try_unwrap(place.fd).ok()).collect();
+        if !only.is_empty()
+            && let Err(why) = lanes::on(&self.inner.lanes.files, move || drop(only)).await
+        {
+            // The job was dropped, and the descriptors with it.
+            log::warn!("{}", Fault::new("close in good order", "dm devices", why));
+        }
+    }
+
+    pub(super) async fn read_sectors(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
+        let place = self.place(target, false).await?;
+        let outcome = self.read_place(&place, start, count).await;
+        self.leave(vec![place]).await;
+        outcome
+    }
+
+    async fn read_place(&self, place: &Place, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
+        let range = place.range(start, count)?;
+        let blocks = extents::around(&range, u64::from(place.blocks.logical), place.size);
+        let buffer = self.read_bytes(place, &blocks).await?;
+        Ok(buffer[within(&range, &blocks)].to_vec())
+    }
+
+    /// Reads whole blocks.
+    pub(super) async fn read_bytes(&self, place: &Place, range: &Range<u64>) -> Result<Buffer, Why> {
+        let wanted = usize::try_from(range.end - range.start).map_err(|_| Why::Errno(libc::EINVAL))?;
+        let buffer = Buffer::aligned(wanted, ALIGNMENT);
+        let (result, buffer) = self.inner.side.read(&place.fd, range.start, buffer).await;
+        whole(result, wanted).map(|()| buffer)
+    }
+
+    pub(super) async fn flush_targets(&self, targets: &[Target]) -> Vec<Result<(), Fault>> {
+        // What is named twice is flushed once, all of it in parallel.
+        let mut running = BTreeMap::new();
+        for target in targets.iter().copied() {
+            let sys = self.clone();
+            running.entry(target).or_insert_with(|| rt::spawn("flush", async move { sys.flush_one(target).await }));
+        }
+        let mut outcomes = BTreeMap::new();
+        for (target, join) in running {
+            outcomes.insert(target, ended(join.await));
+        }
+        let fault = |target: &Target| {
+            outcomes[target].clone().map_err(|why| Fault::new("flush", self.subject(*target, Sectors::ZERO), why))
+        };
+        targets.iter().map(fault).collect()
+    }
+
+    async fn flush_one(&self, target: Target) -> Result<(), Why> {
+        let place = self.place(target, true).await?;
+        let outcome = self.inner.side.fsync(&place.fd, true).await;
+        self.leave(vec![place]).await;
+        outcome.map_err(|error| why(&error))
+    }
+}
+
+/// Where a range lies in a buffer that holds another around it.
+pub(super) fn within(range: &Range<u64>, around: &Range<u64>) -> Range<usize> {
+    let at = |byte: u64| usize::try_from(byte - around.start).expect("a position in a buffer");
+    at(range.start)..at(range.end)
+}
+
+/// The result of a task; a panic of it is a bug of ours.
+pub(super) fn ended<T>(result: Result<Result<T, Why>, Panicked>) -> Result<T, Why> {
+    result.unwrap_or_else(|panicked| Err(Why::Bug(panicked.to_string())))
+}

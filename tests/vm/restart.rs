@@ -1,0 +1,142 @@
+//! What comes back after a reboot and after a restart of the daemon, and what is cleaned up then.
+//!
+//! Deliberately absent: restarts in the middle of operations (see `kill` and `power`).
+
+use std::fs;
+use std::path::Path;
+
+use crate::guest::files::{self, Contents, text};
+use crate::guest::{Guest, dm, run, state, try_run};
+use crate::host::{SPEC, Spec};
+use crate::scenario;
+use crate::support::MIB;
+use crate::support::client::Client;
+
+/// What the first boot tells the second.
+const NOTE: &str = "/out/objects";
+
+scenario!(
+    /// A pool that ran runs again after a reboot, one that was stopped stays stopped, and all files are there.
+    pools_come_back_after_a_reboot,
+    Spec { disks: &["2G", "2G", "2G"], boots: 2, ..SPEC },
+    |guest: &mut Guest| if guest.boot() == 1 { before_the_reboot(guest) } else { after_the_reboot(guest) }
+);
+
+fn before_the_reboot(guest: &mut Guest) {
+    let disks = guest.disks();
+    guest.start();
+    let client = guest.client();
+    let (_, (resting, _)) = client.create_pool("resting", &disks[2..]).done();
+    client.make_filesystem(&resting, "quiet");
+    assert!(client.stop_pool("resting", "name").done().0);
+    let (_, (running, _)) = client.create_pool("running", &disks[..2]).done();
+    let filesystem = client.make_filesystem(&running, "busy");
+    let folder = files::mount(&files::node(&client, &filesystem), "busy");
+    contents(&folder, true);
+    let spare = client.make_filesystem(&running, "spare");
+    client.destroy_filesystems(&running, &[spare]).done();
+    fs::write(NOTE, format!("{:#?}", state::objects(&client))).expect("/out is writable");
+    // Nobody unmounts and nobody stops: the machine goes down as it is.
+}
+
+fn after_the_reboot(guest: &mut Guest) {
+    assert_eq!(dm::names(), Vec::<String>::new(), "a new kernel knows no pool");
+    guest.start();
+    let client = guest.client();
+    guest.until("the pool that ran runs", |_| client.family("filesystem").len() == 1);
+    let before = fs::read_to_string(NOTE).expect("the first boot wrote it");
+    assert_eq!(format!("{:#?}", state::objects(&client)), before);
+    dm::expect_settled();
+    assert_eq!(dm::names().len(), 7);
+    let (path, _) = client.family("filesystem").pop_first().expect("that was waited for");
+    let folder = files::mount(&files::node(&client, &path), "busy");
+    contents(&folder, false);
+    files::unmount(&folder);
+    files::check_xfs(&files::node(&client, &path));
+    assert_eq!(client.stopped_pools(9).len(), 1);
+    assert!(client.start_pool("resting", "name").done().0);
+    for name in ["running", "resting"] {
+        assert!(client.stop_pool(name, "name").done().0);
+    }
+    state::expect_nothing_left();
+    guest.stop();
+    guest.expect_quiet();
+}
+
+/// The file of the first boot: written, or looked at.
+fn contents(folder: &Path, write: bool) {
+    let path = folder.join("file");
+    if write {
+        Contents::write(path, 50 * MIB, 50);
+    } else {
+        Contents::known(path, 50 * MIB, 50).check(folder);
+    }
+}
+
+scenario!(
+    /// An orderly end and a new start change nothing: not a table, not a device, not an object.
+    an_orderly_restart_is_not_noticed,
+    Spec { disks: &["2G"], ..SPEC },
+    |guest: &mut Guest| {
+        guest.start();
+        let client = guest.client();
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        let filesystem = client.make_filesystem(&pool, "f");
+        let folder = files::mount(&files::node(&client, &filesystem), "f");
+        let before = (state::objects(&client), dm::tables());
+        let file = Contents::write(folder.join("file"), 20 * MIB, 20);
+        for _ in 0..3 {
+            guest.stop();
+            assert_eq!(dm::tables(), before.1);
+            guest.start();
+            assert_eq!((state::objects(&guest.client()), dm::tables()), before);
+            dm::expect_settled();
+        }
+        file.check(&folder);
+        state::expect_no_io_error();
+        guest.expect_quiet();
+    }
+);
+
+scenario!(
+    /// A thin volume with an intent and no record is deleted; one that merely has no record is left alone, and
+    /// nobody is in its way.
+    orphans_go_by_their_intents,
+    Spec { disks: &["2G"], ..SPEC },
+    |guest: &mut Guest| {
+        guest.start();
+        let client = guest.client();
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        client.make_filesystem(&pool, "f");
+        guest.kill9();
+        let names = dm::names();
+        let role = |end: &str| names.iter().find(|name| name.ends_with(end)).expect("the pool is up").clone();
+        let (thinpool, volume) = (role("thinpool-pool"), role("flex-mdv"));
+        run("dmsetup", &["message", &thinpool, "0", "create_thin 1"]);
+        run("dmsetup", &["message", &thinpool, "0", "create_thin 2"]);
+        let intents = files::mount(&Path::new("/dev/mapper").join(&volume), "mdv").join("intents");
+        fs::write(intents.join("1"), "{}").expect("the metadata volume is writable");
+        files::unmount(Path::new("/mnt/mdv"));
+
+        guest.start();
+        assert_eq!(guest.client().family("filesystem").len(), 1);
+        let deleted = |id: u32| try_run("dmsetup", &["message", &thinpool, "0", &format!("delete {id}")]);
+        assert!(!deleted(1).0.success(), "the volume of the intent is gone");
+        let (pool, _) = guest.client().family("pool").pop_first().expect("it was adopted");
+        for name in ["g", "h", "i"] {
+            make_past_strangers(&guest.client(), &pool, name);
+        }
+        assert!(deleted(2).0.success(), "what has no intent is left alone: {}", deleted(2).1);
+        guest.kill9();
+        files::mount(&Path::new("/dev/mapper").join(&volume), "mdv");
+        let left = fs::read_dir(&intents).expect("the folder stays").count();
+        assert_eq!(left, 0, "no intent is left: {}", run("ls", &[text(&intents)]));
+        files::unmount(Path::new("/mnt/mdv"));
+    }
+);
+
+/// A filesystem is made although its thin id may be taken by a stranger.
+fn make_past_strangers(client: &Client, pool: &str, name: &str) {
+    let (changed, made) = client.create_filesystems(pool, &[(name, Some("536870912"), None)]).done();
+    assert!(changed && made.len() == 1, "{made:?}");
+}
