@@ -150,3 +150,12 @@ pub const OPEN_LOOKS_MAX: u32 = 6;
 
 /// Milliseconds between two of these looks.
 pub const OPEN_AGAIN_AFTER_MS: u64 = 100;
+
+/// Allocation groups of an XFS filesystem that is made here. Each is a few writes, 24 KiB of memory and,
+/// in a thin pool, a block; mkfs.xfs itself makes at most 32 below 32 TiB.
+pub const XFS_GROUPS_MADE_MAX: u32 = 1_024;
+
+/// Allocation groups of an XFS filesystem that gets another UUID here: each is a sector to read and to
+/// write, all at once, so 8 MiB (64 MiB with sectors of 4 KiB). Growth makes many: 512 MiB grown to
+/// 2 TiB have this many.
+pub const XFS_GROUPS_CHANGED_MAX: u32 = 16_384;
