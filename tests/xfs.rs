@@ -10,6 +10,8 @@
 mod equal;
 #[path = "xfs/image.rs"]
 mod image;
+#[path = "xfs/mount.rs"]
+mod mount;
 #[path = "xfs/mounted.rs"]
 mod mounted;
 #[path = "xfs/tools.rs"]

@@ -1,163 +1,17 @@
 //! Filesystems made natively, mounted and used; then another UUID.
 //!
-//! Loop mounts need root and XFS in the kernel: without them, `SKIPPED xfs mounts:`.
+//! What the kernel wrote is what is read here: logs that went round, records of several headers,
+//! records around the end of the log, and logs that must be left to the kernel.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
-use stratisd::units::Sectors;
-use stratisd::xfs::{
-    FIRST_READ, Format, Groups, Identity, Log, LogFault, LogLength, NewUuid, ReadsZeroes, Refused, Sector, Shape, Step,
-    Stripe, format,
-};
-use tempfile::TempDir;
+use stratisd::xfs::{Log, LogFault, Refused, Sector};
 use uuid::Uuid;
 
-use crate::image::{IDENTITY, blank, carry_out, memory, open, read, write};
-use crate::tools::{arg, must, repair_is_content, run};
-
-const MIB: u64 = 1 << 20;
-const SIZE: u64 = 600 * MIB;
-
-/// An image in a folder of its own.
-struct Image {
-    folder: TempDir,
-    path: PathBuf,
-    /// Its first UUID. The kernel mounts no two filesystems of one UUID, and tests run side by side.
-    first: Uuid,
-}
-
-/// A mounted image; unmounted when the value goes.
-struct Mount<'a> {
-    image: &'a Image,
-    point: PathBuf,
-}
-
-impl Image {
-    /// `None`: nothing can be mounted here, and that was said.
-    fn new() -> Option<Self> {
-        let folder = memory().and_then(|folder| {
-            fs::create_dir(folder.path().join("mnt"))?;
-            Ok(folder)
-        });
-        let known = fs::read_to_string("/proc/filesystems").is_ok_and(|all| all.contains("\txfs\n"));
-        let loops = Path::new("/dev/loop-control").exists() && nix::unistd::geteuid().is_root();
-        match folder {
-            Ok(folder) if known && loops => {
-                let first = Uuid::from_u128(fastrand::u128(1 << 100..u128::MAX - 9_999));
-                Some(Self { path: blank(folder.path(), "image", SIZE), folder, first })
-            }
-            Ok(_) | Err(_) => {
-                println!("SKIPPED xfs mounts: they need root, loop devices, XFS in the kernel and /dev/shm");
-                None
-            }
-        }
-    }
-
-    #[track_caller]
-    fn mount(&self, options: &str) -> Mount<'_> {
-        let point = self.folder.path().join("mnt");
-        must("mount", &["-t", "xfs", "-o", &format!("loop,{options}"), arg(&self.path), arg(&point)]);
-        Mount { image: self, point }
-    }
-
-    /// One of its UUIDs.
-    fn uuid(&self, number: u128) -> Uuid {
-        Uuid::from_u128(self.first.as_u128() + number)
-    }
-
-    /// Makes a filesystem in it.
-    #[track_caller]
-    fn format(&self, shape: &Shape, log: Log) -> Format {
-        let made = format(shape, log, Identity { uuid: self.first, ..IDENTITY }).expect("a filesystem");
-        carry_out(&self.path, &made);
-        made
-    }
-
-    /// What the tools show as its UUID.
-    fn shown(&self) -> Uuid {
-        let said = must("xfs_db", &["-r", "-f", "-c", "uuid", arg(&self.path)]);
-        said.trim().strip_prefix("UUID = ").and_then(|uuid| uuid.parse().ok()).expect("xfs_db prints the UUID")
-    }
-
-    /// Gives it another UUID; how many rounds of reads that took.
-    fn change(&self, new: Uuid) -> Result<usize, Refused> {
-        let first = read(&self.path, &[FIRST_READ]).concat();
-        let mut step = NewUuid::begin(&first, Sectors(SIZE / 512), new)?;
-        let mut rounds = 0;
-        loop {
-            match step {
-                Step::Read(change) => {
-                    let read = read(&self.path, change.wanted());
-                    step = change.go_on(&read)?;
-                }
-                Step::Write(writes) => {
-                    write(&self.path, &writes);
-                    return Ok(rounds);
-                }
-            }
-            rounds += 1;
-        }
-    }
-
-    #[track_caller]
-    fn check_change(&self, new: Uuid, what: &str) {
-        let rounds = self.change(new).unwrap_or_else(|refused| panic!("{what}: {refused}"));
-        assert!(rounds <= 8, "{what}: {rounds} rounds of reads");
-        assert_eq!(self.shown(), new, "{what}");
-        repair_is_content(&self.path, what);
-    }
-}
-
-impl Mount<'_> {
-    /// Makes files, each durable before the next: every one is a record in the log.
-    fn use_it(&self, name: &str, count: usize) {
-        for number in 0..count {
-            let mut file = File::create(self.point.join(format!("{name}{number}"))).expect("a file can be made");
-            file.write_all(name.as_bytes()).expect("a file can be written");
-            file.sync_all().expect("a file can be flushed");
-        }
-    }
-
-    #[track_caller]
-    fn check_use(&self, name: &str, count: usize) {
-        for number in 0..count {
-            let content = fs::read(self.point.join(format!("{name}{number}"))).expect("the file is there");
-            assert_eq!(content, name.as_bytes(), "{name}{number}");
-        }
-    }
-
-    /// As if the machine had lost power.
-    fn shut_down(&self) {
-        must("xfs_io", &["-x", "-c", "shutdown -f", arg(&self.point)]);
-    }
-
-    #[track_caller]
-    fn unmount(self) {
-        // Dropping it is unmounting; whether that worked shows when the image is used next.
-        drop(self);
-    }
-}
-
-impl Drop for Mount<'_> {
-    fn drop(&mut self) {
-        let output = run("umount", &[arg(&self.point)]);
-        let clean = output.status.success();
-        assert!(clean || std::thread::panicking(), "{}: {output:?}", self.image.path.display());
-    }
-}
-
-fn shape(sector: Sector, unit: u64) -> Shape {
-    let unit = Sectors(unit / 512);
-    let stripe = (unit.0 > 0).then_some(Stripe { unit, width: unit });
-    Shape { size: Sectors(SIZE / 512), sector, stripe, groups: Groups::Exactly(4) }
-}
-
-fn record_only() -> Log {
-    Log::RecordOnly(ReadsZeroes::of_new_file(), LogLength::Smallest)
-}
+use crate::image::{IDENTITY, open};
+use crate::mount::{Image, MIB, SIZE, record_only, shape};
+use crate::tools::{arg, must, repair_is_content};
 
 /// The lives of a filesystem: used, renamed, used, renamed again and back.
 fn check_life(sector: Sector, unit: u64, options: &str) {
@@ -199,10 +53,13 @@ fn check_life(sector: Sector, unit: u64, options: &str) {
 
 #[test]
 fn a_used_filesystem_gets_another_uuid_and_keeps_its_files() {
-    check_life(Sector::Bytes512, 0, "logbsize=32k");
-    check_life(Sector::Bytes512, MIB, "logbsize=64k");
-    check_life(Sector::Bytes4096, 0, "logbsize=256k");
-    check_life(Sector::Bytes512, 256 << 10, "logbsize=256k");
+    // Mounting is waiting, for the most part: side by side.
+    std::thread::scope(|scope| {
+        scope.spawn(|| check_life(Sector::Bytes512, 0, "logbsize=32k"));
+        scope.spawn(|| check_life(Sector::Bytes512, MIB, "logbsize=64k"));
+        scope.spawn(|| check_life(Sector::Bytes4096, 0, "logbsize=256k"));
+        scope.spawn(|| check_life(Sector::Bytes512, 256 << 10, "logbsize=256k"));
+    });
 }
 
 #[test]
@@ -266,4 +123,105 @@ fn what_is_mounted_or_damaged_keeps_its_uuid() {
     let log = format.log;
     file.write_all_at(&vec![0; usize::try_from(log.length).expect("64 MiB")], log.at).expect("an image");
     assert_eq!(image.change(image.uuid(1)), Err(Refused::Log(LogFault::Empty)));
+}
+
+#[test]
+fn the_root_folder_is_as_old_as_it_was_said_to_be() {
+    let Some(image) = Image::new() else { return };
+    image.format(&shape(Sector::Bytes512, 0), record_only());
+    let mount = image.mount("noatime");
+    let root = fs::metadata(&mount.point).expect("the root folder");
+    let age = (root.mtime(), root.ctime(), root.mtime_nsec(), root.atime());
+    let (seconds, rest) = (i64::from(IDENTITY.time.seconds), i64::from(IDENTITY.time.nanoseconds));
+    assert_eq!(age, (seconds, seconds, rest, 0));
+    assert_eq!(root.mode() & 0o777, 0o755);
+}
+
+#[test]
+fn a_frozen_filesystem_is_left_to_the_kernel() {
+    let Some(image) = Image::new() else { return };
+    image.format(&shape(Sector::Bytes512, MIB), record_only());
+    let mount = image.mount("noatime");
+    mount.use_it("a", 30);
+    must("fsfreeze", &["-f", arg(&mount.point)]);
+    // What device-mapper does to the origin of a snapshot.
+    let frozen = image.change(image.uuid(1));
+    must("fsfreeze", &["-u", arg(&mount.point)]);
+    assert_eq!(frozen, Err(Refused::Log(LogFault::Dirty)));
+}
+
+#[test]
+fn a_grown_filesystem_gets_another_uuid_and_grows_on() {
+    let Some(image) = Image::new() else { return };
+    image.format(&shape(Sector::Bytes512, 0), record_only());
+    for (round, size) in [(1, 2 * SIZE), (2, 5 * SIZE)] {
+        open(&image.path).set_len(size).expect("an image can be made longer");
+        let mount = image.mount("noatime");
+        must("xfs_growfs", &["-d", arg(&mount.point)]);
+        mount.use_it(&format!("round{round}-"), 10);
+        mount.unmount();
+        image.check_change(image.uuid(round), &format!("grown, round {round}"));
+    }
+    let mount = image.mount("noatime");
+    mount.check_use("round1-", 10);
+    mount.check_use("round2-", 10);
+}
+
+#[test]
+fn a_filesystem_of_other_options_gets_another_uuid() {
+    for options in [&["-m", "rmapbt=1", "-i", "nrext64=1"][..], &["-m", "bigtime=0,reflink=0", "-l", "size=70m"]] {
+        let Some(image) = Image::new() else { return };
+        must("mkfs.xfs", &[&["-q", "-f"], options, &[arg(&image.path)]].concat());
+        image.check_change(image.uuid(1), "fresh");
+        let mount = image.mount("noatime");
+        mount.use_it("a", 50);
+        mount.unmount();
+        image.check_change(image.uuid(2), "used");
+        image.mount("noatime").check_use("a", 50);
+    }
+}
+
+/// Makes the log of a new filesystem look as if it had been written up to this sector.
+fn move_record(image: &Image, log_at: u64, to: u64) {
+    let file = open(&image.path);
+    let mut record = vec![0; 1024];
+    file.read_exact_at(&mut record, log_at).expect("an image can be read");
+    // The low half of `h_lsn` and of `h_tail_lsn`.
+    for field in [20, 28] {
+        record[field..field + 4].copy_from_slice(&u32::try_from(to).expect("a sector").to_be_bytes());
+    }
+    let mut stamped = vec![0; 512 * usize::try_from(to).expect("a sector")];
+    stamped.chunks_exact_mut(512).for_each(|sector| sector[3] = 1);
+    stamped.extend(record);
+    file.write_all_at(&stamped, log_at).expect("an image can be written");
+}
+
+/// Has the kernel go on from a record at `start`; in which sector the header of its last one lies.
+fn last_header(start: u64) -> Option<u64> {
+    let image = Image::new()?;
+    let log = image.format(&shape(Sector::Bytes512, 0), record_only()).log;
+    move_record(&image, log.at, start);
+    repair_is_content(&image.path, "moved");
+    let mount = image.mount("noatime");
+    mount.use_it("a", 3);
+    mount.unmount();
+    let (writes, _) = image.plan(image.uuid(1)).expect("a clean log");
+    let header = (writes.last().expect("the record").at - log.at) / 512;
+    image.check_change(image.uuid(1), &format!("header in sector {header}"));
+    image.mount("noatime").check_use("a", 3);
+    Some(header)
+}
+
+#[test]
+fn a_record_around_the_end_of_the_log_is_found() {
+    const SECTORS: u64 = 64 * MIB / 512;
+    // How far one mount takes the log is seen first; then it is made to end around the log's end.
+    let Some(first) = last_header(1_000) else { return };
+    let start = SECTORS - (first - 1_000);
+    let headers: Vec<u64> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|before| scope.spawn(move || last_header(start - before))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().expect("it holds for each")).collect()
+    });
+    println!("around the end: headers in sectors {headers:?} of {SECTORS}");
+    assert!(headers.contains(&(SECTORS - 1)), "no record was split");
 }
