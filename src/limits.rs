@@ -117,11 +117,11 @@ pub const PHYSICAL_BLOCK_BYTES_MAX: u32 = 64 << 10;
 /// far below what a semaphore counts to (32,767).
 pub const DM_BATCH_MAX: usize = 64;
 
-/// Tries to remove a dm device that is in use, and the pause between them: udev's look into a new device
-/// is over after some 100 ms.
-pub const DM_REMOVE_TRIES: u32 = 5;
-/// See `DM_REMOVE_TRIES`.
-pub const DM_REMOVE_PAUSE_MS: u64 = 200;
+/// Tries to remove a dm device that is in use, or to put one on what is in use, and the pause between them:
+/// udev's look into a new device is over after some 100 ms, a forked child has run its program by then.
+pub const DM_BUSY_TRIES: u32 = 5;
+/// See `DM_BUSY_TRIES`.
+pub const DM_BUSY_PAUSE_MS: u64 = 200;
 
 /// Longest wait for udev. On a loaded machine it takes a second or two; D-Bus clients wait for 25 seconds
 /// (libdbus) or more, and are to be answered even if udevd hangs.

@@ -186,6 +186,13 @@ impl Pool {
         self.record.started = started;
     }
 
+    /// The kernel reports a size of a device; true if it is another one than before. What the pool uses of
+    /// the device stays as it is.
+    pub fn device_resized(&mut self, device: DeviceNumber, size: Sectors) -> bool {
+        let found = self.members.iter_mut().find(|member| member.candidate.number == device);
+        found.is_some_and(|member| std::mem::replace(&mut member.candidate.size, size) != size)
+    }
+
     /// Allows or forbids overprovisioning. Gives back what was on record before, or `None` if nothing
     /// changed.
     pub fn set_overprovisioning(&mut self, allowed: bool) -> Result<Option<Option<bool>>, Refusal> {

@@ -15,7 +15,7 @@ pub mod turn;
 pub mod wait;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use ring::{Endpoint, Lane};
@@ -25,6 +25,7 @@ use crate::engine::gather::Gathered;
 use crate::engine::pool::Pool;
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::message::{Claim, Claimed, Message, Taken, View};
+use crate::model::device::DeviceNumber;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::pool::Availability;
 use crate::shard::conflict::Gate;
@@ -68,6 +69,10 @@ pub struct Shard<S> {
     stopping: Cell<bool>,
     enumerated: Cell<bool>,
     busy: Cell<usize>,
+    /// Running pools with reports about their devices, and the devices with their signature that are not theirs.
+    beside: RefCell<BTreeMap<PoolUuid, Gathered>>,
+    /// Pools whose devices have changed and which wait for their turn to be set up or listed.
+    unsettled: RefCell<BTreeSet<PoolUuid>>,
     /// Pools whose thin pool is being looked at; true: once more after that.
     looks: RefCell<BTreeMap<PoolUuid, bool>>,
 }
@@ -87,6 +92,8 @@ impl<S: Sys> Shard<S> {
             stopping: Cell::new(false),
             enumerated: Cell::new(false),
             busy: Cell::new(0),
+            beside: RefCell::default(),
+            unsettled: RefCell::default(),
             looks: RefCell::default(),
         })
     }
@@ -94,6 +101,13 @@ impl<S: Sys> Shard<S> {
     /// The running pool of this id.
     fn running(&self, pool: PoolUuid) -> Option<Rc<Running>> {
         self.running.borrow().get(&pool).cloned()
+    }
+
+    /// The running pool that has this device.
+    fn holder(&self, device: DeviceNumber) -> Option<PoolUuid> {
+        let running = self.running.borrow();
+        let mut holders = running.values().filter(|running| running.pool.borrow().numbers().contains(&device));
+        holders.next().map(|running| running.uuid)
     }
 
     /// The running pool of this id, if its state allows changes on request.

@@ -4,19 +4,20 @@
 //! the reports; what follows for a pool happens in its queue, after what is going on there. A report that
 //! says nothing new starts nothing: setting a pool up makes udev report its devices again.
 //!
-//! Deliberately absent: devices of running pools. They are held open; what becomes of them shows in I/O.
+//! Deliberately absent: what becomes of a running pool without a device of its. That shows in I/O.
 
 use std::rc::Rc;
 
 use cores::rt;
 
-use crate::message::{Claim, Event, Message};
+use crate::engine::gather::Gathered;
+use crate::message::{Claim, Event, Message, View};
 use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
 use crate::shard::conflict::Operation;
 use crate::shard::turn::{left, milliseconds};
-use crate::shard::{Shard, ops, wait};
+use crate::shard::{Running, Shard, ops, wait};
 use crate::sys::Sys;
 
 /// Takes in a report.
@@ -40,9 +41,13 @@ pub(super) fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
 /// A device carries a pool's signature.
 fn found<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, candidate: Candidate) {
     if let Some(running) = shard.running(pool) {
-        if !running.pool.borrow().numbers().contains(&candidate.number) {
-            log::warn!("a device says it is of a pool that runs without it (pool={pool} device={})", candidate.path);
-        }
+        seen_again(shard, &running, &candidate);
+        return;
+    }
+    if let Some(holder) = shard.holder(candidate.number) {
+        // It is open for that pool, and reading it here would close it.
+        let path = candidate.path;
+        log::warn!("a device of a running pool carries another signature (pool={holder} other={pool} device={path})");
         return;
     }
     let path = candidate.path.clone();
@@ -53,12 +58,29 @@ fn found<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, candidate: Candidate) {
     }
 }
 
+/// A device carries the signature of a pool that runs: of its own devices only the size is news.
+fn seen_again<S: Sys>(shard: &Shard<S>, running: &Running, candidate: &Candidate) {
+    let mut pool = running.pool.borrow_mut();
+    if !pool.numbers().contains(&candidate.number) {
+        let path = &candidate.path;
+        log::warn!("a device says it is of a pool that runs without it (pool={} device={path})", running.uuid);
+        shard.beside.borrow_mut().entry(running.uuid).or_default().add(candidate.clone());
+    } else if pool.device_resized(candidate.number, candidate.size) {
+        log::info!("device has another size (pool={} device={} size={})", running.uuid, candidate.path, candidate.size);
+        shard.show(pool.device_views().into_iter().map(View::Device).collect());
+    }
+}
+
 /// Devices are gone, or carry the signature of nobody but `owner`.
 fn lost<S: Sys>(shard: &Rc<Shard<S>>, owner: Option<PoolUuid>, is_lost: impl Fn(DeviceNumber) -> bool) {
     for running in shard.running.borrow().values().filter(|running| Some(running.uuid) != owner) {
         for member in running.pool.borrow().members().iter().filter(|member| is_lost(member.candidate.number)) {
             log::warn!("a device of a running pool is gone (pool={} device={})", running.uuid, member.candidate.path);
+            shard.beside.borrow_mut().entry(running.uuid).or_default();
         }
+    }
+    for (_, beside) in shard.beside.borrow_mut().iter_mut().filter(|(pool, _)| Some(**pool) != owner) {
+        beside.candidates.retain(|known| !is_lost(known.number));
     }
     let mut changed = Vec::new();
     for (pool, gathered) in shard.gathered.borrow_mut().iter_mut().filter(|(pool, _)| Some(**pool) != owner) {
@@ -85,12 +107,37 @@ fn lost<S: Sys>(shard: &Rc<Shard<S>>, owner: Option<PoolUuid>, is_lost: impl Fn(
     settle(shard, changed.into_iter().map(|(pool, _)| pool).collect(), false);
 }
 
+/// A pool has begun to run. Devices with its signature that are not its own are kept for when it stops.
+pub(super) fn runs<S: Sys>(shard: &Shard<S>, running: &Running) {
+    let gathered = shard.gathered.borrow_mut().remove(&running.uuid).unwrap_or_default();
+    let members = running.pool.borrow().numbers();
+    for other in gathered.candidates.into_iter().filter(|known| !members.contains(&known.number)) {
+        shard.beside.borrow_mut().entry(running.uuid).or_default().add(other);
+    }
+}
+
+/// A pool has ceased to run and leaves these devices behind. When there were reports about its devices while
+/// it ran, what is really there is looked at.
+pub(super) fn runs_no_more<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, members: Vec<Candidate>) {
+    let beside = shard.beside.borrow_mut().remove(&pool);
+    let reported = beside.is_some();
+    let candidates: Vec<Candidate> = members.into_iter().chain(beside.unwrap_or_default().candidates).collect();
+    if !candidates.is_empty() {
+        shard.gathered.borrow_mut().insert(pool, Gathered { candidates });
+        if reported {
+            settle(shard, vec![pool], false);
+        }
+    }
+}
+
 /// Sets up, lists, forgets or cleans up what was found, each pool in its queue; the first time, then says so.
 fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>, first: bool) {
     if !first && (pools.is_empty() || shard.stopping.get()) {
         return;
     }
-    let tickets: Vec<_> = pools.into_iter().map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
+    // A pool that waits for its turn reads what is known by then: a burst of reports is one setup.
+    let pools = pools.into_iter().filter(|pool| shard.unsettled.borrow_mut().insert(*pool));
+    let tickets: Vec<_> = pools.map(|pool| (pool, shard.gate(pool).queue(Operation::LifeCycle))).collect();
     shard.busy.set(shard.busy.get() + 1);
     let shard = Rc::clone(shard);
     rt::spawn("settle", async move {
@@ -100,6 +147,7 @@ fn settle<S: Sys>(shard: &Rc<Shard<S>>, pools: Vec<PoolUuid>, first: bool) {
                 let began = rt::now();
                 rt::account();
                 rt::timed("queue", ticket.admitted()).await;
+                shard.unsettled.borrow_mut().remove(&pool);
                 ops::gather::settle(&shard, pool).await;
                 drop(ticket);
                 log::info!("pool settled (pool={pool} ms={}{})", milliseconds(began), rt::spent());

@@ -16,12 +16,12 @@ use stratisd::directory::Directory;
 use stratisd::error::Failure;
 use stratisd::event;
 use stratisd::limits::OUTBOX_MAX;
-use stratisd::message::{Answer, CallId, Message, Reply, Request, View, Wish};
-use stratisd::model::device::DevicePath;
+use stratisd::message::{Answer, CallId, Claim, Message, Reply, Request, View, Wish};
+use stratisd::model::device::{DeviceNumber, DevicePath};
 use stratisd::model::filesystem::FilesystemSpec;
 use stratisd::model::ids::{FsUuid, PoolUuid};
 use stratisd::model::name::Name;
-use stratisd::model::pool::IntegritySpec;
+use stratisd::model::pool::{Availability, IntegritySpec};
 use stratisd::shard::home::home;
 use stratisd::shard::wait::Signal;
 use stratisd::shard::{Places, Shard, turn};
@@ -64,6 +64,22 @@ impl Driver {
         let request = Message::Request(Box::new(Request { call, wish }));
         self.endpoint.send(to, Lane::Normal, request).map_err(|_| ()).expect("the outbox has room");
         self.changed.until(|| self.replies.borrow_mut().remove(&call)).await
+    }
+
+    /// Waits until clients see what is wanted.
+    pub(crate) async fn until(&self, mut wanted: impl FnMut(&Seen) -> bool) -> Seen {
+        self.changed.until(|| Some(self.seen()).filter(|seen| wanted(seen))).await
+    }
+
+    /// Whether nobody holds a claim on any of these devices.
+    pub(crate) fn unclaimed(&self, devices: &[DeviceNumber]) -> bool {
+        let probe = PoolUuid::from_random([0xee; 16]);
+        let path = DevicePath::try_from("/dev/probe").expect("absolute");
+        let devices = devices.iter().map(|number| (*number, path.clone())).collect();
+        let mut directory = self.directory.borrow_mut();
+        let claimed = directory.handle(Claim::Take { pool: probe, name: None, devices });
+        directory.handle(Claim::Release(probe));
+        claimed.expect("a take is answered").outcome.is_ok()
     }
 
     /// What clients see now.
@@ -112,10 +128,12 @@ fn apply(seen: &mut Seen, view: &View) {
     match view {
         View::Pool(pool) => {
             seen.running.entry(pool.uuid).or_default().0 = pool.name.to_string();
-            let setting = format!("{} overprovisioning", pool.uuid);
-            seen.settings.remove(&setting);
+            seen.settings.retain(|setting| !setting.starts_with(&pool.uuid.to_string()));
             if pool.overprovisioning {
-                seen.settings.insert(setting);
+                seen.settings.insert(format!("{} overprovisioning", pool.uuid));
+            }
+            if pool.availability != Availability::Full {
+                seen.settings.insert(format!("{} {}", pool.uuid, pool.availability.as_str()));
             }
         }
         View::Filesystem(found) => {
@@ -126,8 +144,9 @@ fn apply(seen: &mut Seen, view: &View) {
             seen.settings.extend(found.record.size_limit.map(|limit| format!("{about} {limit}")));
         }
         View::Device(device) => {
+            seen.settings.retain(|setting| !setting.starts_with(&device.uuid.to_string()));
             let about = format!("{} info", device.uuid);
-            seen.settings.retain(|setting| !setting.starts_with(&about));
+            seen.settings.extend(device.new_size.map(|size| format!("{} grown {size}", device.uuid)));
             seen.settings.extend(device.user_info.as_ref().map(|info| format!("{about} {info}")));
         }
         View::Stopped(pool) => {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::check;
-use crate::guest::{Guest, dm, files, run, udev};
+use crate::guest::{Guest, dm, files, run, state, udev};
 use crate::model::{Seen, SeenPool};
 use crate::support::client::Client;
 
@@ -16,8 +16,8 @@ use crate::support::client::Client;
 const PRIVATE: [&str; 6] =
     ["physical-originsub", "physical-cache", "flex-thinmeta", "flex-thindata", "flex-mdv", "thinpool-pool"];
 
-/// Upper half of the keys of udev semaphores.
-const COOKIE: &str = "0x0d4d";
+/// Words in the kernel's log that nothing here may cause.
+const COMPLAINTS: [&str; 5] = ["I/O error", "orrupt", "BUG:", "blocked for more than", "metadata operation"];
 
 /// A dm device of a pool.
 pub(crate) fn private(pool: &str, role: &str) -> String {
@@ -28,6 +28,7 @@ pub(crate) fn private(pool: &str, role: &str) -> String {
 pub(crate) fn kernel(guest: &Guest, seen: &Seen, mounted: &[&str], random: &mut fastrand::Rng, context: &str) {
     devices(seen, context);
     cookies(context);
+    complaints(context);
     for pool in seen.pools.values() {
         volumes(guest, seen, pool, context);
     }
@@ -78,11 +79,17 @@ fn devices(seen: &Seen, context: &str) {
     assert_eq!(found, expected, "dm devices; {context}");
 }
 
+/// The kernel has not complained of what happened to devices and filesystems since it was booted.
+pub(crate) fn complaints(context: &str) {
+    let said = run("dmesg", &[]);
+    let complaint = |line: &&str| COMPLAINTS.iter().any(|word| line.contains(word));
+    let all: Vec<_> = said.lines().filter(complaint).collect();
+    assert!(all.is_empty(), "the kernel says {all:#?}; {context}");
+}
+
 /// No semaphore waits for udev.
 pub(crate) fn cookies(context: &str) {
-    let all = run("ipcs", &["-s"]);
-    let left: Vec<_> = all.lines().filter(|line| line.starts_with(COOKIE)).collect();
-    assert!(left.is_empty(), "semaphores for udev are left: {left:?}; {context}");
+    state::expect_no_cookies(context);
 }
 
 /// Thin volumes are those with a record, and no intent is left.

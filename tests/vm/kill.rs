@@ -1,9 +1,10 @@
 //! Kills the daemon at random points of random operations on real devices, and looks at what the next one makes
 //! of it, while a filesystem of one pool is written.
 //!
-//! Each round: two clients send operations, each one after the other, both at once; after a random time the
-//! daemon is killed and started again. Then every operation that was answered must be there, every one that was
-//! not must be there entirely or not at all, and the kernel must hold the pools and nothing else.
+//! Each round: two clients send operations, each one after the other, both at once; after some answers and a
+//! random time the daemon is killed and started again. Then every operation that was answered must be there,
+//! every one that was not must be there entirely or not at all, and the kernel must hold the pools and nothing
+//! else.
 //!
 //! `POINTS` is the number of rounds, `SEED` repeats a run as far as timing allows. Deliberately absent: the
 //! loss of power, see `power.rs`.
@@ -11,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,6 +21,7 @@ use crate::host::{SPEC, Spec};
 use crate::load::{self, Load};
 use crate::model::{Model, Seen};
 use crate::scenario;
+use crate::support::daemon::PATIENCE;
 use crate::worker::{Report, Worker};
 use crate::{aftermath, check};
 
@@ -27,14 +30,15 @@ const POINTS: u64 = 100;
 /// Clients at once, and the disks of each.
 const WORKERS: usize = 2;
 const DISKS: usize = 2;
-/// Longest time between the first request of a round and the kill, each for every other round: within the first
-/// operation, and after several.
-const DELAYS_MICROS_MAX: [u64; 2] = [400_000, 2_400_000];
+/// A round ends after so many answers at most, and this long after the last of them: however fast the machine is,
+/// some kills come within the first operation, and some after several.
+const ANSWERS_MAX: u64 = 3;
+const DELAY_MICROS_MAX: u64 = 400_000;
 
 scenario!(
     /// What was answered is there, what was not is whole or absent, and a mounted filesystem notices nothing.
     a_killed_daemon_is_followed_by_one_that_adopts,
-    Spec { disks: &["4G", "4G", "3G", "4G", "3G"], limit_s: 570, ..SPEC },
+    Spec { disks: &["4G", "4G", "3G", "4G", "3G"], limit_s: 1_500, ..SPEC },
     play
 );
 
@@ -93,13 +97,13 @@ fn play(guest: &mut Guest) {
     let tables = tables_of_load(&workers[0]);
     let (mut counts, started) = (Counts::default(), Instant::now());
     for point in 0..points {
-        let longest = DELAYS_MICROS_MAX[usize::from(point % 2 == 1)];
-        let delay = Duration::from_micros(random.u64(0..=longest));
+        let (answers, delay) = (random.u64(0..=ANSWERS_MAX), random.u64(0..=DELAY_MICROS_MAX));
+        let delay = Duration::from_micros(delay);
         let mut reports = vec![Report::default()];
-        reports.extend(round(guest, &mut workers[1..], delay));
+        reports.extend(round(guest, &mut workers[1..], answers, delay));
         counts.add(&reports);
         let in_flight: Vec<_> = reports.iter().filter_map(|report| report.in_flight.as_ref()).collect();
-        let context = format!("kill {point}, SEED={seed}, after {delay:?}: {in_flight:?}");
+        let context = format!("kill {point}, SEED={seed}, {delay:?} after {answers} answers: {in_flight:?}");
         println!("{context}");
         guest.start();
         let client = guest.client();
@@ -140,7 +144,9 @@ fn tables_of_load(keeper: &Worker) -> BTreeMap<String, String> {
 }
 
 /// Lets the workers loose, kills the daemon, and gathers what the workers know.
-fn round(guest: &mut Guest, workers: &mut [Worker], delay: Duration) -> Vec<Report> {
+fn round(guest: &mut Guest, workers: &mut [Worker], answers: u64, delay: Duration) -> Vec<Report> {
+    let (answered, count) = channel();
+    workers.iter_mut().for_each(|worker| worker.answers = Some(answered.clone()));
     let barrier = Barrier::new(workers.len() + 1);
     thread::scope(|scope| {
         let barrier = &barrier;
@@ -156,6 +162,9 @@ fn round(guest: &mut Guest, workers: &mut [Worker], delay: Duration) -> Vec<Repo
             })
             .collect();
         barrier.wait();
+        for _ in 0..answers {
+            count.recv_timeout(PATIENCE).expect("the daemon answers");
+        }
         thread::sleep(delay);
         guest.kill9();
         running.into_iter().map(|one| one.join().expect("a worker found a wrong answer, see above")).collect()

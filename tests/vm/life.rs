@@ -95,7 +95,7 @@ fn adopt(guest: &mut Guest, mounted: &Mounted) -> Contents {
     assert_eq!(after.1, before.1, "the same tables, byte by byte");
     assert_eq!(after.2, before.2, "the same dm devices");
     dm::expect_settled();
-    state::expect_no_cookies();
+    state::expect_no_cookies("after adoption");
     more.check(&mounted.folder);
     more
 }

@@ -44,15 +44,20 @@ mod aftermath;
 mod guest;
 mod host;
 mod load;
+mod signatures;
 
+mod events;
 mod kill;
 mod power;
 mod udev;
 
+mod bad_input;
+mod discovery;
 mod dm;
 mod golden;
 mod life;
 mod links;
 mod restart;
+mod sectors;
 mod smoke;
 mod volume;

@@ -32,10 +32,11 @@ const POINTS: u64 = 20;
 /// Clients at once, and the disks of each.
 const WORKERS: usize = 2;
 const DISKS: usize = 2;
-/// Longest time between the first request after a boot and the cut: a dozen operations.
-const DELAY_MICROS_MAX: u64 = 5_000_000;
+/// The power is cut after so many answers at most, and this long after the last of them.
+const ANSWERS_MAX: usize = 8;
+const DELAY_MICROS_MAX: u64 = 600_000;
 
-const MACHINE: Spec = Spec { disks: &["4G", "4G", "3G", "4G", "3G"], limit_s: 120, ..SPEC };
+const MACHINE: Spec = Spec { disks: &["4G", "4G", "3G", "4G", "3G"], limit_s: 240, ..SPEC };
 
 /// In the guest, `/out` comes before these. The first tells the host that work goes on.
 const WORKING: &str = "working";
@@ -65,8 +66,10 @@ fn host(module: &str) {
     for point in 0..points {
         machine.boot(module);
         await_work(&mut machine, &working);
+        let answers = random.usize(0..=ANSWERS_MAX);
+        await_answers(&mut machine, answers);
         let delay = Duration::from_micros(random.u64(0..=DELAY_MICROS_MAX));
-        println!("power: cut {point} after {delay:?}");
+        println!("power: cut {point}, {delay:?} after {answers} answers");
         thread::sleep(delay);
         machine.kill();
         fs::remove_file(&working).expect("the guest has made it");
@@ -81,14 +84,30 @@ fn host(module: &str) {
 
 /// Waits until the guest has looked at everything and works.
 fn await_work(machine: &mut Machine, working: &Path) {
+    until(machine, "gets to work", |_| working.exists());
+}
+
+/// Waits until the workers have had so many more answers.
+fn await_answers(machine: &mut Machine, answers: usize) {
+    // Two lines for each operation: before it is sent, and when it is answered.
+    let lines = |machine: &Machine| -> usize {
+        let journals = (0..WORKERS).map(|index| machine.out.join(format!("{index}.journal")));
+        journals.map(|path| fs::read_to_string(path).unwrap_or_default().lines().count()).sum()
+    };
+    let enough = lines(machine) + 2 * answers;
+    until(machine, "gets its answers", |machine| lines(machine) >= enough);
+}
+
+/// Waits for something that a guest does which works well.
+fn until(machine: &mut Machine, what: &str, holds: impl Fn(&Machine) -> bool) {
     let end = Instant::now() + 2 * PATIENCE;
-    while !working.exists() {
+    while !holds(machine) {
         if !machine.is_running() {
             let status = machine.wait();
             machine.expect_success(status);
             panic!("the guest ended before its time: see {}", machine.out.display());
         }
-        assert!(Instant::now() < end, "the guest does not get to work: see {}", machine.out.display());
+        assert!(Instant::now() < end, "the guest never {what}: see {}", machine.out.display());
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -7,10 +7,17 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::guest::{Guest, dm, files, run, try_run};
+use nix::sys::signal::Signal;
+
+use crate::guest::{Guest, dm, files, processes, run, send, try_run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
-use crate::support::{TOP, interface};
+use crate::support::client::{Answer, Client, method, specs_argument};
+use crate::support::daemon::BINARY;
+use crate::support::{NAME, TOP, interface};
+
+/// Where the daemon mounts metadata volumes.
+const MOUNTS: &str = "/run/stratisd/ns_mounts";
 
 /// What a process sees mounted, by its own view.
 fn mounts(process: u32) -> String {
@@ -26,11 +33,18 @@ scenario!(
     the_daemon_has_a_namespace_of_its_own,
     Spec { disks: &[], ..SPEC },
     |guest: &mut Guest| {
+        refuse_others_than_root();
+        // As a daemon without a namespace of its own leaves it.
+        fs::create_dir_all(MOUNTS).expect("the guest's root is writable");
+        run("mount", &["-t", "tmpfs", "stale", MOUNTS]);
+        fs::create_dir(Path::new(MOUNTS).join("old")).expect("it is writable");
+        run("mount", &["-t", "tmpfs", "older", &format!("{MOUNTS}/old")]);
         let before = own_mounts();
         for round in 0..2 {
             guest.start();
             let daemon = guest.daemon_id().expect("it runs");
-            assert!(mounts(daemon).contains(" /run/stratisd/ns_mounts "), "{}", mounts(daemon));
+            let there = mounts(daemon).lines().filter(|mount| mount.contains(MOUNTS)).count();
+            assert_eq!(there, 1, "its own, and nothing older: {}", mounts(daemon));
             assert_eq!(own_mounts(), before, "the host sees nothing of it");
             fs::create_dir_all("/mnt/late").expect("the guest's root is writable");
             run("mount", &["-t", "tmpfs", "late", "/mnt/late"]);
@@ -47,24 +61,6 @@ scenario!(
 );
 
 scenario!(
-    /// Who may not work with block devices is told so, and nothing happens.
-    only_root_works_with_block_devices,
-    Spec { disks: &[], ..SPEC },
-    |guest: &mut Guest| {
-        let daemon = crate::support::daemon::BINARY;
-        fs::create_dir_all("/tmp/run").expect("the guest's root is writable");
-        run("chown", &["65534:65534", "/tmp/run"]);
-        let arguments = ["--reuid=65534", "--regid=65534", "--clear-groups", daemon, "--run-dir", "/tmp/run"];
-        let (status, said) = try_run("setpriv", &arguments);
-        assert_eq!(status.code(), Some(1), "{said}");
-        assert!(said.contains("as user 65534") && said.contains("only root may"), "{said}");
-        assert!(!Path::new("/run/stratisd").exists());
-        guest.start();
-        guest.stop();
-    }
-);
-
-scenario!(
     /// A metadata volume is mounted while its pool runs, and the host does not see it.
     a_metadata_volume_is_the_daemons_alone,
     SPEC,
@@ -75,7 +71,7 @@ scenario!(
         let (_, (pool, _)) = client.create_pool("p", &guest.disks()[..1]).done();
         let daemon = guest.daemon_id().expect("it runs");
         let uuid = client.get(&pool, &interface("pool", 9), "Uuid").expect("it has one").text().replace('-', "");
-        let there = format!("/run/stratisd/ns_mounts/.mdv-{uuid}");
+        let there = format!("{MOUNTS}/.mdv-{uuid}");
         assert!(mounts(daemon).contains(&format!(" {there} ")), "{}", mounts(daemon));
         assert_eq!(own_mounts(), before);
         assert!(!Path::new(&there).exists(), "on the host there is not even the mount point");
@@ -97,8 +93,19 @@ scenario!(
     }
 );
 
+/// Who may not work with block devices is told so, and nothing happens.
+fn refuse_others_than_root() {
+    fs::create_dir_all("/tmp/run").expect("the guest's root is writable");
+    run("chown", &["65534:65534", "/tmp/run"]);
+    let arguments = ["--reuid=65534", "--regid=65534", "--clear-groups", BINARY, "--run-dir", "/tmp/run"];
+    let (status, said) = try_run("setpriv", &arguments);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("as user 65534") && said.contains("only root may"), "{said}");
+    assert!(!Path::new("/run/stratisd").exists());
+}
+
 /// Text of the refusal of a request that changes nothing.
-fn refused<T: PartialEq + std::fmt::Debug>(answer: crate::support::client::Answer<T>, neutral: &T) -> String {
+fn refused<T: PartialEq + std::fmt::Debug>(answer: Answer<T>, neutral: &T) -> String {
     let why = answer.refused(neutral);
     dm::expect_settled();
     why
@@ -151,7 +158,186 @@ scenario!(
         contents.check(&folder);
         files::unmount(&folder);
         client.destroy_filesystems(&pool, &[&filesystem]).done();
+
+        let filesystem = client.make_filesystem(&pool, "by-hand");
+        udev::settle();
+        run("dmsetup", &["remove", "--retry", files::text(&files::node(&client, &filesystem))]);
+        client.stop_pool("p", "name").done();
+        assert_eq!(dm::names(), [""; 0], "a volume that somebody took away does not keep the rest");
+    }
+);
+
+scenario!(
+    /// A stop that fails half-way is taken back: volumes, links and the metadata volume are as they were.
+    a_stop_that_fails_is_taken_back,
+    SPEC,
+    |guest: &mut Guest| {
+        guest.start();
+        let client = guest.client();
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        let filesystem = client.make_filesystem(&pool, "data");
+        let node = files::node(&client, &filesystem);
+        let before = dm::tables();
+        let daemon = guest.daemon_id().expect("it runs");
+
+        let uuid = client.get(&pool, &interface("pool", 9), "Uuid").expect("it has one").text().to_owned();
+        let inside = format!("/proc/{daemon}/root{MOUNTS}/.mdv-{uuid}/filesystems");
+        let held = fs::File::open(inside).expect("the metadata volume can be reached by root");
+        let why = client.stop_pool("p", "name").refused(&(false, String::new()));
+        assert!(why.contains("unmount the metadata volume"), "{why}");
+        dm::expect_settled();
+        assert_eq!(dm::tables(), before);
+        udev::settle();
+        assert_eq!(fs::canonicalize("/dev/stratis/p/data").ok(), fs::canonicalize(&node).ok());
+        let other = client.make_filesystem(&pool, "other");
+        drop(held);
+
+        client.destroy_filesystems(&pool, &[&other]).done();
         client.stop_pool("p", "name").done();
         assert_eq!(dm::names(), [""; 0]);
+        client.start_pool("p", "name").done();
+        assert_eq!(dm::names().len(), before.len());
+    }
+);
+
+scenario!(
+    /// As in an initial RAM disk: a daemon that is process 1 takes no namespace. The next one takes away its
+    /// mounts, and the pool goes on.
+    the_first_process_keeps_its_namespace,
+    SPEC,
+    |guest: &mut Guest| {
+        let one = format!("unshare --pid --fork --kill-child {BINARY} --log-level debug");
+        let script = format!("{one}; exec {one}");
+        let log = fs::File::create("/out/first.log").expect("/out is writable");
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        shell.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor can be doubled")).stderr(log);
+        let mut shell = shell.spawn().expect("unshare is installed");
+
+        let client = guest.client();
+        let mut daemon = None;
+        guest.until("the first daemon serves", |_| {
+            daemon = client.process_of(NAME);
+            daemon.is_some()
+        });
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        client.make_filesystem(&pool, "data");
+        let before = dm::tables();
+        send(daemon.expect("it serves"), Signal::SIGKILL);
+        let first = daemon;
+        guest.until("the second daemon serves", |_| {
+            daemon = client.process_of(NAME);
+            daemon.is_some() && daemon != first
+        });
+        let daemon = daemon.expect("it serves");
+        let here = mounts(daemon).lines().filter(|mount| mount.contains(MOUNTS)).count();
+        assert_eq!(here, 2, "one folder, one metadata volume: {}", mounts(daemon));
+        assert_eq!(dm::tables(), before);
+        client.stop_pool("p", "name").done();
+        assert_eq!(dm::names(), [""; 0]);
+        send(daemon, Signal::SIGINT);
+        assert!(shell.wait().expect("ours").success());
+    }
+);
+
+/// Waits until a formatter runs, and gives its process id.
+fn formatter(guest: &mut Guest) -> u32 {
+    guest.until("a formatter runs", |_| !processes("mkfs.xfs").is_empty());
+    processes("mkfs.xfs")[0]
+}
+
+/// Asks for a large filesystem, whose log alone takes half a GiB of zeroes, and waits for nothing.
+fn ask_for_large(client: &Client, pool: &str) -> u32 {
+    let size = Some((1_u64 << 40).to_string());
+    client.send(method(pool, &interface("pool", 9), "CreateFilesystems").append1(specs_argument(&[(
+        "large",
+        size.as_deref(),
+        None,
+    )])))
+}
+
+scenario!(
+    /// A formatter neither outlives a killed daemon, nor holds up one that stops; what it made is taken away.
+    a_formatter_goes_with_its_daemon,
+    SPEC,
+    |guest: &mut Guest| {
+        guest.start();
+        guest.client().create_pool("p", &guest.disks()).done();
+        let before = dm::tables();
+
+        for kill in [true, false] {
+            let client = guest.client();
+            let pool = client.family("pool").into_keys().next().expect("the pool runs");
+            let serial = ask_for_large(&client, &pool);
+            let formatter = formatter(guest);
+            if kill {
+                guest.kill9();
+                guest.until("the formatter has gone", |_| !processes("mkfs.xfs").contains(&formatter));
+            } else {
+                guest.stop();
+                assert_eq!(processes("mkfs.xfs"), [0; 0], "it was waited for");
+                let answer = client.reply_to(serial);
+                assert!(answer.is_some(), "the request was answered");
+            }
+            guest.start();
+            assert_eq!(dm::tables(), before, "its volume was taken away");
+            let status = dm::status(&thin_pool());
+            assert!(status.contains(" 0/"), "and takes no space: {status}");
+        }
+        let client = guest.client();
+        let pool = client.family("pool").into_keys().next().expect("the pool was adopted");
+        client.make_filesystem(&pool, "large");
+    }
+);
+
+fn thin_pool() -> String {
+    dm::names().into_iter().find(|name| name.ends_with("thinpool-pool")).expect("the pool runs")
+}
+
+const MKFS: &str = "/usr/sbin/mkfs.xfs";
+
+scenario!(
+    /// A formatter that is missing is told at the start; one that fails leaves nothing of what was asked for.
+    a_formatter_that_fails_leaves_nothing,
+    SPEC,
+    |guest: &mut Guest| {
+        let real = format!("{MKFS}.real");
+        fs::rename(MKFS, &real).expect("the guest's root is writable");
+        let (status, said) = try_run(BINARY, &[]);
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("mkfs.xfs") && said.contains("No such file"), "{said}");
+
+        // Knows its version, and nothing else; says what an argument asks for.
+        let fails = format!("#!/bin/sh\n[ \"$1\" = -V ] && exec {real} -V\necho broken for $* >&2\nexit 7\n");
+        let replace = |text: &str| {
+            fs::write(MKFS, text).expect("the guest's root is writable");
+            run("chmod", &["755", MKFS]);
+        };
+        replace(&fails);
+        guest.start();
+        let client = guest.client();
+        let disks = guest.disks();
+        let answer = client.create_pool("p", &disks);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        assert!(answer.text.contains("mkfs.xfs ended with exit status: 7: broken for -f"), "{answer:?}");
+        assert_eq!(dm::names(), [""; 0]);
+        for disk in &disks {
+            // Both signature blocks and what is around them; metadata without a signature is nobody's.
+            run("cmp", &["--bytes", "8192", disk, "/dev/zero"]);
+        }
+
+        replace(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
+        let (_, (pool, _)) = client.create_pool("p", &disks).done();
+        let tables = dm::tables();
+        replace(&fails);
+        let answer = client.create_filesystems(&pool, &[("data", None, None)]);
+        assert_eq!(answer.code, 1, "{answer:?}");
+        assert!(answer.text.contains("broken for"), "{answer:?}");
+        assert_eq!(dm::tables(), tables);
+        udev::settle();
+        assert!(!Path::new("/dev/stratis/p").exists());
+        replace(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
+        client.make_filesystem(&pool, "data");
+        assert!(dm::tables().values().any(|table| table.contains(" thin ") && table.ends_with(" 1\n")), "{tables:?}");
     }
 );

@@ -70,11 +70,14 @@ async fn remove<S: Sys>(shard: &Shard<S>, pool: PoolUuid, uuids: &[FsUuid]) -> R
 async fn restore<S: Sys>(shard: &Shard<S>, running: &Running, victims: &[FilesystemRecord]) {
     rt::stage("restore");
     let pool = running.uuid;
+    let of_pool = running.pool.borrow().name().clone();
     let restored: Result<(), Fault> = async {
         for victim in victims {
             records::save(&shard.sys, pool, victim).await?;
             let table = Table::Thin { length: victim.size, id: victim.thin_id };
             shard.sys.activate(&[(Dm::Thin(pool, victim.uuid), table)]).await?;
+            // A volume that was gone for a moment has lost the path under which clients find it.
+            shard.sys.announce((pool, &of_pool), (victim.uuid, &victim.name, victim.thin_id)).await;
         }
         let ids: Vec<ThinId> = victims.iter().map(|victim| victim.thin_id).collect();
         intents::drop_all(&shard.sys, pool, &ids).await

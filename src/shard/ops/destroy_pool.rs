@@ -13,7 +13,7 @@ use crate::message::{Answer, Claim};
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
 use crate::shard::ops::{Outcome, headers, save, stack, stop_pool};
-use crate::shard::{Running, Shard};
+use crate::shard::{Running, Shard, news};
 use crate::sys::Sys;
 
 /// Destroys a running pool without filesystems.
@@ -41,6 +41,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
     }
     shard.claim(Claim::Release(pool));
     shard.show(views);
+    news::runs_no_more(shard, pool, Vec::new());
     destroyed?;
     log::info!("pool destroyed (pool={pool} name={:?})", name.as_str());
     Ok(Answer::PoolDestroyed(pool))

@@ -7,32 +7,44 @@ use std::rc::Rc;
 
 use cores::rt;
 
-use crate::engine::gather::{Gathered, Read, Verdict, judge, stopped_view};
+use crate::engine::gather::{Read, Verdict, judge, stopped_view};
 use crate::error::Failure;
 use crate::message::{Claim, View};
-use crate::model::device::Candidate;
+use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::ids::PoolUuid;
 use crate::probe;
-use crate::shard::Shard;
 use crate::shard::ops::{headers, start_pool};
+use crate::shard::{Shard, news};
 use crate::sys::{Opening, Sys};
 
 /// Opens the gathered devices of a pool and reads their metadata. Devices that cannot be read are
-/// logged and left out.
-pub async fn read<S: Sys>(shard: &Shard<S>, pool: PoolUuid) -> Result<Vec<Read>, Failure> {
+/// logged and left out; those that are not there any more as what they were are told as `gone`.
+pub async fn read<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    mut gone: impl FnMut(DeviceNumber),
+) -> Result<Vec<Read>, Failure> {
     let candidates: Vec<Candidate> =
         shard.gathered.borrow().get(&pool).map(|gathered| gathered.candidates.clone()).unwrap_or_default();
     let mut devices = Vec::with_capacity(candidates.len());
     for candidate in candidates {
+        if let Some(holder) = shard.holder(candidate.number) {
+            log::warn!("a device of pool {pool} is in use by pool {holder}: {}", candidate.path);
+            continue;
+        }
         match read_one(shard, pool, candidate.clone()).await {
             Ok(Some(device)) => devices.push(device),
             Ok(None) => {
                 log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path);
-                if let Some(gathered) = shard.gathered.borrow_mut().get_mut(&pool) {
-                    gathered.remove(candidate.number);
+                gone(candidate.number);
+            }
+            Err(failure) => {
+                log::warn!("a device of pool {pool} is left out: {failure}");
+                // One that has failed may work another time.
+                if matches!(failure, Failure::Refused(_)) {
+                    gone(candidate.number);
                 }
             }
-            Err(failure) => log::warn!("a device of pool {pool} is left out: {failure}"),
         }
     }
     Ok(devices)
@@ -63,13 +75,19 @@ pub async fn close<S: Sys>(shard: &Shard<S>, devices: &[Read]) {
 
 /// Sets up a pool that was found, lists it as stopped, or cleans up what a cut-off operation left.
 pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
-    if shard.running(pool).is_some() {
+    if let Some(running) = shard.running(pool) {
         // Its devices were reported while it was made or started.
-        shard.gathered.borrow_mut().remove(&pool);
+        news::runs(shard, &running);
         return;
     }
     rt::stage("read metadata");
-    let devices = match read(shard, pool).await {
+    // Whoever reports devices reports them again when they are back, and then that must be news.
+    let gone = |number| {
+        if let Some(gathered) = shard.gathered.borrow_mut().get_mut(&pool) {
+            gathered.remove(number);
+        }
+    };
+    let devices = match read(shard, pool, gone).await {
         Ok(devices) => devices,
         Err(failure) => {
             log::error!("a pool is left out (pool={pool}): {failure}");
@@ -138,9 +156,4 @@ async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]
     for number in numbers {
         shard.sys.close(number, wiped.is_ok()).await;
     }
-}
-
-/// What a pool that has just stopped leaves behind to be started from.
-pub fn remember<S: Sys>(shard: &Shard<S>, pool: PoolUuid, candidates: Vec<Candidate>) {
-    shard.gathered.borrow_mut().insert(pool, Gathered { candidates });
 }

@@ -22,7 +22,7 @@ use crate::model::pool::MetadataVersion;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack, thin_pool};
-use crate::shard::{Running, Shard};
+use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys};
 
 /// Starts a stopped pool.
@@ -34,7 +34,8 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, rem
         return Err(Refusal::NoPool(pool).into());
     }
     rt::stage("read metadata");
-    let devices = gather::read(shard, pool).await?;
+    // They stay known: a client may try again.
+    let devices = gather::read(shard, pool, |_| {}).await?;
     let outcome = match judge(pool, &devices) {
         Verdict::Ready(ready) => fit(pool, ready, unlock, remove_cache).map_err(Failure::from),
         Verdict::Unfit(refusal) => Err(refusal.into()),
@@ -206,7 +207,7 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
         (views, uuids, filesystems)
     };
     log::info!("pool started (pool={pool} devices={} filesystems={})", devices.len(), filesystems.len());
-    shard.gathered.borrow_mut().remove(&pool);
+    news::runs(shard, &running);
     shard.running.borrow_mut().insert(pool, Rc::new(running));
     shard.show(views);
     // What happened to it before it ran was told to nobody.

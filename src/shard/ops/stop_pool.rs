@@ -14,8 +14,8 @@ use crate::message::{Answer, Claim, View};
 use crate::model::dm::Dm;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
-use crate::shard::ops::{Outcome, gather, save, stack};
-use crate::shard::{Running, Shard};
+use crate::shard::ops::{Outcome, save, stack};
+use crate::shard::{Running, Shard, news};
 use crate::sys::Sys;
 
 /// Stops a running pool.
@@ -99,8 +99,21 @@ async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Faul
     stack::up(&shard.sys, &tables).await?;
     shard.sys.mdv_mount(running.uuid).await?;
     stack::up(&shard.sys, &volumes).await?;
+    announce(shard, running).await;
     // The save that failed may have reached a device: the newest record must say that the pool runs.
     save::durable(shard, running).await
+}
+
+/// Volumes that were gone for a moment have lost the paths under which clients find them.
+async fn announce<S: Sys>(shard: &Shard<S>, running: &Running) {
+    let (of_pool, records) = {
+        let pool = running.pool.borrow();
+        let records: Vec<_> = pool.filesystems.iter().map(|found| found.record.clone()).collect();
+        (pool.name().clone(), records)
+    };
+    for record in records {
+        shard.sys.announce((running.uuid, &of_pool), (record.uuid, &record.name, record.thin_id)).await;
+    }
 }
 
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Answer {
@@ -112,7 +125,7 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Answer {
         (gone(&engine, pool), engine.stopped_view(), candidates)
     };
     // Known before they are closed: closing makes the machine report them, and that is no news then.
-    gather::remember(shard, pool, candidates.clone());
+    news::runs_no_more(shard, pool, candidates.clone());
     for candidate in &candidates {
         shard.sys.close(candidate.number, false).await;
     }

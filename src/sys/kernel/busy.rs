@@ -33,10 +33,12 @@ fn is_mounted(mounts: &str, device: DeviceNumber) -> bool {
 impl KernelSys {
     pub(super) async fn in_use(&self, device: Dm) -> Result<bool, Why> {
         for _look in 0..OPEN_LOOKS_MAX {
-            if self.inner.mapper.open_count(device).await? == 0 {
-                return Ok(false);
-            }
-            let number = self.inner.mapper.number(device).await?;
+            let number = match self.inner.mapper.open_count(device).await {
+                // What is not active is not used; somebody may have removed it by hand.
+                Ok(0) | Err(Why::Errno(libc::ENXIO)) => return Ok(false),
+                Ok(_) => self.inner.mapper.number(device).await?,
+                Err(why) => return Err(why),
+            };
             // Paths in it are bytes; numbers are text whatever the rest is.
             let mounts = blocking(&self.inner.lanes.files, || fs::read(MOUNTS)).await?;
             if is_mounted(&String::from_utf8_lossy(&mounts), number) {

@@ -59,8 +59,8 @@ impl Sys for KernelSys {
         timed("probe", self.open_device(candidate, opening)).await
     }
 
-    async fn close(&self, number: DeviceNumber, _forget: bool) {
-        self.close_device(number).await;
+    async fn close(&self, number: DeviceNumber, forget: bool) {
+        self.close_device(number, forget).await;
     }
 
     async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {

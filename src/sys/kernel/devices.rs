@@ -4,13 +4,15 @@
 //! exclusively, from before it is examined for the last time until the first dm table that refers to
 //! it: from then on the kernel holds it for dm, and two holders would be in each other's way.
 //!
-//! Invariant: what is open has the number and the size that were examined. Only descriptors that wrote
-//! are open for writing: udev looks again at a device when one of those is closed. The hold is one of
-//! them, so udev learns of a new signature when the hold is given up.
+//! Invariant: what is open has the number and the size that were examined. What is opened for a look is
+//! open for reading only: udev looks again at a device when a descriptor for writing is closed. It
+//! may miss that while it is still busy with the device, so where a signature came or went it is told
+//! with an event of its own: when a hold is given up, and when a device is closed to be forgotten.
 //!
 //! Deliberately absent: what is on the devices; remembering them (udev finds them again).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
@@ -76,9 +78,13 @@ impl KernelSys {
         })
     }
 
-    pub(super) async fn close_device(&self, number: DeviceNumber) {
+    pub(super) async fn close_device(&self, number: DeviceNumber, forget: bool) {
         let open = self.inner.open.borrow_mut().remove(&number);
+        let written = open.as_ref().is_some_and(|open| open.writable);
         self.shut(open).await;
+        if forget && written {
+            self.let_go(vec![(number, None)]).await;
+        }
     }
 
     /// Closes a device on a lane: the last close of a device may wait for its cache to be written.
@@ -91,18 +97,36 @@ impl KernelSys {
         }
     }
 
-    /// Gives up the exclusive hold on devices that a dm table is about to refer to.
+    /// Gives up the exclusive hold on devices that a dm table is about to refer to. Their signatures are
+    /// durable by now, and udev is told to look.
     pub(super) async fn release_exclusive(&self, numbers: &[DeviceNumber]) {
         let mut holds = Vec::new();
         for number in numbers {
-            holds.extend(self.inner.open.borrow_mut().get_mut(number).and_then(|open| open.hold.take()));
+            let hold = self.inner.open.borrow_mut().get_mut(number).and_then(|open| open.hold.take());
+            holds.extend(hold.map(|hold| (*number, Some(hold))));
         }
-        if holds.is_empty() {
-            return;
+        if !holds.is_empty() {
+            self.let_go(holds).await;
         }
-        if let Err(why) = lanes::on(&self.inner.lanes.files, move || drop(holds)).await {
+    }
+
+    /// Closes holds and makes the kernel tell everybody that the devices have changed. Best effort.
+    async fn let_go(&self, devices: Vec<(DeviceNumber, Option<OwnedFd>)>) {
+        let job = move || {
+            for (DeviceNumber(major, minor), hold) in devices {
+                drop(hold);
+                let file = format!("/sys/dev/block/{major}:{minor}/uevent");
+                match fs::write(&file, "change") {
+                    Ok(()) => {}
+                    // A device that is gone has told so itself.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => log::warn!("{}", Fault::io("tell udev by writing to", file, &error)),
+                }
+            }
+        };
+        if let Err(why) = lanes::on(&self.inner.lanes.files, job).await {
             // The job was dropped, and the holds with it.
-            log::warn!("{}", Fault::new("give up in good order", "the hold on new devices", why));
+            log::warn!("{}", Fault::new("let go", "of devices", why));
         }
     }
 
@@ -142,7 +166,7 @@ impl KernelSys {
 fn open(candidate: &Candidate, opening: Opening) -> Result<Opened, Failure> {
     let path = &candidate.path;
     let hold = match opening {
-        Opening::New => Some(node(path, true, libc::O_EXCL)?),
+        Opening::New => Some(node(path, false, libc::O_EXCL)?),
         Opening::Look | Opening::Member => None,
     };
     let writable = opening != Opening::Look;

@@ -116,17 +116,21 @@ fn known(number: DeviceNumber) -> Option<Known> {
 
 /// Who lives on a device of which udev knows this and on which libblkid found that.
 fn together(known: &Known, found: Occupant) -> Occupant {
-    match (known.kind.as_deref(), found) {
-        (_, Occupant::Other(what)) => Occupant::Other(what),
+    let kind = known.kind.as_deref();
+    let told = match (kind, &known.partition_table, &known.usage) {
         // One of us has wiped it and udev has not looked again, or udev has not looked yet.
-        (Some(STRATIS), found) => found,
-        (Some(LUKS), _) => Occupant::Other(words(LUKS, Some("crypto"))),
-        (kind, found) => match (&known.partition_table, &known.usage) {
-            // A partition has the table of its disk in its properties.
-            (Some(table), _) if !known.is_partition => Occupant::Other(format!("a partition table ({table})")),
-            (_, Some(usage)) => Occupant::Other(words(kind.unwrap_or("of an unknown type"), Some(usage))),
-            (_, None) => found,
-        },
+        (Some(STRATIS), ..) => None,
+        (Some(LUKS), ..) => Some(words(LUKS, Some("crypto"))),
+        // A partition has the table of its disk in its properties.
+        (_, Some(table), _) if !known.is_partition => Some(format!("a partition table ({table})")),
+        (_, _, Some(usage)) => Some(words(kind.unwrap_or("of an unknown type"), Some(usage))),
+        (_, _, None) => None,
+    };
+    match (found, told) {
+        (Occupant::Other(what), _) => Occupant::Other(what),
+        // What was wiped a moment ago may still be in the database.
+        (Occupant::Nobody | Occupant::Stratis, Some(what)) => Occupant::Other(format!("{what}, as udev has it")),
+        (found, None) => found,
     }
 }
 
@@ -176,15 +180,15 @@ mod tests {
     #[test]
     fn what_either_finds_counts() {
         let ext4 = with(Some("ext4"), Some("filesystem"));
-        assert_eq!(together(&ext4, Occupant::Nobody), other("a filesystem (ext4)"));
+        assert_eq!(together(&ext4, Occupant::Nobody), other("a filesystem (ext4), as udev has it"));
         assert_eq!(together(&ext4, other("a filesystem (xfs)")), other("a filesystem (xfs)"));
         assert_eq!(together(&Known::default(), other("a filesystem (xfs)")), other("a filesystem (xfs)"));
         let luks = with(Some(LUKS), Some("crypto"));
-        assert_eq!(together(&luks, Occupant::Nobody), other("an encrypted volume (crypto_LUKS)"));
+        assert_eq!(together(&luks, Occupant::Nobody), other("an encrypted volume (crypto_LUKS), as udev has it"));
         let unnamed = with(None, Some("raid"));
         assert_eq!(
             together(&unnamed, Occupant::Stratis),
-            other("a member of a volume group or array (of an unknown type)")
+            other("a member of a volume group or array (of an unknown type), as udev has it")
         );
         assert_eq!(together(&Known::default(), Occupant::Nobody), Occupant::Nobody);
     }
@@ -201,7 +205,7 @@ mod tests {
     #[test]
     fn a_partition_is_not_taken_for_its_disk() {
         let mut known = Known { partition_table: Some("gpt".to_owned()), ..Known::default() };
-        assert_eq!(together(&known, Occupant::Nobody), other("a partition table (gpt)"));
+        assert_eq!(together(&known, Occupant::Nobody), other("a partition table (gpt), as udev has it"));
         known.is_partition = true;
         assert_eq!(together(&known, Occupant::Nobody), Occupant::Nobody);
         known.usage = Some("filesystem".to_owned());

@@ -10,7 +10,6 @@ use cores::steady;
 
 use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX};
 
-#[allow(unused_imports, reason = "taken into use by the other parts of the machine")]
 pub(super) use crate::sys::jobs::{blocking, on};
 
 /// The lanes of one core.

@@ -6,10 +6,10 @@
 //!
 //! Deliberately absent: what a change means for a pool, and looking at the device itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use std::time::Duration;
 use cores::rt;
 use cores::side::Fd;
 use devicemapper::{DM, DmResult};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use udev::{MonitorBuilder, MonitorSocket};
 
 use super::lanes;
@@ -60,9 +61,13 @@ impl KernelSys {
             return std::future::pending().await;
         };
         loop {
-            let told = monitor.drain();
+            let (told, dry) = monitor.drain();
             if !told.is_empty() {
                 return told;
+            }
+            if !dry {
+                rt::yield_now().await;
+                continue;
             }
             if let Err(error) = self.inner.side.readable(&monitor.fd).await {
                 log::error!("cannot wait for udev's messages: {error}");
@@ -131,6 +136,8 @@ struct Monitor {
     fd: Fd,
     /// Whether the messages come from udevd, which knows what is on a device, or from the kernel.
     knowing: bool,
+    /// Whether a message was dropped since the socket was empty.
+    lost: Cell<bool>,
 }
 
 impl Monitor {
@@ -145,26 +152,38 @@ impl Monitor {
             log::warn!("bursts of device events may be lost, and then all devices are looked at: {errno}");
         }
         let fd = Rc::new(socket.as_fd().try_clone_to_owned()?);
-        Ok(Self { socket, fd, knowing })
+        Ok(Self { socket, fd, knowing, lost: Cell::new(false) })
     }
 
-    /// Takes what has arrived, up to a bound.
-    fn drain(&self) -> Vec<DeviceEvent> {
+    /// Takes what has arrived, up to a bound; true: that was all.
+    ///
+    /// From the first message that the kernel has no room for until the socket is empty it drops every
+    /// message, and says so once. So a loss is told when the socket is empty, and what was in it until
+    /// then is not: all devices are going to be looked at.
+    fn drain(&self) -> (Vec<DeviceEvent>, bool) {
         let mut told = Vec::new();
-        let mut taken = 0;
-        while taken < DEVICE_EVENTS_MAX {
-            taken += 1;
+        for _ in 0..DEVICE_EVENTS_MAX {
             match self.socket.iter().next() {
+                Some(_) if self.lost.get() => {}
                 Some(event) => told.extend(Heard::of(&event).and_then(|heard| heard.tell(self.knowing))),
-                None => match io::Error::last_os_error().raw_os_error() {
-                    // The kernel had no room for a message, says so once and goes on.
-                    Some(libc::ENOBUFS) => told.push(DeviceEvent::Lost),
-                    Some(libc::EINTR) => {}
-                    _ => break,
+                None if io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS) => self.lost.set(true),
+                // What is no message of udevd's looks like the end of them.
+                None => match self.peek() {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(Errno::ENOBUFS) => self.lost.set(true),
+                    Err(_) => {
+                        told.extend(self.lost.take().then_some(DeviceEvent::Lost));
+                        return (told, true);
+                    }
                 },
             }
         }
-        told
+        (told, false)
+    }
+
+    /// Whether something waits; taken is an error at most.
+    fn peek(&self) -> nix::Result<usize> {
+        recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
     }
 }
 

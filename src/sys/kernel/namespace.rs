@@ -54,7 +54,8 @@ pub fn prepare() -> Result<(), Fault> {
     formats::find_program().map_err(|error| Fault::io("find program", formats::PROGRAM, &error))?;
     take_namespace()?;
     make_keyring();
-    dm::clear_cookies().map_err(|error| Fault::io("read the notes of cookies in", dm::COOKIES, &error))
+    dm::clear_cookies();
+    Ok(())
 }
 
 fn check_dm() -> Result<(), Fault> {

@@ -111,7 +111,8 @@ impl KernelSys {
         let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
         match side.fallocate(&place.fd, mode, range.start, range.end - range.start).await {
             Ok(()) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            // Not every device can, and none while somebody reads what the kernel wants to drop from its cache.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EBUSY)) => {
                 transfer::zeroes(side, &place.fd, range.start, range.end).await
             }
             Err(error) => Err(why(&error)),

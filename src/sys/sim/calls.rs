@@ -7,7 +7,8 @@
 
 use std::cell::RefMut;
 use std::fmt::Display;
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::task::Poll;
 use std::time::Duration;
 
 use cores::rt;
@@ -36,6 +37,8 @@ const CONJURED_BLOCKS: crate::model::device::BlockSizes =
 pub struct SimSys {
     machine: Machine,
     life: u64,
+    /// Which of the machine's views this is: what one opens is not open to another.
+    seat: u64,
 }
 
 /// A write under way; it ends when this is dropped, because the kernel ends it whoever waits.
@@ -55,8 +58,12 @@ impl Drop for Inflight<'_> {
 
 impl SimSys {
     pub(super) fn new(machine: Machine) -> Self {
-        let life = machine.state().life;
-        Self { machine, life }
+        let (life, seat) = {
+            let mut state = machine.state();
+            state.seats += 1;
+            (state.life, state.seats)
+        };
+        Self { machine, life, seat }
     }
 
     /// The state, if this process still lives; else waits for ever.
@@ -120,7 +127,7 @@ impl SimSys {
             Pass::Fail(errno) => Some(errno),
             Pass::Stop => pending().await,
         };
-        let (id, pieces) = self.alive().await.submit(write, errno.is_some()).map_err(fault)?;
+        let (id, pieces) = self.alive().await.submit(self.seat, write, errno.is_some()).map_err(fault)?;
         errno.map_or(Ok(Inflight { sys: self, id, pieces }), |errno| Err(fault(Why::Errno(errno))))
     }
 
@@ -205,6 +212,7 @@ impl Sys for SimSys {
     }
 
     async fn discover(&self) -> Result<Vec<Candidate>, Fault> {
+        self.alive().await.news.listen();
         self.ask("discover", "devices", |state| {
             let readable = state.disks.values().filter(|disk| disk.reads_fail.is_none());
             Ok(readable.filter(|disk| disk.has_signature()).map(super::disk::Disk::candidate).collect())
@@ -213,7 +221,11 @@ impl Sys for SimSys {
     }
 
     async fn device_events(&self) -> Vec<DeviceEvent> {
-        pending().await
+        poll_fn(|cx| {
+            let news = if self.over() { None } else { self.machine.state().news.take_devices(cx.waker()) };
+            news.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 
     async fn open(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure> {
@@ -223,17 +235,20 @@ impl Sys for SimSys {
         if !same {
             return Err(Refusal::DeviceChanged { path: candidate.path.clone() }.into());
         }
-        *state.open.entry(candidate.number).or_default() |= opening != Opening::Look;
+        *state.open.entry((self.seat, candidate.number)).or_default() |= opening != Opening::Look;
         Ok(())
     }
 
     async fn close(&self, number: DeviceNumber, _forget: bool) {
         self.pause().await;
-        self.alive().await.open.remove(&number);
+        let mut state = self.alive().await;
+        if state.open.remove(&(self.seat, number)) == Some(true) {
+            state.touched(number);
+        }
     }
 
     async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
-        self.ask("read", subject(target, start), |state| state.read(target, start, count)).await
+        self.ask("read", subject(target, start), |state| state.read(self.seat, target, start, count)).await
     }
 
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
@@ -324,11 +339,25 @@ impl Sys for SimSys {
     }
 
     async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
-        self.ask("read the state of the thin pool of", pool, |state| state.stack.thin_pool(pool)).await
+        self.ask("read the state of the thin pool of", pool, |state| {
+            let well = state.stack.thin_pool(pool)?;
+            let ailing = state.news.ailing.get(&pool).copied();
+            let (mode, needs_check) = ailing.unwrap_or((well.mode, well.needs_check));
+            Ok(ThinPoolState { mode, needs_check, ..well })
+        })
+        .await
     }
 
     async fn dm_events(&self) -> Vec<Dm> {
-        pending().await
+        poll_fn(|cx| {
+            if self.over() {
+                return Poll::Pending;
+            }
+            let state = &mut *self.machine.state();
+            let all = state.stack.tables().keys().copied().collect();
+            state.news.take_dm(self.seat, all, cx.waker()).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {

@@ -14,6 +14,7 @@ mod calls;
 mod dice;
 mod disk;
 mod disks;
+mod events;
 mod gate;
 mod mdv;
 mod state;
@@ -31,8 +32,9 @@ use uuid::Uuid;
 
 use self::state::State;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Table};
+use crate::model::dm::{Dm, Table, ThinPoolMode};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::sys::DeviceEvent;
 use crate::units::Sectors;
 
 pub use self::calls::SimSys;
@@ -98,7 +100,10 @@ impl Machine {
     /// When the path is not absolute.
     pub fn add_disk_with(&self, path: &str, size: Sectors, blocks: BlockSizes) -> DeviceNumber {
         let path = DevicePath::try_from(path).expect("an absolute path");
-        self.state().add_disk(&path, size, blocks)
+        let mut state = self.state();
+        let number = state.add_disk(&path, size, blocks);
+        state.touched(number);
+        number
     }
 
     /// Adds a symbolic link.
@@ -112,7 +117,11 @@ impl Machine {
 
     /// Somebody else lives on the disk: `what` are a few words such as `an ext4 filesystem`.
     pub fn occupy(&self, path: &str, what: &str) {
-        self.state().disk_mut(path).resident = Some(what.to_owned());
+        let mut state = self.state();
+        let disk = state.disk_mut(path);
+        disk.resident = Some(what.to_owned());
+        let number = disk.number;
+        state.touched(number);
     }
 
     /// Gives a disk a hardware identifier.
@@ -125,12 +134,48 @@ impl Machine {
         self.state().disk_mut(path).size = size;
     }
 
-    /// Takes a disk out, for good.
+    /// Takes a disk out. `plug` puts it back.
     pub fn unplug(&self, path: &str) {
         let mut state = self.state();
         let number = state.disk(path).number;
-        state.disks.remove(&number);
-        state.open.remove(&number);
+        let disk = state.disks.remove(&number).expect("just found");
+        state.open.retain(|(_, open), _| *open != number);
+        state.news.add(DeviceEvent::Removed { path: disk.path.clone(), number });
+        state.pulled.push(disk);
+    }
+
+    /// Puts back the disk that was taken out last. Nobody has it open.
+    ///
+    /// # Panics
+    /// When none was taken out.
+    pub fn plug(&self) {
+        let mut state = self.state();
+        let disk = state.pulled.pop().expect("a disk was taken out");
+        let number = disk.number;
+        state.disks.insert(number, disk);
+        state.touched(number);
+    }
+
+    /// udev says `change` of a disk, for no reason.
+    pub fn touch(&self, path: &str) {
+        let mut state = self.state();
+        let number = state.disk(path).number;
+        state.touched(number);
+    }
+
+    /// Device events that wait to be heard are lost, and so is what has just happened.
+    pub fn lose_events(&self) {
+        self.state().news.add(DeviceEvent::Lost);
+    }
+
+    /// The kernel finds something wrong with a pool's thin pool, and says so by an event.
+    pub fn ail(&self, pool: PoolUuid, mode: ThinPoolMode, needs_check: bool) {
+        self.state().ail(pool, mode, needs_check);
+    }
+
+    /// A dm device raises an event.
+    pub fn raise(&self, device: Dm) {
+        self.state().news.raise(device);
     }
 
     /// From now on reads of a disk fail with this errno; with `None` they succeed again.
@@ -212,6 +257,11 @@ impl Machine {
         self.state.borrow().bugs.clone()
     }
 
+    /// The number of a disk.
+    pub fn number(&self, path: &str) -> DeviceNumber {
+        self.state.borrow().disk(path).number
+    }
+
     /// What a reader of a disk sees.
     pub fn bytes(&self, path: &str, start: Sectors, count: Sectors) -> Vec<u8> {
         self.state.borrow().disk(path).read(start, count)
@@ -234,6 +284,8 @@ impl Machine {
         for (at, unit) in (start.0..).zip(units) {
             disk.engrave(Sectors(at), unit);
         }
+        let number = disk.number;
+        state.touched(number);
     }
 
     /// Every active dm device with its table.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::dice::Dice;
 use super::disk::{Disk, UNIT_BYTES};
+use super::events::News;
 use super::gate::Gate;
 use super::mdv::MdvStore;
 use super::thin::ThinStore;
@@ -32,6 +33,8 @@ type Place = (DeviceNumber, Sectors);
 /// First bytes of a thin pool's metadata device and of a metadata volume here; a number follows.
 const THIN_MARK: &[u8; 8] = b"sim-thin";
 const MDV_MARK: &[u8; 8] = b"sim-mdv\0";
+/// Who reads when it is the machine itself.
+const KERNEL: u64 = 0;
 /// Sectors that are zero on thin-pool metadata that was never used: the kernel looks at 4 KiB.
 const FRESH_SECTORS: Sectors = Sectors(8);
 
@@ -46,8 +49,13 @@ pub(super) struct State {
     pub(super) disks: BTreeMap<DeviceNumber, Disk>,
     /// Symbolic links.
     pub(super) links: BTreeMap<DevicePath, DevicePath>,
-    /// Open by the process that runs now; whether for writing.
-    pub(super) open: BTreeMap<DeviceNumber, bool>,
+    /// Open by which `SimSys` of the process that runs now; whether for writing.
+    pub(super) open: BTreeMap<(u64, DeviceNumber), bool>,
+    /// Disks that were pulled and may come back.
+    pub(super) pulled: Vec<Disk>,
+    pub(super) news: News,
+    /// How many `SimSys` there have been.
+    pub(super) seats: u64,
     pub(super) stack: Stack,
     thin: BTreeMap<Place, ThinStore>,
     mdv: BTreeMap<Place, MdvStore>,
@@ -72,6 +80,9 @@ impl State {
             disks: BTreeMap::new(),
             links: BTreeMap::new(),
             open: BTreeMap::new(),
+            pulled: Vec::new(),
+            news: News::new(),
+            seats: 0,
             stack: Stack::new(),
             thin: BTreeMap::new(),
             mdv: BTreeMap::new(),
@@ -113,6 +124,7 @@ impl State {
         self.in_use.clear();
         self.announced.clear();
         self.mounted.clear();
+        self.news.ailing.clear();
         self.dice = dice;
         self.reopen("the power failed");
     }
@@ -132,16 +144,20 @@ impl State {
 
     fn reopen(&mut self, what: &str) {
         self.open.clear();
+        // A thin pool that is not well stays so until it is set up anew.
+        let ailing = std::mem::take(&mut self.news.ailing);
+        self.news = News::new();
+        self.news.ailing = ailing;
         self.life += 1;
         self.gate.reopen(what);
     }
 
     // ---- sectors ------------------------------------------------------------------------------
 
-    /// Where a target's sectors are. A device must be open.
-    pub(super) fn pieces(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<Piece>, Why> {
+    /// Where a target's sectors are. A device must be open to `who`.
+    pub(super) fn pieces(&self, who: u64, target: Target, start: Sectors, count: Sectors) -> Result<Vec<Piece>, Why> {
         match target {
-            Target::Device(number) if self.open.contains_key(&number) => {
+            Target::Device(number) if self.open.contains_key(&(who, number)) => {
                 Ok(vec![Piece { device: number, start, count }])
             }
             Target::Device(_) => Err(Why::Errno(libc::EBADF)),
@@ -150,9 +166,9 @@ impl State {
     }
 
     /// What a reader sees.
-    pub(super) fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
+    pub(super) fn read(&self, who: u64, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
         let mut bytes = Vec::new();
-        for piece in self.pieces(target, start, count)? {
+        for piece in self.pieces(who, target, start, count)? {
             let disk = self.disks.get(&piece.device).ok_or(Why::Errno(libc::ENODEV))?;
             if let Some(errno) = disk.reads_fail.or_else(|| disk.refuse(piece.start, piece.count)) {
                 return Err(Why::Errno(errno));
@@ -164,7 +180,7 @@ impl State {
 
     /// Starts a write and tells its number. `fails`: it will end with an error, and any part of it
     /// may get through.
-    pub(super) fn submit(&mut self, write: &Write, fails: bool) -> Result<(u64, Vec<Piece>), Why> {
+    pub(super) fn submit(&mut self, who: u64, write: &Write, fails: bool) -> Result<(u64, Vec<Piece>), Why> {
         let count = length(&write.data)?;
         let below = match write.target {
             Target::Device(number) => Below::Device(number),
@@ -174,11 +190,11 @@ impl State {
             self.bug(format!("a write to {:?} at {} hits sectors of {owner}", write.target, write.start));
         }
         if let Target::Device(number) = write.target
-            && self.open.get(&number) == Some(&false)
+            && self.open.get(&(who, number)) == Some(&false)
         {
             return Err(Why::Errno(libc::EBADF));
         }
-        let pieces = self.pieces(write.target, write.start, count)?;
+        let pieces = self.pieces(who, write.target, write.start, count)?;
         for piece in &pieces {
             let disk = self.disks.get(&piece.device).ok_or(Why::Errno(libc::ENODEV))?;
             if let Some(errno) = disk.writes_fail.or_else(|| disk.refuse(piece.start, piece.count)) {
@@ -289,7 +305,7 @@ impl State {
     fn mark(&self, device: Dm, kind: &[u8; 8]) -> Result<(Place, Option<u64>), Why> {
         let first = self.stack.resolve(device, Sectors::ZERO, Sectors(1))?;
         let piece = first.first().expect("one sector is one piece");
-        let sector = self.read(Target::Dm(device), Sectors::ZERO, Sectors(1))?;
+        let sector = self.read(KERNEL, Target::Dm(device), Sectors::ZERO, Sectors(1))?;
         let number = sector[8..16].try_into().expect("eight bytes");
         let mark = sector.starts_with(kind).then_some(u64::from_le_bytes(number));
         Ok(((piece.device, piece.start), mark))
@@ -310,7 +326,7 @@ impl State {
         if known {
             return Ok(());
         }
-        let start = self.read(Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
+        let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
         if start.iter().any(|byte| *byte != 0) {
             return Err(Why::Errno(libc::EILSEQ)); // As the kernel's superblock check answers.
         }

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Guest, dm, run, try_run};
 use crate::support::client::{Client, Properties};
+use crate::support::daemon::PATIENCE;
 use crate::support::disk;
 
 /// Properties that hold object paths, or are measured: they may differ between two starts.
@@ -42,16 +45,19 @@ fn is_io_error(line: &str) -> bool {
 #[track_caller]
 pub(crate) fn expect_nothing_left() {
     assert_eq!(dm::names(), Vec::<String>::new(), "dm devices are left");
-    expect_no_cookies();
+    expect_no_cookies("after everything was taken down");
     let left = run("losetup", &["--list", "--noheadings"]);
     assert!(!left.contains("stratis"), "loop devices are left: {left}");
 }
 
-/// Panics if a semaphore of a udev cookie is left.
+/// Panics if a semaphore of a udev cookie stays: a daemon waits for its last ones beside what it does next.
 #[track_caller]
-pub(crate) fn expect_no_cookies() {
-    let cookies = cookies();
-    assert!(cookies.is_empty(), "semaphores of udev cookies are left: {cookies:?}");
+pub(crate) fn expect_no_cookies(context: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !cookies().is_empty() {
+        assert!(Instant::now() < end, "semaphores of udev cookies are left: {:?}; {context}", cookies());
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Keys of the semaphores that are udev cookies.

@@ -6,7 +6,7 @@
 //!
 //! Deliberately absent: the order of devices, trying again, waiting for udev.
 
-use super::control::{Ask, Control};
+use super::control::{Ask, Control, Info};
 use super::cookie::{self, Cookie};
 use super::ioctl::{Change, Request};
 use super::status;
@@ -32,39 +32,47 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
         return Err(Why::Data("a device of that name has another dm UUID"));
     }
     if !info.active_table {
+        first(control, device, &lines, cookie)?;
         log::info!("a device that was left without a table is finished (device={device})");
-        return first(control, device, &lines, cookie);
+        return Ok(());
     }
     let Some(active) = Numbered::parse(&control.lines(device, Ask::Table)?) else {
         return Err(Why::OtherTable);
     };
     match active.to(&wanted) {
-        Likeness::Same => {}
+        Likeness::Same => adopt(control, device, info, &lines, cookie),
         Likeness::Beginning => {
+            swap(control, device, &lines, cookie)?;
             log::info!("an active table is completed (device={device})");
-            return swap(control, device, &lines, cookie);
+            Ok(())
         }
-        Likeness::Other => return Err(Why::OtherTable),
+        Likeness::Other => Err(Why::OtherTable),
+    }
+}
+
+/// Takes over a device that has its table. What is done is told afterwards: the log may be on a device that
+/// waits for it.
+fn adopt(control: &Control, device: Dm, info: Info, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
+    if info.inactive_table {
+        send(control, Change::Clear, device, None)?;
+    }
+    if info.suspended {
+        send(control, Change::Resume, device, cookie)?;
+        log::info!("a device that was left suspended is resumed (device={device})");
     }
     if info.inactive_table {
         log::info!("a table that was never swapped in is dropped (device={device})");
-        send(control, Request::new(Change::Clear, device, 0), None)?;
-    }
-    if info.suspended {
-        log::info!("a device that was left suspended is resumed (device={device})");
-        send(control, Request::new(Change::Resume, device, cookie::event(device, cookie)), cookie)?;
     }
     if is_behind(control, device)? {
-        log::info!("a thin pool is shown that its metadata device has grown (device={device})");
-        return swap(control, device, &lines, cookie);
+        swap(control, device, lines, cookie)?;
+        log::info!("a thin pool was shown that its metadata device has grown (device={device})");
     }
     Ok(())
 }
 
 /// Removes a device; one that is not there is fine.
 pub(super) fn remove(control: &Control, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {
-    let request = Request::new(Change::Remove, device, cookie::event(device, cookie));
-    match send(control, request, cookie) {
+    match send(control, Change::Remove, device, cookie) {
         Ok(()) | Err(Why::Errno(libc::ENXIO)) => Ok(()),
         Err(why) => Err(why),
     }
@@ -85,10 +93,10 @@ fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) 
 /// table that it had.
 fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
     // All that may be needed is made now: once the kernel has suspended the device there is no time.
+    let cookie = expected(cookie);
     let request = |change, cookie| Request::new(change, device, cookie::event(device, cookie));
     let mut resume = request(Change::Resume, cookie);
     let mut undo = [request(Change::Clear, None), request(Change::Resume, None)];
-    expect(cookie)?;
     let outcome = control.load(device, lines).and_then(|()| {
         let outcome = resume.send(control.descriptor());
         if outcome.is_err() {
@@ -102,15 +110,16 @@ fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -
     settle(outcome, cookie)
 }
 
-fn send(control: &Control, mut request: Request, cookie: Option<&Cookie>) -> Result<(), Why> {
-    expect(cookie)?;
-    let outcome = request.send(control.descriptor()).map_err(|error| kernel::why(&error));
-    settle(outcome, cookie)
+fn send(control: &Control, change: Change, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {
+    let cookie = expected(cookie);
+    let outcome = Request::new(change, device, cookie::event(device, cookie)).send(control.descriptor());
+    settle(outcome.map_err(|error| kernel::why(&error)), cookie)
 }
 
-/// One more event is expected.
-fn expect(cookie: Option<&Cookie>) -> Result<(), Why> {
-    cookie.map_or(Ok(()), |cookie| cookie.up().map_err(|error| kernel::why(&error)))
+/// One more event is expected: the cookie that it is sent with. Somebody may have removed the semaphore
+/// (`dmsetup udevcomplete_all`); then nobody waits for this event.
+fn expected(cookie: Option<&Cookie>) -> Option<&Cookie> {
+    cookie.filter(|cookie| cookie.up().inspect_err(|error| log::warn!("udev is not waited for: {error}")).is_ok())
 }
 
 /// Takes back an expectation that the kernel does not fulfil.
@@ -119,8 +128,7 @@ fn settle(outcome: Result<bool, Why>, cookie: Option<&Cookie>) -> Result<(), Why
         && let Some(cookie) = cookie
         && let Err(error) = cookie.down()
     {
-        // Somebody removed the semaphore: then nothing is waited for.
-        log::debug!("a cookie does not count down: {error}");
+        log::warn!("udev is not waited for: {error}");
     }
     outcome.map(|_told| ())
 }

@@ -14,11 +14,8 @@ use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, D
 use super::table::Lines;
 use crate::error::Why;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::{Dm, Role};
-use crate::model::ids::{FsUuid, PoolUuid};
-
-/// Roles of private devices that a pool may have.
-const ROLES: [Role; 6] = [Role::OriginSub, Role::Cache, Role::ThinMeta, Role::ThinData, Role::Mdv, Role::ThinPool];
+use crate::model::dm::Dm;
+use crate::model::ids::PoolUuid;
 
 /// An open control device.
 pub(super) struct Control {
@@ -116,18 +113,12 @@ impl Control {
     pub(super) fn of_pool(&self, pool: PoolUuid) -> Result<Vec<Dm>, Why> {
         let mut found: Vec<Dm> = Vec::new();
         for (name, ..) in self.dm.list_devices().map_err(why)? {
-            found.extend(device_of(pool, &String::from_utf8_lossy(name.as_bytes())));
+            let device = str::from_utf8(name.as_bytes()).ok().and_then(|name| name.parse::<Dm>().ok());
+            found.extend(device.filter(|device| device.pool() == pool));
         }
         found.sort();
         Ok(found)
     }
-}
-
-/// The device of the pool that has exactly this name.
-fn device_of(pool: PoolUuid, name: &str) -> Option<Dm> {
-    let private = ROLES.into_iter().map(|role| Dm::Private(pool, role));
-    let volume = name.rsplit('-').next().and_then(|id| id.parse::<FsUuid>().ok()).map(|id| Dm::Thin(pool, id));
-    private.chain(volume).find(|device| device.to_string() == name)
 }
 
 fn told(info: &DeviceInfo, name: &str) -> Info {
@@ -157,25 +148,5 @@ fn why(error: DmError) -> Why {
             log::error!("device-mapper's library fails: {error}");
             Why::Data("device-mapper's library failed; the log says how")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_exact_names_are_devices_of_a_pool() {
-        let pool = PoolUuid::from_random([1; 16]);
-        let volume = Dm::Thin(pool, FsUuid::from_random([2; 16]));
-        for device in ROLES.map(|role| Dm::Private(pool, role)).into_iter().chain([volume]) {
-            let name = device.to_string();
-            assert_eq!(device_of(pool, &name), Some(device));
-            assert_eq!(device_of(PoolUuid::from_random([3; 16]), &name), None);
-            assert_eq!(device_of(pool, &name.to_uppercase()), None);
-            assert_eq!(device_of(pool, &name[1..]), None);
-        }
-        assert_eq!(device_of(pool, &format!("stratis-1-private-{}-physical-cachesub", pool.simple())), None);
-        assert_eq!(device_of(pool, &format!("stratis-1-{}-thin-fs-nothing", pool.simple())), None);
     }
 }

@@ -26,7 +26,7 @@ use super::semaphore::{Semaphore, Waited};
 use crate::model::dm::Dm;
 
 /// Where the notes are: memory, and emptied by each boot.
-pub(super) const NOTES: &str = "/run/stratisd/cookies";
+const NOTES: &str = "/run/stratisd/cookies";
 /// A running udevd listens here.
 const UDEV: &str = "/run/udev/control";
 /// Only root reads and writes notes.
@@ -142,12 +142,14 @@ impl Drop for Note {
     }
 }
 
-/// Removes the semaphores that a dead daemon noted. Call it before this process makes any.
-///
-/// # Errors
-/// The notes cannot be read.
-pub(super) fn clear() -> io::Result<()> {
-    clear_in(Path::new(NOTES)).map(|_| ())
+/// Removes the semaphores that a dead daemon noted. Call it before this process makes any. One that stays
+/// does no harm but to be there.
+pub(super) fn clear() {
+    match clear_in(Path::new(NOTES)) {
+        Ok(0) => {}
+        Ok(removed) => log::info!("semaphores of a daemon that died are removed (count={removed})"),
+        Err(error) => log::warn!("semaphores of a daemon that died may stay: {NOTES} cannot be read: {error}"),
+    }
 }
 
 fn clear_in(notes: &Path) -> io::Result<usize> {
@@ -162,14 +164,11 @@ fn clear_in(notes: &Path) -> io::Result<usize> {
         let name = note.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let key = u32::from_str_radix(&name, 16).ok();
         // Without an id the semaphore was perhaps never made; whose one of that key is, nobody knows.
-        let id: Option<i32> = fs::read_to_string(&note.0)?.parse().ok();
+        let id: Option<i32> = fs::read_to_string(&note.0).ok().and_then(|id| id.parse().ok());
         if let Some(semaphore) = key.zip(id).and_then(|(key, id)| Semaphore::left(key, id)) {
             drop(semaphore);
             removed += 1;
         }
-    }
-    if removed > 0 {
-        log::info!("semaphores of a daemon that died are removed (count={removed})");
     }
     Ok(removed)
 }

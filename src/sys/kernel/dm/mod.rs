@@ -26,7 +26,7 @@ use self::control::{Ask, Control, Info};
 use self::cookie::Cookie;
 use self::udev::Waits;
 use crate::error::Why;
-use crate::limits::{DM_BATCH_MAX, DM_REMOVE_PAUSE_MS, DM_REMOVE_TRIES};
+use crate::limits::{DM_BATCH_MAX, DM_BUSY_PAUSE_MS, DM_BUSY_TRIES};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolMode, ThinPoolState};
 use crate::model::ids::PoolUuid;
@@ -40,12 +40,9 @@ pub(super) struct Mapper {
     waits: Rc<Waits>,
 }
 
-/// Where cookies are noted.
-pub(super) const COOKIES: &str = cookie::NOTES;
-
 /// Takes away what a daemon that died left of its talk with udev. Call it before any core has a `Mapper`.
-pub(super) fn clear_cookies() -> io::Result<()> {
-    cookie::clear()
+pub(super) fn clear_cookies() {
+    cookie::clear();
 }
 
 impl Mapper {
@@ -56,8 +53,27 @@ impl Mapper {
         Ok(Self { lanes, control, waits })
     }
 
-    /// As `Sys::activate`; says which device it failed at.
+    /// As `Sys::activate`; says which device it failed at. What somebody else holds below is tried again: a
+    /// process that was just forked has all our descriptors, exclusive ones too, until it runs its program.
     pub(super) async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
+        let mut left = tables;
+        let mut tries = 1;
+        loop {
+            let (device, why) = match self.activate_once(left).await {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            if why != Why::Errno(libc::EBUSY) || tries == DM_BUSY_TRIES {
+                return Err((device, why));
+            }
+            let done = left.iter().position(|(other, _)| *other == device).expect("a device of the batch failed");
+            left = &left[done..];
+            tries += 1;
+            rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
+        }
+    }
+
+    async fn activate_once(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
         for batch in tables.chunks(DM_BATCH_MAX) {
             let owned = batch.to_vec();
             let work = move |control: &Control, cookie: Option<&Cookie>| {
@@ -76,11 +92,11 @@ impl Mapper {
     pub(super) async fn deactivate(&self, devices: &[Dm]) -> Result<(), (Dm, Why)> {
         let mut left = devices.to_vec();
         let mut first = None;
-        for tries in 1..=DM_REMOVE_TRIES {
+        for tries in 1..=DM_BUSY_TRIES {
             let mut busy = Vec::new();
             for batch in left.chunks(DM_BATCH_MAX) {
                 for (device, why) in self.remove(batch).await.map_err(|why| (batch[0], why))? {
-                    if why == Why::Errno(libc::EBUSY) && tries < DM_REMOVE_TRIES {
+                    if why == Why::Errno(libc::EBUSY) && tries < DM_BUSY_TRIES {
                         busy.push(device);
                     } else {
                         first.get_or_insert((device, why));
@@ -91,7 +107,7 @@ impl Mapper {
                 break;
             }
             left = busy;
-            rt::sleep(Duration::from_millis(DM_REMOVE_PAUSE_MS)).await;
+            rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
         }
         first.map_or(Ok(()), Err)
     }

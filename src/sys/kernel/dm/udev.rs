@@ -123,14 +123,11 @@ impl Waits {
     }
 }
 
-/// Most devices that one line of the log names.
-const NAMED_MAX: usize = 4;
-
+/// A batch, for the log.
 fn named(devices: &[Dm]) -> String {
-    let mut pools: Vec<PoolUuid> = devices.iter().map(|device| device.pool()).collect();
-    pools.dedup();
-    let join = |parts: Vec<String>| parts.join(",");
-    let pools = join(pools.iter().take(NAMED_MAX).map(PoolUuid::to_string).collect());
-    let names = join(devices.iter().take(NAMED_MAX).map(Dm::to_string).collect());
-    format!("pool={pools} devices={} first={names}", devices.len())
+    match devices {
+        [] => "nothing".to_owned(),
+        [one] => format!("pool={} device={one}", one.pool()),
+        [first, ..] => format!("pool={} devices={} first={first}", first.pool(), devices.len()),
+    }
 }

@@ -1,0 +1,110 @@
+//! What a simulated machine tells of itself: devices that come, change and go, and events of dm devices.
+//!
+//! As a real one, it reports a disk again when a descriptor is closed that was open for writing. Invariant:
+//! nothing is told of what happened before somebody began to listen.
+//!
+//! Deliberately absent: delays. Who asks gets the news at once, and finds the machine as it is by then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::Waker;
+
+use super::state::State;
+use crate::model::device::DeviceNumber;
+use crate::model::dm::{Dm, Role, ThinPoolMode};
+use crate::model::ids::PoolUuid;
+use crate::sys::DeviceEvent;
+
+/// News that nobody has heard yet.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// `None` until somebody listens.
+    devices: Option<Vec<DeviceEvent>>,
+    dm: BTreeSet<Dm>,
+    /// Who was told of all dm devices.
+    introduced: BTreeSet<u64>,
+    waiting: Vec<Waker>,
+    /// Thin pools that are not well: mode, and whether they need a check.
+    pub(super) ailing: BTreeMap<PoolUuid, (ThinPoolMode, bool)>,
+}
+
+impl News {
+    /// Nothing has happened and nobody listens.
+    pub(super) const fn new() -> Self {
+        Self {
+            devices: None,
+            dm: BTreeSet::new(),
+            introduced: BTreeSet::new(),
+            waiting: Vec::new(),
+            ailing: BTreeMap::new(),
+        }
+    }
+
+    /// From now on what happens to devices is kept.
+    pub(super) fn listen(&mut self) {
+        self.devices.get_or_insert_default();
+    }
+
+    /// Something happened to a device.
+    pub(super) fn add(&mut self, event: DeviceEvent) {
+        if let Some(devices) = &mut self.devices {
+            match event {
+                // What had been waiting is lost with it.
+                DeviceEvent::Lost => *devices = vec![event],
+                DeviceEvent::Changed { .. } | DeviceEvent::Removed { .. } => devices.push(event),
+            }
+        }
+        self.wake();
+    }
+
+    /// A dm device has raised an event.
+    pub(super) fn raise(&mut self, device: Dm) {
+        self.dm.insert(device);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// What happened to devices; with nothing, `waker` is woken by the next news.
+    pub(super) fn take_devices(&mut self, waker: &Waker) -> Option<Vec<DeviceEvent>> {
+        let news = self.devices.as_mut().map(std::mem::take).filter(|news| !news.is_empty());
+        if news.is_none() {
+            self.waiting.push(waker.clone());
+        }
+        news
+    }
+
+    /// Which dm devices raised events; the first time `all` there are.
+    pub(super) fn take_dm(&mut self, who: u64, all: Vec<Dm>, waker: &Waker) -> Option<Vec<Dm>> {
+        if self.introduced.insert(who) && !all.is_empty() {
+            self.dm.clear();
+            return Some(all);
+        }
+        let news: Vec<Dm> = std::mem::take(&mut self.dm).into_iter().collect();
+        if news.is_empty() {
+            self.waiting.push(waker.clone());
+            return None;
+        }
+        Some(news)
+    }
+}
+
+impl State {
+    /// A disk has come or changed.
+    pub(super) fn touched(&mut self, number: DeviceNumber) {
+        let Some(disk) = self.disks.get(&number) else {
+            // It was pulled, which was told then.
+            return;
+        };
+        let path = disk.path.clone();
+        let ours = disk.resident.is_none() && disk.has_signature();
+        self.news.add(if ours { DeviceEvent::Changed { path, number } } else { DeviceEvent::Removed { path, number } });
+    }
+
+    /// A pool's thin pool changes its mode, and says so.
+    pub(super) fn ail(&mut self, pool: PoolUuid, mode: ThinPoolMode, needs_check: bool) {
+        self.news.ailing.insert(pool, (mode, needs_check));
+        self.news.raise(Dm::Private(pool, Role::ThinPool));
+    }
+}
