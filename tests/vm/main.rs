@@ -55,6 +55,7 @@ mod bad_input;
 mod discovery;
 mod dm;
 mod golden;
+mod grow;
 mod life;
 mod links;
 mod restart;

@@ -13,7 +13,7 @@ use crate::model::device::{Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Below, Dm, Table, ThinMessage, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// The devices that tables refer to.
@@ -122,6 +122,10 @@ impl Sys for KernelSys {
 
     async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
         timed("format", self.format_volume(device, uuid)).await.map_err(fault("format", device))
+    }
+
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault> {
+        timed("mount", self.grow_volume(device)).await.map_err(fault("grow the filesystem on", device))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {

@@ -22,7 +22,7 @@ use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::linear::Piece;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// What a fresh XFS of up to 10 GiB takes of its pool when mkfs.xfs 6.1 made it: 65,864 KiB.
@@ -379,6 +379,11 @@ impl Sys for SimSys {
                 Err(Fault::errno("format", device, libc::EINVAL))
             }
         }
+    }
+
+    /// Nothing is mounted here but metadata volumes.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {
