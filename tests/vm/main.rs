@@ -62,3 +62,4 @@ mod restart;
 mod sectors;
 mod smoke;
 mod volume;
+mod xfs;
