@@ -129,6 +129,8 @@ pub enum Refusal {
     FilesystemBusy { name: Name },
     #[error("filesystem {0} does not exist")]
     NoFilesystem(FsUuid),
+    #[error("{0:?} is not the path of a filesystem of this pool")]
+    NoFilesystemAt(String),
     #[error("device {0} is not in the pool")]
     NoDevice(DevUuid),
     #[error("filesystem {name:?} is to be merged into its origin, or its origin is: cancel that first", name = .name.as_str())]
@@ -177,6 +179,8 @@ pub enum Why {
     Child { program: &'static str, status: String, stderr: String },
     #[error("{0}")]
     Data(&'static str),
+    #[error("{0}")]
+    Xfs(crate::xfs::Refused),
     #[error("an active device has another table")]
     OtherTable,
     #[error("the metadata reached none of {total} devices")]

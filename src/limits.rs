@@ -155,6 +155,10 @@ pub const OPEN_AGAIN_AFTER_MS: u64 = 100;
 /// in a thin pool, a block; mkfs.xfs itself makes at most 32 below 32 TiB.
 pub const XFS_GROUPS_MADE_MAX: u32 = 1_024;
 
+/// Places of a device that are read at a time where the number is not ours to choose: each takes a lane two
+/// jobs or three (`LANE_QUEUE_MAX`).
+pub const READS_AT_ONCE_MAX: usize = 64;
+
 /// Allocation groups of an XFS filesystem that gets another UUID here: each is a sector to read and to
 /// write, all at once, so 8 MiB (64 MiB with sectors of 4 KiB). Growth makes many: 512 MiB grown to
 /// 2 TiB have this many.

@@ -171,6 +171,11 @@ pub trait Sys: 'static {
     /// missing one ENODATA. Durable after `thin_commit`.
     async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault>;
 
+    /// Makes the volume `id` of what another one of the pool is now, EEXIST if there is such an id. Only
+    /// for this moment the origin stands still, mounted or not; who takes more than one snapshot of it at
+    /// a time has to keep them apart. Durable after `thin_commit`.
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault>;
+
     /// Makes all changes to thin volumes of the pool durable.
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault>;
 
@@ -189,6 +194,9 @@ pub trait Sys: 'static {
 
     /// Puts an empty XFS with this UUID on the device, and makes it durable.
     async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault>;
+
+    /// Has the kernel replay the log of an XFS that nobody has mounted. Its log is clean afterwards.
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault>;
 
     /// Whether the volume is in use (mounted, or held open by somebody).
     async fn busy(&self, device: Dm) -> Result<bool, Fault>;

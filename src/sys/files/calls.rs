@@ -22,6 +22,11 @@ use crate::sys::volume;
 use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
+/// Why a volume is not copied.
+const MOUNTED: &str = "it is mounted or locked, and a file cannot be frozen as a device can: unmount it first";
+/// Why a log is not replayed: that takes a loop device, and root.
+const DIRTY: &str = "nothing is mounted with --files: mount the origin and unmount it, then its log is clean";
+
 impl FilesSys {
     /// Checks a table; what it needs on the host comes after.
     fn check(&self, device: Dm, table: &Table) -> Result<(), Why> {
@@ -105,6 +110,15 @@ impl FilesSys {
                 self.blocking(move || thin::delete(&folder, &volume)).await
             }
         }
+    }
+
+    /// Only what nobody writes to can be copied: there is no device that could be suspended.
+    async fn copy_thin(&self, pool: PoolUuid, origin: ThinId, id: ThinId) -> Result<(), Why> {
+        self.inner.stack.borrow().thin_pool(pool)?;
+        let root = &self.inner.root;
+        let (folder, from, to) = (root.thin(pool), root.volume(pool, origin), root.volume(pool, id));
+        let job = move || if thin::busy(&from)? { Ok(false) } else { thin::copy(&folder, &from, &to).map(|()| true) };
+        if self.blocking(job).await? { Ok(()) } else { Err(Why::Data(MOUNTED)) }
     }
 
     async fn format_thin(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Why> {
@@ -288,6 +302,11 @@ impl Sys for FilesSys {
         self.change_thin(pool, message).await.map_err(fault(doing, format!("{id} of pool {pool}")))
     }
 
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let outcome = self.copy_thin(pool, origin.1, id).await;
+        outcome.map_err(fault("make a snapshot of", Dm::Thin(pool, origin.0)))
+    }
+
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
         let target = Target::Dm(Dm::Private(pool, Role::ThinPool));
         self.flush_targets(&[target]).await.remove(0)
@@ -320,6 +339,10 @@ impl Sys for FilesSys {
             }
         };
         outcome.map_err(fault("format", device))
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        Err(Fault::new("have the log replayed of", device, Why::Data(DIRTY)))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {

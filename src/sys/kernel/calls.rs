@@ -5,7 +5,7 @@
 //! Invariant: no borrow of a cell lives across a wait. Deliberately absent: how each thing is done;
 //! that stands in the modules of its subject.
 
-use cores::rt::timed;
+use cores::rt::{book, timed};
 
 use super::{KernelSys, fault};
 use crate::error::{Failure, Fault, Why};
@@ -103,6 +103,13 @@ impl Sys for KernelSys {
             .map_err(fault(doing, format!("{id} of pool {pool}")))
     }
 
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let device = Dm::Thin(pool, origin.0);
+        let made = timed("dm", self.inner.mapper.thin_snapshot((device, origin.1), id)).await;
+        book("suspended", made.map_err(fault("make a snapshot of", device))?);
+        Ok(())
+    }
+
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
         timed("dm", self.inner.mapper.thin_commit(pool)).await.map_err(fault("commit thin volumes of pool", pool))
     }
@@ -122,6 +129,10 @@ impl Sys for KernelSys {
 
     async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
         timed("format", self.format_volume(device, uuid)).await.map_err(fault("format", device))
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        timed("mount", self.mount_once(device)).await.map_err(fault("have the log replayed of", device))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {

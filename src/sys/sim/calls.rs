@@ -330,6 +330,12 @@ impl Sys for SimSys {
         self.act(doing, format!("{id} of pool {pool}"), |state| state.thin_message(pool, message)).await
     }
 
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let subject = format!("{id} of {} of pool {pool}", origin.1);
+        self.act("make snapshot", subject, |state| state.thin_store_mut(pool)?.copy(origin.1, id).map_err(Why::Errno))
+            .await
+    }
+
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
         self.act("commit thin volumes of pool", pool, |state| {
             state.thin_store_mut(pool)?.commit();
@@ -379,6 +385,10 @@ impl Sys for SimSys {
                 Err(Fault::errno("format", device, libc::EINVAL))
             }
         }
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        self.act("replay log of", device, |state| state.thin_id(device).map(drop)).await
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {

@@ -18,6 +18,8 @@ type Volumes = BTreeMap<ThinId, Option<Uuid>>;
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Create(ThinId),
+    /// Of the first, as the second.
+    Copy(ThinId, ThinId),
     Delete(ThinId),
     Format(ThinId, Option<Uuid>),
 }
@@ -26,6 +28,7 @@ impl Change {
     fn apply(self, volumes: &mut Volumes) {
         match self {
             Self::Create(id) => drop(volumes.insert(id, None)),
+            Self::Copy(from, to) => drop(volumes.insert(to, volumes[&from])),
             Self::Delete(id) => drop(volumes.remove(&id)),
             Self::Format(id, uuid) => drop(volumes.insert(id, uuid)),
         }
@@ -59,6 +62,18 @@ impl ThinStore {
             return Err(libc::EEXIST);
         }
         self.change(Change::Create(id));
+        Ok(())
+    }
+
+    /// Makes a volume of what another is now; `EEXIST` where it exists, `ENODATA` where there is no origin.
+    pub(super) fn copy(&mut self, from: ThinId, to: ThinId) -> Result<(), i32> {
+        if self.now.contains_key(&to) {
+            return Err(libc::EEXIST);
+        }
+        if !self.now.contains_key(&from) {
+            return Err(libc::ENODATA);
+        }
+        self.change(Change::Copy(from, to));
         Ok(())
     }
 

@@ -29,7 +29,7 @@ use crate::error::Why;
 use crate::limits::{DM_BATCH_MAX, DM_BUSY_PAUSE_MS, DM_BUSY_TRIES};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolMode, ThinPoolState};
-use crate::model::ids::PoolUuid;
+use crate::model::ids::{PoolUuid, ThinId};
 use crate::sys::kernel::lanes::{self, Lanes};
 use crate::units::Sectors;
 
@@ -158,6 +158,13 @@ impl Mapper {
             ThinMessage::Delete(id) => format!("delete {id}"),
         };
         self.ask(move |control| control.message(thin_pool(pool), &text)).await
+    }
+
+    /// As `Sys::thin_snapshot`; tells how long the origin was suspended. One job, so that the thread that
+    /// suspends is the one that resumes.
+    pub(super) async fn thin_snapshot(&self, origin: (Dm, ThinId), id: ThinId) -> Result<Duration, Why> {
+        let work = move |control: &Control, cookie: Option<&Cookie>| change::snapshot(control, origin, id, cookie);
+        self.change(vec![origin.0], work).await?
     }
 
     /// As `Sys::thin_commit`: the kernel commits when it is asked for a status.
