@@ -60,4 +60,5 @@ mod links;
 mod restart;
 mod sectors;
 mod smoke;
+mod snapshot;
 mod volume;
