@@ -12,3 +12,4 @@ pub mod layout;
 pub mod pool;
 pub mod size;
 pub mod stack;
+pub mod volume;

@@ -11,7 +11,6 @@
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
 pub mod files;
-mod formats;
 mod jobs;
 pub mod kernel;
 mod linear;
@@ -22,8 +21,9 @@ mod transfer;
 mod volume;
 
 use crate::error::{Failure, Fault};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Table, ThinMessage, ThinPoolState};
+use crate::model::blank::ReadsZeroes;
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::units::{Bytes, Sectors};
@@ -143,11 +143,23 @@ pub trait Sys: 'static {
     /// Reads `count` sectors.
     async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault>;
 
+    /// Reads several places of one target, each from its first sector on for so many, all at once.
+    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, Fault> {
+        let mut all = Vec::with_capacity(places.len());
+        for (start, count) in places {
+            all.push(self.read(target, *start, *count).await?);
+        }
+        Ok(all)
+    }
+
     /// Writes all of them, in one batch and in any order; the results come in the order given.
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>>;
 
     /// Makes what was written to the targets durable, all in parallel.
     async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>>;
+
+    /// Block sizes of an active dm device.
+    async fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Fault>;
 
     // ---- device-mapper ---------------------------------------------------------------------
 
@@ -167,9 +179,12 @@ pub trait Sys: 'static {
     /// Which dm devices of the pool are active.
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault>;
 
-    /// Tells the pool's thin pool something. `Create` of an existing id is EEXIST, `Delete` of a
-    /// missing one ENODATA. Durable after `thin_commit`.
-    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault>;
+    /// Makes a thin volume; EEXIST where the id exists. Durable after `thin_commit`. Gives a permission if
+    /// the volume reads as zeroes wherever nothing is written.
+    async fn thin_create(&self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Fault>;
+
+    /// Deletes a thin volume that is not active; ENODATA where there is none. Durable after `thin_commit`.
+    async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Fault>;
 
     /// Makes the volume `id` of what another one of the pool is now, EEXIST if there is such an id. Only
     /// for this moment the origin stands still, mounted or not; who takes more than one snapshot of it at
@@ -191,9 +206,6 @@ pub trait Sys: 'static {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
 
     // ---- filesystems -----------------------------------------------------------------------
-
-    /// Puts an empty XFS with this UUID on the device, and makes it durable.
-    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault>;
 
     /// Has the kernel replay the log of an XFS that nobody has mounted. Its log is clean afterwards.
     async fn replay_log(&self, device: Dm) -> Result<(), Fault>;
@@ -233,9 +245,6 @@ pub trait Sys: 'static {
 
     /// Makes creations, renames and removals in a folder durable.
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault>;
-
-    /// Makes long work end early, with `Why::Cancelled`: the daemon is stopping.
-    fn cancel_long_work(&self);
 
     /// Forgets the metadata volume and every thin volume of a pool that is gone. On a real machine
     /// they went with the devices and this does nothing.

@@ -11,7 +11,6 @@
 use crate::engine::filesystem::adopted;
 use crate::error::{Fault, Why};
 use crate::format::intent::{self, Intent};
-use crate::model::dm::ThinMessage;
 use crate::model::ids::{PoolUuid, ThinId};
 use crate::shard::ops::records::{self, Records};
 use crate::sys::{Folder, Sys};
@@ -90,7 +89,7 @@ async fn adopt<S: Sys>(sys: &S, pool: PoolUuid, gone: &[ThinId], records: &mut R
 
 /// Deletes a thin volume; one that is gone already is fine.
 pub async fn delete<S: Sys>(sys: &S, pool: PoolUuid, id: ThinId) -> Result<(), Fault> {
-    match sys.thin_message(pool, ThinMessage::Delete(id)).await {
+    match sys.thin_delete(pool, id).await {
         Err(Fault { why: Why::Errno(libc::ENODATA), .. }) => Ok(()),
         other => other,
     }

@@ -13,9 +13,9 @@ use crate::error::{Fault, Why};
 use crate::limits::READS_AT_ONCE_MAX;
 use crate::model::dm::Dm;
 use crate::model::ids::FsUuid;
-use crate::shard::wait::all;
+use crate::shard::ops::format::sectors;
 use crate::sys::{Sys, Target, Write, WriteData};
-use crate::units::{SECTOR_BYTES, Sectors};
+use crate::units::Sectors;
 use crate::xfs::{self, FIRST_READ, NewUuid, Span, Step};
 
 /// Gives the filesystem on this device, which nobody has mounted, this UUID. Durable at the end.
@@ -56,16 +56,8 @@ async fn change<S: Sys>(sys: &S, device: Dm, size: Sectors, uuid: FsUuid) -> Res
 async fn read<S: Sys>(sys: &S, device: Dm, places: &[Span]) -> Result<Vec<Vec<u8>>, Fault> {
     let mut bytes = Vec::with_capacity(places.len());
     for part in places.chunks(READS_AT_ONCE_MAX) {
-        let one = |place: &Span| sys.read(Target::Dm(device), sectors(place.at), sectors(place.length));
-        for read in all(part.iter().map(one)).await {
-            bytes.push(read?);
-        }
+        let part: Vec<_> = part.iter().map(|place| (sectors(place.at), sectors(place.length))).collect();
+        bytes.extend(sys.read_each(Target::Dm(device), &part).await?);
     }
     Ok(bytes)
-}
-
-/// Bytes of a device, in sectors.
-fn sectors(bytes: u64) -> Sectors {
-    assert!(bytes.is_multiple_of(SECTOR_BYTES), "{bytes} bytes are not whole sectors");
-    Sectors(bytes / SECTOR_BYTES)
 }

@@ -12,10 +12,10 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::filesystem::{Creation, Planned};
-use crate::engine::pool;
+use crate::engine::{pool, stack as tables};
 use crate::error::Failure;
 use crate::message::Answer;
-use crate::model::dm::{Dm, Table};
+use crate::model::dm::Dm;
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
@@ -67,7 +67,7 @@ async fn make<S: Sys>(
     let copy = async |id| shard.sys.thin_snapshot(pool, origin, id).await;
     make_volume(shard, running, record, copy).await?;
     let device = Dm::Thin(pool, record.uuid);
-    shard.sys.activate(&[(device, Table::Thin { length: record.size, id: record.thin_id })]).await?;
+    shard.sys.activate(&[(device, tables::thin(record))]).await?;
     new_uuid::give(&shard.sys, device, record.size, record.uuid).await?;
     rt::stage("record");
     Ok(records::save(&shard.sys, pool, record).await?)
