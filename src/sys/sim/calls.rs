@@ -22,11 +22,14 @@ use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::linear::Piece;
+use crate::sys::stack::META_BLOCK;
 use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// What a fresh XFS of up to 10 GiB takes of its pool when mkfs.xfs 6.1 made it: 65,864 KiB.
 const FRESH_XFS: Bytes = Bytes(65_864 * 1_024);
+/// What an XFS on 512 MiB has room for when mkfs.xfs 6.1 made it: all but its log.
+const FRESH_MDV: Bytes = Bytes(448 << 20);
 /// Block sizes of a disk that is made up.
 const CONJURED_BLOCKS: crate::model::device::BlockSizes =
     crate::model::device::BlockSizes { logical: 512, physical: 512 };
@@ -343,7 +346,7 @@ impl Sys for SimSys {
             let well = state.stack.thin_pool(pool)?;
             let ailing = state.news.ailing.get(&pool).copied();
             let (mode, needs_check) = ailing.unwrap_or((well.mode, well.needs_check));
-            Ok(ThinPoolState { mode, needs_check, ..well })
+            Ok(ThinPoolState { mode, needs_check, meta_total: state.thin_store(pool)?.meta.0 / META_BLOCK.0, ..well })
         })
         .await
     }
@@ -410,6 +413,13 @@ impl Sys for SimSys {
         self.act("unmount metadata volume of pool", pool, |state| {
             state.mdv_unmount(pool);
             Ok(())
+        })
+        .await
+    }
+
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        self.ask("measure", format!("the metadata volume of pool {pool}"), |state| {
+            state.mdv_store(pool).map(|_mounted| FRESH_MDV)
         })
         .await
     }

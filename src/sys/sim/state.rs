@@ -23,7 +23,7 @@ use crate::model::dm::{Below, Dm, Role, Table, ThinMessage};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::linear::Piece;
-use crate::sys::stack::{Blocked, Stack};
+use crate::sys::stack::{Blocked, Likeness, Stack};
 use crate::sys::{Target, Write, WriteData};
 use crate::units::{SECTOR_BYTES, Sectors};
 
@@ -268,8 +268,9 @@ impl State {
     // ---- device-mapper ------------------------------------------------------------------------
 
     pub(super) fn activate(&mut self, device: Dm, table: &Table) -> Result<(), Why> {
-        if self.stack.adopt(device, table)? {
-            return Ok(());
+        if self.stack.likeness(device, table)? == Likeness::Same {
+            // A thin pool that works with less metadata than its device has is shown the rest.
+            return if let Table::ThinPool { .. } = table { self.open_thin_pool(device.pool()) } else { Ok(()) };
         }
         match self.stack.check(device, table, |number| self.disks.get(&number).map(|disk| disk.size)) {
             Ok(()) => {}
@@ -318,12 +319,17 @@ impl State {
         self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").engrave(place.1, &sector);
     }
 
-    /// Finds the metadata of a thin pool, or begins it where there are only zeroes.
+    /// Finds the metadata of a thin pool, or begins it where there are only zeroes. It comes to use all of
+    /// its device, and never works on a smaller one again.
     fn open_thin_pool(&mut self, pool: PoolUuid) -> Result<(), Why> {
         let meta = Dm::Private(pool, Role::ThinMeta);
         let (place, mark) = self.mark(meta, THIN_MARK)?;
-        let known = self.thin.get(&place).is_some_and(|store| Some(store.mark) == mark);
-        if known {
+        let length = self.stack.table(meta).ok_or(Why::Errno(libc::ENODEV))?.length();
+        if let Some(store) = self.thin.get_mut(&place).filter(|store| Some(store.mark) == mark) {
+            if length < store.meta {
+                return Err(Why::Errno(libc::EINVAL));
+            }
+            store.meta = length;
             return Ok(());
         }
         let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
@@ -332,7 +338,7 @@ impl State {
         }
         let mark = self.tick();
         self.engrave(place, THIN_MARK, mark);
-        self.thin.insert(place, ThinStore::new(mark));
+        self.thin.insert(place, ThinStore::new(mark, length));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::dice::Dice;
 use crate::model::ids::ThinId;
+use crate::units::Sectors;
 
 /// One thin volume: the UUID of the XFS on it, if there is a valid one.
 type Volumes = BTreeMap<ThinId, Option<Uuid>>;
@@ -37,6 +38,8 @@ impl Change {
 pub(super) struct ThinStore {
     /// Says on the metadata device that it is this one's.
     pub(super) mark: u64,
+    /// How much of the metadata device it works with. Grows durably, as the kernel commits it at once.
+    pub(super) meta: Sectors,
     durable: Volumes,
     now: Volumes,
     changes: Vec<Change>,
@@ -44,8 +47,8 @@ pub(super) struct ThinStore {
 
 impl ThinStore {
     /// A pool without volumes.
-    pub(super) const fn new(mark: u64) -> Self {
-        Self { mark, durable: Volumes::new(), now: Volumes::new(), changes: Vec::new() }
+    pub(super) const fn new(mark: u64, meta: Sectors) -> Self {
+        Self { mark, meta, durable: Volumes::new(), now: Volumes::new(), changes: Vec::new() }
     }
 
     /// The volumes that exist.
@@ -108,7 +111,7 @@ mod tests {
     fn a_power_loss_keeps_a_prefix_of_what_was_not_committed() {
         let mut seen = Vec::new();
         for seed in 0..64 {
-            let mut store = ThinStore::new(0);
+            let mut store = ThinStore::new(0, Sectors(8_192));
             store.create(ThinId(0)).expect("new");
             store.commit();
             store.delete(ThinId(0)).expect("there");
@@ -123,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_kernel_s_errors_are_told() {
-        let mut store = ThinStore::new(0);
+        let mut store = ThinStore::new(0, Sectors(8_192));
         assert_eq!(store.delete(ThinId(1)), Err(libc::ENODATA));
         assert_eq!(store.create(ThinId(1)), Ok(()));
         assert_eq!(store.create(ThinId(1)), Err(libc::EEXIST));
