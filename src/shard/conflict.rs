@@ -55,7 +55,7 @@ impl Operation {
             }
             Wish::CreateFilesystems(..) => Self::CreateFilesystems,
             Wish::DestroyFilesystems(..) | Wish::SetSizeLimit(..) | Wish::SetMerge(..) => Self::ChangeFilesystems,
-            Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) => Self::ChangePool,
+            Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => Self::ChangePool,
         }
     }
 

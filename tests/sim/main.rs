@@ -6,6 +6,7 @@
 //! the state before the operation or the state after it, and after it if it was replied to.
 
 mod events;
+mod limit;
 mod strict;
 mod world;
 
@@ -226,6 +227,7 @@ fn every_fault_is_unwound() {
         (Before::Pool, |_| create_filesystem("one")),
         (Before::Filesystem, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "one")])),
         (Before::Filesystem, |_| Wish::StopPool(pool())),
+        (Before::Filesystem, |_| Wish::SetFsLimit(pool(), 500)),
         (Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false }),
     ] {
         let (actions, _) = attempt(&machine(), before, wish, None);
