@@ -169,14 +169,14 @@ fn a_limit_without_room_for_its_metadata_names_the_highest_that_fits() {
     let client = rig.client();
     let (_, (pool, _)) = client.create_pool("p", &[rig.disk("small", GIB)]).done();
     let set = |limit: u64| client.set(&pool, &interface("pool", 9), "FsLimit", limit);
-    let refused = set(281).expect_err("a pool of 1 GiB keeps little room");
+    let refused = set(344).expect_err("a pool of 1 GiB keeps little room");
     assert_eq!(refused.name, FAILED);
-    for number in ["281", "24576 sectors", "22520 sectors", "280"] {
+    for number in ["344", "32768 sectors", "28672 sectors", "343"] {
         assert!(refused.text.contains(number), "{number}: {refused}");
     }
-    assert_eq!(set(280), Ok(()));
-    let full = set(281).expect_err("that was the highest");
-    assert!(full.text.contains("is 280"), "{full}");
+    assert_eq!(set(343), Ok(()));
+    let full = set(344).expect_err("that was the highest");
+    assert!(full.text.contains("is 343"), "{full}");
 }
 
 #[test]

@@ -56,6 +56,7 @@ mod discovery;
 mod dm;
 mod golden;
 mod life;
+mod limit;
 mod links;
 mod restart;
 mod sectors;
