@@ -34,7 +34,7 @@ pub enum Refusal {
     SizeUnaligned(Bytes),
     #[error("a size of {0} is too small: at least {FILESYSTEM_MIN} bytes are needed")]
     SizeSmall(Bytes),
-    #[error("a size of {0} is too large")]
+    #[error("a size of {0} is too large: at most {FILESYSTEM_MAX} bytes are possible")]
     SizeLarge(Bytes),
     #[error("a size limit of {limit} is below the size of {size}")]
     LimitBelowSize { limit: Sectors, size: Sectors },
@@ -158,6 +158,7 @@ pub enum Refusal {
 }
 
 const FILESYSTEM_MIN: u64 = crate::limits::FILESYSTEM_SECTORS_MIN.0 * crate::units::SECTOR_BYTES;
+const FILESYSTEM_MAX: u64 = crate::limits::FILESYSTEM_SECTORS_MAX.0 * crate::units::SECTOR_BYTES;
 
 /// The machine failed. The pool's availability may have gone down.
 #[derive(Clone, Debug, Error, Eq, PartialEq)]
@@ -179,16 +180,12 @@ pub enum Why {
     Errno(i32),
     #[error("{done} of {wanted} bytes were transferred")]
     Short { done: usize, wanted: usize },
-    #[error("{program} ended with {status}: {stderr}")]
-    Child { program: &'static str, status: String, stderr: String },
     #[error("{0}")]
     Data(&'static str),
     #[error("an active device has another table")]
     OtherTable,
     #[error("the metadata reached none of {total} devices")]
     NoDevice { total: usize },
-    #[error("it was cancelled because the daemon is stopping")]
-    Cancelled,
     #[error("a bug in stratisd, see its log: {0}")]
     Bug(String),
     #[error("{what} is full with {max}")]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use crate::error::Refusal;
-use crate::limits::{FILESYSTEM_SECTORS_MIN, FILESYSTEMS_IN_REQUEST_MAX, THIN_ID_MAX};
+use crate::limits::{FILESYSTEM_SECTORS_MAX, FILESYSTEM_SECTORS_MIN, FILESYSTEMS_IN_REQUEST_MAX, THIN_ID_MAX};
 use crate::model::filesystem::{FilesystemRecord, FilesystemSpec};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
@@ -125,6 +125,9 @@ impl Filesystems {
         }
         let size = spec.size.unwrap_or(DEFAULT_SECTORS);
         check_size(size)?;
+        if size > FILESYSTEM_SECTORS_MAX {
+            return Err(Refusal::SizeLarge(size.bytes()));
+        }
         spec.size_limit.map_or(Ok(()), check_size)?;
         if let Some(limit) = rules.total_limit {
             let reserved: Sectors = self.reserved.iter().map(|(_, _, size)| *size).sum();
@@ -376,6 +379,9 @@ mod tests {
         let mut pool = Fixture::new();
         let small = FilesystemSpec { size: Some(Sectors(8)), ..spec("a") };
         assert_eq!(pool.plan(&small, 1).expect_err("small"), Refusal::SizeSmall(Bytes(4096)));
+        let large = Sectors(FILESYSTEM_SECTORS_MAX.0 + 1);
+        let asked = FilesystemSpec { size: Some(large), ..spec("a") };
+        assert_eq!(pool.plan(&asked, 1).expect_err("large"), Refusal::SizeLarge(large.bytes()));
         let limited =
             FilesystemSpec { size: Some(Sectors(4_000_000)), size_limit: Some(Sectors(3_000_000)), ..spec("a") };
         assert!(matches!(pool.plan(&limited, 1), Err(Refusal::LimitBelowSize { .. })));

@@ -13,3 +13,4 @@ pub mod limit;
 pub mod pool;
 pub mod size;
 pub mod stack;
+pub mod volume;

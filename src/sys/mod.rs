@@ -11,7 +11,6 @@
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
 pub mod files;
-mod formats;
 mod jobs;
 pub mod kernel;
 mod linear;
@@ -22,8 +21,9 @@ mod transfer;
 mod volume;
 
 use crate::error::{Failure, Fault};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Table, ThinMessage, ThinPoolState};
+use crate::model::blank::ReadsZeroes;
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::units::{Bytes, Sectors};
@@ -149,6 +149,9 @@ pub trait Sys: 'static {
     /// Makes what was written to the targets durable, all in parallel.
     async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>>;
 
+    /// Block sizes of an active dm device.
+    async fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Fault>;
+
     // ---- device-mapper ---------------------------------------------------------------------
 
     /// Makes dm devices active with these tables, in the order given, up to the first fault. An
@@ -167,9 +170,12 @@ pub trait Sys: 'static {
     /// Which dm devices of the pool are active.
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault>;
 
-    /// Tells the pool's thin pool something. `Create` of an existing id is EEXIST, `Delete` of a
-    /// missing one ENODATA. Durable after `thin_commit`.
-    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault>;
+    /// Makes a thin volume; EEXIST where the id exists. Durable after `thin_commit`. Gives a permission if
+    /// the volume reads as zeroes wherever nothing is written.
+    async fn thin_create(&self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Fault>;
+
+    /// Deletes a thin volume that is not active; ENODATA where there is none. Durable after `thin_commit`.
+    async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Fault>;
 
     /// Makes all changes to thin volumes of the pool durable.
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault>;
@@ -186,9 +192,6 @@ pub trait Sys: 'static {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
 
     // ---- filesystems -----------------------------------------------------------------------
-
-    /// Puts an empty XFS with this UUID on the device, and makes it durable.
-    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault>;
 
     /// Whether the volume is in use (mounted, or held open by somebody).
     async fn busy(&self, device: Dm) -> Result<bool, Fault>;
@@ -228,9 +231,6 @@ pub trait Sys: 'static {
 
     /// Makes creations, renames and removals in a folder durable.
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault>;
-
-    /// Makes long work end early, with `Why::Cancelled`: the daemon is stopping.
-    fn cancel_long_work(&self);
 
     /// Forgets the metadata volume and every thin volume of a pool that is gone. On a real machine
     /// they went with the devices and this does nothing.

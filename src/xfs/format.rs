@@ -2,6 +2,7 @@
 //!
 //! Invariant: the writes do not overlap, neither each other nor what is to be zeroed, so they may be
 //! carried out in any order and all at once. The filesystem is there when all of it is durable.
+//! A write is made when it is asked for, so that a large filesystem is no large work in one go.
 //!
 //! What `mkfs.xfs` also does and this does not, because it changes nothing: discards, and zeroes over
 //! the log or the device's end where they are known to read as zeroes.
@@ -10,10 +11,11 @@
 
 use uuid::Uuid;
 
+use crate::model::blank::ReadsZeroes;
 use crate::xfs::btree::{self, Tree};
 use crate::xfs::geometry::{Geometry, HEADER_SECTORS, LogLength, Shape, Unfit};
 use crate::xfs::space::Space;
-use crate::xfs::{BLOCK_BYTES, ReadsZeroes, Span, Write, agf, agfl, agi, inode, log, superblock};
+use crate::xfs::{BLOCK_BYTES, Span, Write, agf, agfl, agi, inode, log, superblock};
 
 /// What is overwritten at both ends of a device, whatever lies there: where others leave signatures.
 const WIPED_BYTES: u64 = 128 << 10;
@@ -62,15 +64,15 @@ pub enum Log {
 pub struct Format {
     /// Where everything lies.
     pub geometry: Geometry,
-    /// What to write, in the order of the device.
-    pub writes: Vec<Write>,
     /// The log. Its beginning, with its first record, is among the writes.
     pub log: Span,
-    /// What to zero: the log behind its first record, unless it reads as zeroes.
-    pub zero: Option<Span>,
+    /// What to zero: nothing where that reads as zeroes, else the log behind its first record and the end
+    /// of the device.
+    pub zeroes: Vec<Span>,
+    identity: Identity,
 }
 
-/// Makes the bytes of a new filesystem.
+/// Decides what a new filesystem consists of.
 ///
 /// # Errors
 /// When there can be no such filesystem, or mkfs.xfs would make none.
@@ -82,18 +84,24 @@ pub fn format(shape: &Shape, log: Log, identity: Identity) -> Result<Format, Unf
     };
     let geometry = Geometry::of(shape, length)?;
     let log = geometry.log();
-    let record = Write { at: log.at, bytes: log::first_record(&geometry, identity.uuid) };
-    let behind = Span { at: record_end(&record), length: log.end() - record_end(&record) };
-    let mut writes: Vec<Write> =
-        (0..geometry.groups).flat_map(|group| group_writes(&geometry, identity, group, &record)).collect();
+    let mut zeroes = Vec::new();
     if zeroed {
-        writes.push(zeroes(geometry.device - WIPED_BYTES, WIPED_BYTES));
+        let record = end(&first_record(&geometry, identity));
+        zeroes.push(Span { at: record, length: log.end() - record });
+        zeroes.push(Span { at: geometry.device - WIPED_BYTES, length: WIPED_BYTES });
     }
-    Ok(Format { geometry, writes, log, zero: zeroed.then_some(behind) })
+    Ok(Format { geometry, log, zeroes, identity })
+}
+
+impl Format {
+    /// What to write, in the order of the device.
+    pub fn writes(&self) -> impl Iterator<Item = Write> {
+        (0..self.geometry.groups).flat_map(|group| group_writes(&self.geometry, self.identity, group))
+    }
 }
 
 /// What lies in one group, in as few writes as is sensible.
-fn group_writes(geometry: &Geometry, identity: Identity, group: u64, record: &Write) -> Vec<Write> {
+fn group_writes(geometry: &Geometry, identity: Identity, group: u64) -> Vec<Write> {
     let mut writes = vec![Write { at: geometry.offset(group, 0), bytes: headers(geometry, identity.uuid, group) }];
     if group == 0 {
         let chunk = inode::chunk(geometry, identity.uuid, identity.time);
@@ -101,7 +109,7 @@ fn group_writes(geometry: &Geometry, identity: Identity, group: u64, record: &Wr
         writes.push(Write { at: geometry.root_inodes().at, bytes: chunk });
     }
     if group == geometry.log_group {
-        writes.push(record.clone());
+        writes.push(first_record(geometry, identity));
     }
     joined(writes)
 }
@@ -128,12 +136,12 @@ fn joined(writes: Vec<Write>) -> Vec<Write> {
     let mut joined: Vec<Write> = Vec::with_capacity(writes.len());
     for write in writes {
         match joined.last_mut() {
-            Some(before) if write.at <= record_end(before) + GAP_BYTES_MAX => {
+            Some(before) if write.at <= end(before) + GAP_BYTES_MAX => {
                 let from = bytes_of(write.at - before.at);
-                let end = from + write.bytes.len();
-                let length = before.bytes.len().max(end);
+                let to = from + write.bytes.len();
+                let length = before.bytes.len().max(to);
                 before.bytes.resize(length, 0);
-                before.bytes[from..end].copy_from_slice(&write.bytes);
+                before.bytes[from..to].copy_from_slice(&write.bytes);
             }
             Some(_) | None => joined.push(write),
         }
@@ -141,11 +149,11 @@ fn joined(writes: Vec<Write>) -> Vec<Write> {
     joined
 }
 
-fn zeroes(at: u64, length: u64) -> Write {
-    Write { at, bytes: vec![0; bytes_of(length)] }
+fn first_record(geometry: &Geometry, identity: Identity) -> Write {
+    Write { at: geometry.log().at, bytes: log::first_record(geometry, identity.uuid) }
 }
 
-fn record_end(write: &Write) -> u64 {
+fn end(write: &Write) -> u64 {
     write.at + u64::try_from(write.bytes.len()).expect("a write is short")
 }
 
@@ -156,6 +164,7 @@ fn bytes_of(length: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ids::{PoolUuid, ThinId};
     use crate::units::Sectors;
     use crate::xfs::{Groups, Sector, Stripe};
 
@@ -167,13 +176,13 @@ mod tests {
     }
 
     fn blank() -> Log {
-        Log::RecordOnly(ReadsZeroes::of_new_file(), LogLength::Default)
+        Log::RecordOnly(ReadsZeroes::of_new_file(PoolUuid(Uuid::nil()), ThinId(0)), LogLength::Default)
     }
 
     /// What is written and zeroed, in order, must not overlap.
     fn check_apart(format: &Format) {
-        let mut places: Vec<(u64, u64)> = format.writes.iter().map(|write| (write.at, record_end(write))).collect();
-        places.extend(format.zero.map(|span| (span.at, span.end())));
+        let mut places: Vec<(u64, u64)> = format.writes().map(|write| (write.at, end(&write))).collect();
+        places.extend(format.zeroes.iter().map(|span| (span.at, span.end())));
         places.sort_unstable();
         assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{places:?}");
     }
@@ -181,8 +190,8 @@ mod tests {
     #[test]
     fn a_tebibyte_takes_four_writes_and_only_the_permission_spares_the_zeroes() {
         let format = format(&shape(1 << 40), blank(), IDENTITY).expect("a filesystem");
-        assert_eq!(format.writes.iter().map(|write| write.bytes.len()).sum::<usize>(), 208_896);
-        assert_eq!((format.writes.len(), format.zero), (4, None));
+        assert_eq!(format.writes().map(|write| write.bytes.len()).sum::<usize>(), 208_896);
+        assert_eq!((format.writes().count(), format.zeroes.len()), (4, 0));
         assert_eq!(format.log.length, 512 << 20);
         check_apart(&format);
     }
@@ -190,10 +199,10 @@ mod tests {
     #[test]
     fn without_permission_the_log_is_small_and_zeroed_behind_its_record() {
         let format = format(&shape(1 << 40), Log::Zeroed, IDENTITY).expect("a filesystem");
-        let zero = format.zero.expect("the log is zeroed");
-        assert_eq!((format.log.length, zero.end()), (64 << 20, format.log.end()));
-        assert_eq!(zero.at, format.log.at + BLOCK_BYTES);
-        assert_eq!(format.writes.last().map(record_end), Some(1 << 40));
+        let [log, last] = format.zeroes[..] else { panic!("{:?}", format.zeroes) };
+        assert_eq!((format.log.length, log.end()), (64 << 20, format.log.end()));
+        assert_eq!(log.at, format.log.at + BLOCK_BYTES);
+        assert_eq!(last.end(), 1 << 40);
         check_apart(&format);
     }
 

@@ -15,7 +15,6 @@
 mod agf;
 mod agfl;
 mod agi;
-mod blank;
 mod btree;
 mod bytes;
 mod format;
@@ -27,7 +26,6 @@ mod new_uuid;
 mod space;
 mod superblock;
 
-pub use blank::ReadsZeroes;
 pub use format::{Format, Identity, Log, Time, format};
 pub use geometry::{Geometry, Groups, LogLength, Sector, Shape, Stripe, Unfit};
 pub use log_head::LogFault;

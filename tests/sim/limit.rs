@@ -129,6 +129,7 @@ fn what_cannot_be_recorded_is_not_used() {
 #[test]
 fn more_filesystems_than_before_can_be_created() {
     let machine = machine();
+    DISKS.iter().for_each(|disk| machine.resize_disk(disk, Sectors(1 << 26)));
     let seen = live(SEED, &machine, |driver| async move {
         prepare(&driver, Before::Pool).await;
         for number in 0..100 {

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{major, minor};
 use stratisd::error::{Fault, Why};
 use stratisd::model::device::DeviceNumber;
-use stratisd::model::dm::{Below, Dm, LinearLine, Role, Table, ThinFeature, ThinMessage, ThinPoolMode};
+use stratisd::model::dm::{Below, Dm, LinearLine, Role, Table, ThinFeature, ThinPoolMode};
 use stratisd::model::ids::{FsUuid, PoolUuid, ThinId};
 use stratisd::sys::Sys;
 use stratisd::sys::kernel::KernelSys;
@@ -91,8 +91,8 @@ fn downwards() -> Vec<Dm> {
 /// Puts everything up.
 async fn up(sys: &KernelSys, disk: DeviceNumber) -> Result<(), Fault> {
     sys.activate(&stack(disk)).await?;
-    match sys.thin_message(pool(), ThinMessage::Create(ID)).await {
-        Ok(()) | Err(Fault { why: Why::Errno(libc::EEXIST), .. }) => {}
+    match sys.thin_create(pool(), ID).await {
+        Ok(_) | Err(Fault { why: Why::Errno(libc::EEXIST), .. }) => {}
         Err(fault) => return Err(fault),
     }
     sys.activate(&thin()).await?;
@@ -265,8 +265,8 @@ fn a_thin_pool_answers(guest: &mut Guest) {
             Err(Fault { why: Why::Errno(errno), .. }) => errno,
             other => panic!("no error of the kernel: {other:?}"),
         };
-        assert_eq!(errno(sys.thin_message(pool(), ThinMessage::Create(ID)).await), libc::EEXIST);
-        assert_eq!(errno(sys.thin_message(pool(), ThinMessage::Delete(ThinId(8))).await), libc::ENODATA);
+        assert_eq!(errno(sys.thin_create(pool(), ID).await.map(drop)), libc::EEXIST);
+        assert_eq!(errno(sys.thin_delete(pool(), ThinId(8)).await), libc::ENODATA);
         let state = sys.thin_pool(pool()).await.expect("a state");
         assert_eq!((state.mode, state.needs_check), (ThinPoolMode::ReadWrite, false));
         assert_eq!((state.meta_total, state.data_total, state.data_used), (1_024, 338, 0));

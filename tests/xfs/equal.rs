@@ -3,8 +3,11 @@
 use std::env;
 
 use fastrand::Rng;
+use stratisd::model::blank::ReadsZeroes;
+use stratisd::model::ids::{PoolUuid, ThinId};
 use stratisd::units::Sectors;
-use stratisd::xfs::{Geometry, Groups, Log, LogLength, ReadsZeroes, Sector, Shape, Stripe, format};
+use stratisd::xfs::{Geometry, Groups, Log, LogLength, Sector, Shape, Stripe, format};
+use uuid::Uuid;
 
 use crate::image::{IDENTITY, UUID, blank, carry_out, content, folder};
 use crate::tools::{mkfs, options, printed, repair_is_content};
@@ -31,7 +34,7 @@ fn check_equal(shape: &Shape, length: LogLength) {
     let what = format!("{} bytes, {}", size, options.join(" "));
     let (made, said) = mkfs(&theirs, &options, &["-q", "-m", &format!("uuid={UUID}")]);
     assert!(made, "{what}: {said}");
-    let log = Log::RecordOnly(ReadsZeroes::of_new_file(), length);
+    let log = Log::RecordOnly(ReadsZeroes::of_new_file(PoolUuid(Uuid::nil()), ThinId(0)), length);
     let format = format(shape, log, IDENTITY).unwrap_or_else(|unfit| panic!("{what}: {unfit}"));
     carry_out(&ours, &format);
     let root = format.geometry.root_inodes();

@@ -54,8 +54,8 @@ pub(crate) fn write(path: &Path, writes: &[Write]) {
 
 /// Carries out all of a format.
 pub(crate) fn carry_out(path: &Path, format: &Format) {
-    write(path, &format.writes);
-    if let Some(zero) = format.zero {
+    write(path, &format.writes().collect::<Vec<_>>());
+    for zero in &format.zeroes {
         let file = open(path);
         let zeroes = vec![0; 1 << 20];
         for at in (zero.at..zero.end()).step_by(zeroes.len()) {

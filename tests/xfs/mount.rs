@@ -7,10 +7,11 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use stratisd::model::blank::ReadsZeroes;
+use stratisd::model::ids::{PoolUuid, ThinId};
 use stratisd::units::Sectors;
 use stratisd::xfs::{
-    FIRST_READ, Format, Groups, Identity, Log, LogLength, NewUuid, ReadsZeroes, Refused, Sector, Shape, Step, Stripe,
-    Write, format,
+    FIRST_READ, Format, Groups, Identity, Log, LogLength, NewUuid, Refused, Sector, Shape, Step, Stripe, Write, format,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -163,5 +164,5 @@ pub(crate) fn shape(sector: Sector, unit: u64) -> Shape {
 
 /// The log of what reads as zeroes.
 pub(crate) fn record_only() -> Log {
-    Log::RecordOnly(ReadsZeroes::of_new_file(), LogLength::Smallest)
+    Log::RecordOnly(ReadsZeroes::of_new_file(PoolUuid(Uuid::nil()), ThinId(0)), LogLength::Smallest)
 }

@@ -10,14 +10,15 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::filesystem::{Creation, Planned};
-use crate::engine::pool;
+use crate::engine::{pool, stack as tables, volume};
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::limits::THIN_IDS_TRIED_MAX;
 use crate::message::{Answer, View};
-use crate::model::dm::{Dm, Table, ThinMessage};
+use crate::model::blank::ReadsZeroes;
+use crate::model::dm::Dm;
 use crate::model::filesystem::{FilesystemRecord, FilesystemSpec};
 use crate::model::ids::{FsUuid, PoolUuid};
-use crate::shard::ops::{Outcome, intents, records};
+use crate::shard::ops::{Outcome, format, intents, records};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
@@ -72,29 +73,32 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, mut creation: C
 /// Makes volume, XFS and record, up to the commit point.
 async fn make<S: Sys>(shard: &Shard<S>, running: &Running, record: &mut FilesystemRecord) -> Result<(), Failure> {
     let pool = running.uuid;
-    make_volume(shard, running, record).await?;
+    let blank = make_volume(shard, running, record).await?;
     let device = Dm::Thin(pool, record.uuid);
-    shard.sys.activate(&[(device, Table::Thin { length: record.size, id: record.thin_id })]).await?;
+    shard.sys.activate(&[(device, tables::thin(record))]).await?;
     rt::stage("format");
-    shard.sys.format(device, record.uuid.0).await?;
+    let shape = volume::thin(record.size, shard.sys.block_sizes(device).await?)?;
+    assert!(blank.as_ref().is_none_or(|blank| blank.is_of(pool, record.thin_id)), "the permission is for this volume");
+    let log = volume::log(&running.pool.borrow().record().thin_features(), blank);
+    format::make(&shard.sys, device, &shape, log, record.uuid.0).await?;
     rt::stage("record");
     Ok(records::save(&shard.sys, pool, record).await?)
 }
 
-/// Makes the thin volume. The kernel may know an id that no record and no intent names; nobody may
-/// touch such a volume, so another id is taken.
+/// Makes the thin volume; with the permission to leave its log unwritten, if there is one. The kernel may
+/// know an id that no record and no intent names; nobody may touch such a volume, so another id is taken.
 async fn make_volume<S: Sys>(
     shard: &Shard<S>,
     running: &Running,
     record: &mut FilesystemRecord,
-) -> Result<(), Failure> {
+) -> Result<Option<ReadsZeroes>, Failure> {
     let pool = running.uuid;
     for _ in 0..THIN_IDS_TRIED_MAX {
         rt::stage("intent");
         intents::note(&shard.sys, pool, &[(record.thin_id, record.uuid)]).await?;
         rt::stage("create volume");
-        match shard.sys.thin_message(pool, ThinMessage::Create(record.thin_id)).await {
-            Ok(()) => return Ok(()),
+        match shard.sys.thin_create(pool, record.thin_id).await {
+            Ok(blank) => return Ok(blank),
             Err(Fault { why: Why::Errno(libc::EEXIST), .. }) => {
                 log::warn!("a thin id is in use but on no record (pool={pool} thin_id={})", record.thin_id);
                 intents::drop_durably(&shard.sys, pool, &[record.thin_id]).await?;

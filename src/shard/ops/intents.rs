@@ -8,7 +8,6 @@
 //! volume itself follows. Other daemons neither read nor write this folder.
 
 use crate::error::{Fault, Why};
-use crate::model::dm::ThinMessage;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::shard::ops::records::Records;
 use crate::sys::{Folder, Sys};
@@ -72,7 +71,7 @@ pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &Records) -> Resu
 
 /// Deletes a thin volume; one that is gone already is fine.
 pub async fn delete<S: Sys>(sys: &S, pool: PoolUuid, id: ThinId) -> Result<(), Fault> {
-    match sys.thin_message(pool, ThinMessage::Delete(id)).await {
+    match sys.thin_delete(pool, id).await {
         Err(Fault { why: Why::Errno(libc::ENODATA), .. }) => Ok(()),
         other => other,
     }

@@ -8,6 +8,7 @@ pub mod create_filesystems;
 pub mod create_pool;
 pub mod destroy_filesystems;
 pub mod destroy_pool;
+pub mod format;
 pub mod fs_limit;
 pub mod gather;
 pub mod headers;

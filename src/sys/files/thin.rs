@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::devices::bypass_cache;
 use super::root::{Locked, make_folder, sync_folder};
 use crate::units::{Bytes, Sectors};
 
@@ -37,6 +38,13 @@ pub(super) fn make(folders: [&Path; 3]) -> io::Result<()> {
 pub(super) fn create(folder: &Path, volume: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(MODE).open(volume)?;
     sync_folder(folder)
+}
+
+/// Opens a volume to read, write and flush it.
+pub(super) fn open(volume: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(volume).map_err(missing)?;
+    bypass_cache(&file)?;
+    Ok(file)
 }
 
 /// Drops a volume; `ENODATA` where there is none, as the kernel's thin pool says.

@@ -9,8 +9,9 @@ use cores::rt::timed;
 
 use super::{KernelSys, fault};
 use crate::error::{Failure, Fault, Why};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Below, Dm, Table, ThinMessage, ThinPoolState};
+use crate::model::blank::ReadsZeroes;
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Below, Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
@@ -76,6 +77,10 @@ impl Sys for KernelSys {
         timed("write", self.flush_targets(&targets)).await
     }
 
+    async fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Fault> {
+        timed("probe", self.blocks_of(device)).await.map_err(fault("read the block sizes of", device))
+    }
+
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
         self.release_exclusive(&devices_below(tables)).await;
         timed("dm", self.inner.mapper.activate(tables)).await.map_err(|failed| at(failed, "activate"))
@@ -93,14 +98,14 @@ impl Sys for KernelSys {
         timed("dm", self.inner.mapper.active(pool)).await.map_err(fault("list dm devices of pool", pool))
     }
 
-    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault> {
-        let (doing, id) = match message {
-            ThinMessage::Create(id) => ("create thin volume", id),
-            ThinMessage::Delete(id) => ("delete thin volume", id),
-        };
-        timed("dm", self.inner.mapper.thin_message(pool, message))
-            .await
-            .map_err(fault(doing, format!("{id} of pool {pool}")))
+    async fn thin_create(&self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Fault> {
+        let outcome = timed("dm", self.inner.mapper.thin_create(pool, id)).await;
+        outcome.map_err(fault("create thin volume", format!("{id} of pool {pool}")))
+    }
+
+    async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Fault> {
+        let outcome = timed("dm", self.inner.mapper.thin_delete(pool, id)).await;
+        outcome.map_err(fault("delete thin volume", format!("{id} of pool {pool}")))
     }
 
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
@@ -118,10 +123,6 @@ impl Sys for KernelSys {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         timed("dm", self.inner.mapper.thin_used(device)).await.map(Sectors::bytes).map_err(fault("measure", device))
-    }
-
-    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
-        timed("format", self.format_volume(device, uuid)).await.map_err(fault("format", device))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {
@@ -175,10 +176,6 @@ impl Sys for KernelSys {
 
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
         timed("files", self.volume_sync_folder(pool, folder)).await
-    }
-
-    fn cancel_long_work(&self) {
-        self.cancel_formats();
     }
 
     async fn scrap(&self, _pool: PoolUuid) -> Result<(), Fault> {

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cores::rt;
-use cores::side::Fd;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::makedev;
@@ -21,7 +20,7 @@ use nix::sys::stat::makedev;
 use super::dm::node;
 use super::lanes::blocking;
 use super::namespace::MOUNTS;
-use super::{KernelSys, fault, why};
+use super::{KernelSys, fault};
 use crate::error::{Fault, Why};
 use crate::limits::{UNMOUNT_AGAIN_AFTER_MS, UNMOUNT_TRIES_MAX};
 use crate::model::device::DeviceNumber;
@@ -98,20 +97,6 @@ impl KernelSys {
         }
         let there = mount_point(pool);
         blocking(lane, move || remove_mount_point(&there)).await
-    }
-
-    /// Puts an XFS on a device and makes it durable.
-    pub(super) async fn format_volume(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Why> {
-        let volume = node(self.inner.mapper.number(device).await?);
-        let files = &self.inner.lanes.files;
-        self.inner.formats.format(&self.inner.side, files, &volume, uuid).await?;
-        // Not written through this descriptor, so udev need not look at the device because of it.
-        let file = blocking(files, move || fs::File::open(volume)).await?;
-        self.inner.side.fsync(&Fd::new(file.into()), false).await.map_err(|error| why(&error))
-    }
-
-    pub(super) fn cancel_formats(&self) {
-        self.inner.formats.cancel();
     }
 
     /// Runs a job on a file of a volume.

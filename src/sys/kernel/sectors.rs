@@ -140,8 +140,17 @@ impl KernelSys {
         targets.iter().map(fault).collect()
     }
 
+    /// Block sizes of a dm device.
+    pub(super) async fn blocks_of(&self, device: Dm) -> Result<BlockSizes, Why> {
+        let place = self.volume(device, false).await?;
+        let blocks = place.blocks;
+        self.leave(vec![place]).await;
+        Ok(blocks)
+    }
+
     async fn flush_one(&self, target: Target) -> Result<(), Why> {
-        let place = self.place(target, true).await?;
+        // Not open for writing: udev would look at a dm device again when that is closed.
+        let place = self.place(target, false).await?;
         let outcome = self.inner.side.fsync(&place.fd, true).await;
         self.leave(vec![place]).await;
         outcome.map_err(|error| why(&error))
