@@ -54,7 +54,8 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, mut creation: C
         log::warn!("an intent stays until the pool is next set up (pool={pool}): {fault}");
     }
     rt::stage("settle");
-    shard.sys.settle(pool).await;
+    // udev has looked at the new device while that was formatted and recorded.
+    shard.sys.settle_device(Dm::Thin(pool, uuid)).await;
     let name = creation.record.name.clone();
     let of_pool = running.pool.borrow().name().clone();
     shard.sys.announce((pool, &of_pool), (uuid, &name, creation.record.thin_id)).await;
