@@ -19,6 +19,7 @@ mod lanes;
 mod mdv;
 mod monitor;
 pub mod namespace;
+mod replay;
 mod sectors;
 mod writes;
 

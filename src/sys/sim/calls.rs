@@ -301,6 +301,11 @@ impl Sys for SimSys {
         self.act("delete thin volume", format!("{id} of pool {pool}"), |state| state.thin_delete(pool, id)).await
     }
 
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let subject = format!("{id} of {} of pool {pool}", origin.1);
+        self.act("make snapshot", subject, |state| state.thin_snapshot(pool, origin, id)).await
+    }
+
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
         self.act("commit thin volumes of pool", pool, |state| {
             state.thin_store_mut(pool)?.commit();
@@ -333,6 +338,10 @@ impl Sys for SimSys {
     /// Nothing is mounted here but metadata volumes.
     async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
         Ok(Growth::NotMounted)
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        self.act("replay log of", device, |state| state.replay_log(device)).await
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {
