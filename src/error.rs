@@ -129,6 +129,8 @@ pub enum Refusal {
     FilesystemBusy { name: Name },
     #[error("filesystem {0} does not exist")]
     NoFilesystem(FsUuid),
+    #[error("{0:?} is not the path of a filesystem of this pool")]
+    NoFilesystemAt(String),
     #[error("device {0} is not in the pool")]
     NoDevice(DevUuid),
     #[error("filesystem {name:?} is to be merged into its origin, or its origin is: cancel that first", name = .name.as_str())]
@@ -176,6 +178,8 @@ pub enum Why {
     Short { done: usize, wanted: usize },
     #[error("{0}")]
     Data(&'static str),
+    #[error("{0}")]
+    Xfs(crate::xfs::Refused),
     #[error("an active device has another table")]
     OtherTable,
     #[error("the metadata reached none of {total} devices")]

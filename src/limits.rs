@@ -163,6 +163,10 @@ pub const FORMAT_WRITES_AT_ONCE: usize = 64;
 /// stays below half a millisecond.
 pub const FORMAT_WRITES_IN_TURN: u64 = 16;
 
+/// Places of a volume that are read at a time where the volume says how many there are: few enough for a
+/// core's memory with places of 2 MiB, and in practice all.
+pub const READS_AT_ONCE_MAX: usize = 64;
+
 /// Allocation groups of an XFS filesystem that gets another UUID here: each is a sector to read and to
 /// write, all at once, so 8 MiB (64 MiB with sectors of 4 KiB). Growth makes many: 512 MiB grown to
 /// 2 TiB have this many.

@@ -132,6 +132,7 @@ fn a_pools_life(cli: &Cli, rig: &Rig) {
     filesystems(cli);
     let detail = cli.done(&["pool", "list", "--name", "alpha"]).output;
     assert!(detail.contains(&uuid) && detail.contains("Name: alpha"), "{detail}");
+    snapshots(cli);
     stop_and_start(cli, &uuid);
     cli.done(&["filesystem", "destroy", "alpha", "sized", "plain"]);
     assert!(cli.done(&["filesystem", "list"]).rows().is_empty());
@@ -157,6 +158,21 @@ fn filesystems(cli: &Cli) {
     assert_eq!(cli.done(&["filesystem", "list"]).rows().len(), 2);
     let detail = cli.done(&["filesystem", "list", "alpha", "--name", "sized"]).output;
     assert!(detail.contains("10 GiB"), "{detail}");
+}
+
+fn snapshots(cli: &Cli) {
+    let uuid = |name: &str| {
+        let detail = cli.done(&["filesystem", "list", "alpha", "--name", name]).output;
+        let found = detail.split_whitespace().find(|word| is_uuid(word)).map(str::to_owned);
+        (found.expect("the detail shows the UUID"), detail)
+    };
+    cli.done(&["filesystem", "snapshot", "alpha", "sized", "copy"]);
+    cli.fails(&["filesystem", "snapshot", "alpha", "sized", "copy"]);
+    cli.fails(&["filesystem", "snapshot", "alpha", "nobody", "other"]);
+    let ((origin, _), (own, detail)) = (uuid("sized"), uuid("copy"));
+    assert_ne!(origin, own);
+    assert!(detail.contains(&format!("Snapshot origin: {origin}")), "{detail}");
+    cli.done(&["filesystem", "destroy", "alpha", "copy"]);
 }
 
 fn stop_and_start(cli: &Cli, uuid: &str) {

@@ -29,7 +29,8 @@ const MAY_IMPORT: &[(&str, &[&str], bool)] = &[
     ("units", &[], false),
     ("limits", &["units"], false),
     ("model", &["limits", "units"], false),
-    ("error", &["limits", "model", "units"], false),
+    // A fault says in its own words why a filesystem was not understood.
+    ("error", &["limits", "model", "units", "xfs"], false),
     ("message", &["error", "limits", "model", "units"], false),
     ("observe", &["limits", "units"], false),
     ("format", &["model"], true),
@@ -38,7 +39,7 @@ const MAY_IMPORT: &[(&str, &[&str], bool)] = &[
     ("sys", &["model"], true),
     // Reads signatures where devices are found and where they are set up, so both may import it.
     ("probe", &["format", "model", "sys"], true),
-    // Carries the writes of a new filesystem from where they are made to where they are done.
+    // Carries reads and writes of a filesystem between where they are made up and where they are done.
     ("shard", &["engine", "format", "model", "probe", "sys", "xfs"], true),
     ("directory", &["model"], true),
     ("event", &["format", "model", "probe", "sys"], true),

@@ -278,6 +278,7 @@ pub fn subject(wish: &Wish) -> uuid::Uuid {
         | Wish::StopPool(_)
         | Wish::CreateFilesystems(..)
         | Wish::DestroyFilesystems(..)
+        | Wish::SnapshotFilesystem(..)
         | Wish::SetSizeLimit(..)
         | Wish::SetMerge(..)
         | Wish::SetOverprovisioning(..) => wish.pool().0,

@@ -89,6 +89,15 @@ pub enum Opening {
     New,
 }
 
+/// What became of a filesystem that was to grow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Growth {
+    /// It is mounted, and so large now.
+    Mounted(Bytes),
+    /// It is mounted nowhere and stays as it is: XFS grows only while it is mounted.
+    NotMounted,
+}
+
 /// Something happened to block devices of the machine. What exactly is for whoever looks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum DeviceEvent {
@@ -143,6 +152,15 @@ pub trait Sys: 'static {
     /// Reads `count` sectors.
     async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault>;
 
+    /// Reads several places of one target, each from its first sector on for so many, all at once.
+    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, Fault> {
+        let mut all = Vec::with_capacity(places.len());
+        for (start, count) in places {
+            all.push(self.read(target, *start, *count).await?);
+        }
+        Ok(all)
+    }
+
     /// Writes all of them, in one batch and in any order; the results come in the order given.
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>>;
 
@@ -155,7 +173,8 @@ pub trait Sys: 'static {
     // ---- device-mapper ---------------------------------------------------------------------
 
     /// Makes dm devices active with these tables, in the order given, up to the first fault. An
-    /// active one with the same table is adopted (thin pools: low water and features may differ); one
+    /// active one with the same table is adopted (thin pools: low water and whether they wait for space may
+    /// differ); one
     /// whose table is the beginning of the given one is completed; any other table is a fault.
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault>;
 
@@ -180,6 +199,11 @@ pub trait Sys: 'static {
     /// Deletes a thin volume that is not active; ENODATA where there is none. Durable after `thin_commit`.
     async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Fault>;
 
+    /// Makes the volume `id` of what another one of the pool is now, EEXIST if there is such an id. Only
+    /// for this moment the origin stands still, mounted or not; who takes more than one snapshot of it at
+    /// a time has to keep them apart. Durable after `thin_commit`.
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault>;
+
     /// Makes all changes to thin volumes of the pool durable.
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault>;
 
@@ -195,6 +219,13 @@ pub trait Sys: 'static {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
 
     // ---- filesystems -----------------------------------------------------------------------
+
+    /// Makes an XFS that is mounted, by whomever, as large as its device. One that is larger already,
+    /// or as large but for less than an allocation group needs, stays as it is.
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault>;
+
+    /// Has the kernel replay the log of an XFS that nobody has mounted. Its log is clean afterwards.
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault>;
 
     /// Whether the volume is in use (mounted, or held open by somebody).
     async fn busy(&self, device: Dm) -> Result<bool, Fault>;

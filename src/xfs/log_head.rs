@@ -51,6 +51,17 @@ pub enum LogFault {
     Dirty,
 }
 
+impl LogFault {
+    /// Whether the kernel can be expected to make the log clean by mounting the filesystem. One that was
+    /// never written is not for it: some kernels mount it, and wait for ever when it is unmounted.
+    pub(super) const fn is_for_kernel(self) -> bool {
+        match self {
+            Self::Cycles { .. } | Self::Record | Self::Checksum | Self::Dirty => true,
+            Self::Empty | Self::OtherUuid(_) => false,
+        }
+    }
+}
+
 /// The search, between two reads.
 #[derive(Clone, Debug)]
 pub(super) struct Search {

@@ -46,6 +46,16 @@ pub enum Refused {
     Short(u64, u64),
 }
 
+impl Refused {
+    /// Whether it may be otherwise once the kernel has mounted and unmounted the filesystem.
+    pub const fn is_for_kernel(self) -> bool {
+        match self {
+            Self::Log(fault) => fault.is_for_kernel(),
+            Self::Superblock(_) | Self::Secondary(..) | Self::Nil | Self::Short(..) => false,
+        }
+    }
+}
+
 /// A change, between two reads.
 #[derive(Clone, Debug)]
 pub struct NewUuid {

@@ -84,20 +84,35 @@ impl Side {
     /// write is the caller's to judge. None of them is durable before an `fsync`.
     pub async fn write_batch(self: &Rc<Self>, writes: Vec<(Fd, u64, Buffer)>) -> Vec<io::Result<usize>> {
         let operation = |(fd, offset, buffer)| Operation { fd, kind: Kind::Write { offset, buffer } };
-        let mut pending: Vec<_> = writes.into_iter().map(|write| self.operate(operation(write))).collect();
-        let mut results: Vec<_> = pending.iter().map(|_| None).collect();
+        self.batch(writes.into_iter().map(operation), |result, _| count(result)).await
+    }
+
+    /// Reads all of `reads` at once, in no order, and gives the result and the buffer of each in theirs.
+    pub async fn read_batch(self: &Rc<Self>, reads: Vec<(Fd, u64, Buffer)>) -> Vec<(io::Result<usize>, Buffer)> {
+        let operation = |(fd, offset, buffer)| Operation { fd, kind: Kind::Read { offset, buffer } };
+        self.batch(reads.into_iter().map(operation), |result, operation| (count(result), operation.into_buffer())).await
+    }
+
+    /// Runs all operations at once; what `end` makes of each comes in their order.
+    async fn batch<T>(
+        self: &Rc<Self>,
+        operations: impl Iterator<Item = Operation>,
+        end: impl Fn(i32, Operation) -> T,
+    ) -> Vec<T> {
+        let mut pending: Vec<_> = operations.map(|operation| self.operate(operation)).collect();
+        let mut results: Vec<Option<T>> = pending.iter().map(|_| None).collect();
         let mut left = pending.len();
         poll_fn(|context| {
             for (flight, result) in pending.iter_mut().zip(&mut results).filter(|(_, result)| result.is_none()) {
-                if let Poll::Ready((done, _)) = Pin::new(flight).poll(context) {
-                    *result = Some(count(done));
+                if let Poll::Ready((done, operation)) = Pin::new(flight).poll(context) {
+                    *result = Some(end(done, operation));
                     left -= 1;
                 }
             }
             if left == 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        results.into_iter().map(|result| result.expect("each write was awaited")).collect()
+        results.into_iter().map(|result| result.expect("each operation was awaited")).collect()
     }
 
     /// Makes what was written durable; with `data_only`, without times and the like.

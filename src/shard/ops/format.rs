@@ -50,6 +50,7 @@ fn zeroes(target: Target, span: Span) -> Write {
     Write { target, start: sectors(span.at), data: WriteData::Zeroes(sectors(span.length)) }
 }
 
-fn sectors(bytes: u64) -> Sectors {
+/// Bytes of a device, in sectors.
+pub(super) fn sectors(bytes: u64) -> Sectors {
     Sectors(bytes / SECTOR_BYTES)
 }

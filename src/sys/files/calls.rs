@@ -19,8 +19,13 @@ use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::stack::Blocked;
 use crate::sys::volume;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
+
+/// Why a volume is not copied.
+const MOUNTED: &str = "it is mounted or locked, and a file cannot be frozen as a device can: unmount it first";
+/// Why a log is not replayed: that takes a loop device, and root.
+const DIRTY: &str = "nothing is mounted with --files: mount the origin and unmount it, then its log is clean";
 
 impl FilesSys {
     /// Checks a table; what it needs on the host comes after.
@@ -93,6 +98,15 @@ impl FilesSys {
         let (folder, volume) = (self.inner.root.thin(pool), self.inner.root.volume(pool, id));
         self.blocking(move || thin::create(&folder, &volume)).await?;
         Ok(ReadsZeroes::of_new_file(pool, id))
+    }
+
+    /// Only what nobody writes to can be copied: there is no device that could be suspended.
+    async fn copy_thin(&self, pool: PoolUuid, origin: ThinId, id: ThinId) -> Result<(), Why> {
+        self.inner.stack.borrow().thin_pool(pool)?;
+        let root = &self.inner.root;
+        let (folder, from, to) = (root.thin(pool), root.volume(pool, origin), root.volume(pool, id));
+        let job = move || if thin::busy(&from)? { Ok(false) } else { thin::copy(&folder, &from, &to).map(|()| true) };
+        if self.blocking(job).await? { Ok(()) } else { Err(Why::Data(MOUNTED)) }
     }
 
     async fn delete_thin(&self, pool: PoolUuid, id: ThinId) -> Result<(), Why> {
@@ -266,6 +280,11 @@ impl Sys for FilesSys {
         self.delete_thin(pool, id).await.map_err(fault("delete thin volume", format!("{id} of pool {pool}")))
     }
 
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let outcome = self.copy_thin(pool, origin.1, id).await;
+        outcome.map_err(fault("make a snapshot of", Dm::Thin(pool, origin.0)))
+    }
+
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
         let target = Target::Dm(Dm::Private(pool, Role::ThinPool));
         self.flush_targets(&[target]).await.remove(0)
@@ -287,6 +306,15 @@ impl Sys for FilesSys {
             Ok(volume) => self.blocking(move || thin::used(&volume)).await.map_err(fault),
             Err(why) => Err(fault(why)),
         }
+    }
+
+    /// A file is mounted through a loop device, which is its owner's and keeps its size.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        Err(Fault::new("have the log replayed of", device, Why::Data(DIRTY)))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {

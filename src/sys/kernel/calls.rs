@@ -5,7 +5,7 @@
 //! Invariant: no borrow of a cell lives across a wait. Deliberately absent: how each thing is done;
 //! that stands in the modules of its subject.
 
-use cores::rt::timed;
+use cores::rt::{book, timed};
 
 use super::{KernelSys, fault};
 use crate::error::{Failure, Fault, Why};
@@ -14,7 +14,7 @@ use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Below, Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// The devices that tables refer to.
@@ -69,6 +69,11 @@ impl Sys for KernelSys {
         outcome.map_err(|why| Fault::new("read", self.subject(target, start), why))
     }
 
+    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, Fault> {
+        let outcome = timed("read", self.read_places(target, places)).await;
+        outcome.map_err(|(start, why)| Fault::new("read", self.subject(target, start), why))
+    }
+
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
         timed("write", self.write_sectors(batch)).await
     }
@@ -112,6 +117,13 @@ impl Sys for KernelSys {
         outcome.map_err(fault("delete thin volume", format!("{id} of pool {pool}")))
     }
 
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let device = Dm::Thin(pool, origin.0);
+        let made = timed("dm", self.inner.mapper.thin_snapshot((device, origin.1), id)).await;
+        book("suspended", made.map_err(fault("make a snapshot of", device))?);
+        Ok(())
+    }
+
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
         timed("dm", self.inner.mapper.thin_commit(pool)).await.map_err(fault("commit thin volumes of pool", pool))
     }
@@ -127,6 +139,14 @@ impl Sys for KernelSys {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         timed("dm", self.inner.mapper.thin_used(device)).await.map(Sectors::bytes).map_err(fault("measure", device))
+    }
+
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault> {
+        timed("mount", self.grow_volume(device)).await.map_err(fault("grow the filesystem on", device))
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        timed("mount", self.mount_once(device)).await.map_err(fault("have the log replayed of", device))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {

@@ -66,7 +66,7 @@ fn unmount_there(there: &Path) -> nix::Result<()> {
     }
 }
 
-fn remove_mount_point(there: &Path) -> io::Result<()> {
+pub(super) fn remove_mount_point(there: &Path) -> io::Result<()> {
     match fs::remove_dir(there) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
@@ -80,13 +80,17 @@ impl KernelSys {
         blocking(&self.inner.lanes.mount, move || mount_there(device, &there)).await
     }
 
-    /// Unmounts a volume, and tries again while it is busy: whoever looks at mounts (df, udev) holds
-    /// one for moments.
     pub(super) async fn unmount_volume(&self, pool: PoolUuid) -> Result<(), Why> {
+        self.unmount(mount_point(pool)).await
+    }
+
+    /// Unmounts what is mounted there and removes the mount point. Tries again while it is busy: whoever
+    /// looks at mounts (df, udev) holds one for moments.
+    pub(super) async fn unmount(&self, mounted: PathBuf) -> Result<(), Why> {
         let lane = &self.inner.lanes.mount;
         let mut tries = 1;
         loop {
-            let there = mount_point(pool);
+            let there = mounted.clone();
             match blocking(lane, move || Ok(unmount_there(&there)?)).await {
                 Err(Why::Errno(libc::EBUSY)) if tries < UNMOUNT_TRIES_MAX => tries += 1,
                 Err(why) => return Err(why),
@@ -94,8 +98,7 @@ impl KernelSys {
             }
             rt::sleep(Duration::from_millis(UNMOUNT_AGAIN_AFTER_MS)).await;
         }
-        let there = mount_point(pool);
-        blocking(lane, move || remove_mount_point(&there)).await
+        blocking(lane, move || remove_mount_point(&mounted)).await
     }
 
     /// Runs a job on a file of a volume.

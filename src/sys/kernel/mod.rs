@@ -14,10 +14,12 @@ mod devices;
 mod dm;
 mod examine;
 mod extents;
+mod grow;
 mod lanes;
 mod mdv;
 mod monitor;
 pub mod namespace;
+mod replay;
 mod sectors;
 mod writes;
 

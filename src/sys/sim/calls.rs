@@ -23,7 +23,7 @@ use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// Block sizes of a disk that is made up.
@@ -303,6 +303,11 @@ impl Sys for SimSys {
         self.act("delete thin volume", format!("{id} of pool {pool}"), |state| state.thin_delete(pool, id)).await
     }
 
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let subject = format!("{id} of {} of pool {pool}", origin.1);
+        self.act("make snapshot", subject, |state| state.thin_snapshot(pool, origin, id)).await
+    }
+
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
         self.act("commit thin volumes of pool", pool, |state| {
             state.thin_store_mut(pool)?.commit();
@@ -330,6 +335,15 @@ impl Sys for SimSys {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         self.ask("measure", device, |state| state.thin_used(device)).await
+    }
+
+    /// Nothing is mounted here but metadata volumes.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        self.act("replay log of", device, |state| state.replay_log(device)).await
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {

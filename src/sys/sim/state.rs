@@ -203,7 +203,7 @@ impl State {
         let mut bytes = Vec::new();
         for spot in self.spots(who, target, start, count)? {
             bytes.extend(match spot.ground {
-                Ground::Volume(place, id) => self.content(place, id)?.medium.read(spot.start, spot.count),
+                Ground::Volume(place, id) => self.content(place, id)?.read(spot.start, spot.count),
                 Ground::Disk(number) => {
                     let disk = self.disks.get(&number).ok_or(Why::Errno(libc::ENODEV))?;
                     if let Some(errno) = disk.reads_fail.or_else(|| disk.refuse(spot.start, spot.count)) {
@@ -308,6 +308,9 @@ impl State {
                 let store = self.thin.get_mut(&place).expect("an active thin pool has metadata");
                 let free = blocks.saturating_sub(store.used());
                 let content = store.content_mut(id).ok_or(Why::Errno(libc::ENODATA))?;
+                if content.dirty {
+                    self.bug(format!("a write to {device}, whose log is to be replayed first"));
+                }
                 if content.lacks(block, spot.start, spot.count) > free {
                     return Err(Why::Errno(libc::ENOSPC));
                 }
@@ -471,6 +474,25 @@ impl State {
         Ok(blank)
     }
 
+    /// Makes a thin volume of what another one is now.
+    pub(super) fn thin_snapshot(&mut self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Why> {
+        let mounted = self.is_mounted(Dm::Thin(pool, origin.0));
+        self.thin_store_mut(pool)?.copy(origin.1, id, mounted).map_err(Why::Errno)
+    }
+
+    /// Mounts a filesystem on a volume and unmounts it again.
+    pub(super) fn replay_log(&mut self, device: Dm) -> Result<(), Why> {
+        if self.is_mounted(device) {
+            return Err(Why::Errno(libc::EBUSY));
+        }
+        let id = self.thin_id(device)?;
+        let content = self.thin_store_mut(device.pool())?.content_mut(id).ok_or(Why::Errno(libc::ENODATA))?;
+        // As mount(2) answers where there is no XFS.
+        super::xfs::find(&content.medium).ok_or(Why::Errno(libc::EINVAL))?;
+        content.dirty = false;
+        Ok(())
+    }
+
     /// Drops a thin volume, unless it is active.
     pub(super) fn thin_delete(&mut self, pool: PoolUuid, id: ThinId) -> Result<(), Why> {
         if self.stack.is_thin_active(pool, id) {
@@ -491,7 +513,7 @@ impl State {
         let id = self.thin_id(device)?;
         let content = self.thin_store(device.pool())?.content(id).ok_or(Why::Errno(libc::ENODATA))?;
         match self.stack.table(Dm::Private(device.pool(), Role::ThinPool)) {
-            Some(Table::ThinPool { block, .. }) => Ok(Sectors(content.used() * block.0).bytes()),
+            Some(Table::ThinPool { block, .. }) => Ok(Sectors(content.mapped() * block.0).bytes()),
             Some(Table::Linear(_) | Table::Thin { .. }) | None => Err(Why::Errno(libc::ENXIO)),
         }
     }

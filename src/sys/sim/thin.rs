@@ -24,6 +24,10 @@ const STALE: [u8; UNIT_BYTES] = [0xa5; UNIT_BYTES];
 const STALE_EVERY: Sectors = Sectors(2_048);
 const STALE_END: Sectors = Sectors(1 << 21);
 
+/// How a record of a log begins, and where its number of operations has its last byte.
+const LOG_RECORD: [u8; 4] = [0xfe, 0xed, 0xba, 0xbe];
+const LOG_OPERATIONS: usize = 43;
+
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Create(ThinId, u64),
@@ -43,8 +47,12 @@ impl Change {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     pub(super) medium: Medium,
+    /// Whether it is that of a filesystem that was mounted when it was copied, and not unmounted since.
+    pub(super) dirty: bool,
     /// Blocks that it takes of its pool.
     blocks: BTreeSet<u64>,
+    /// Blocks that it got from its origin. Who writes to a shared block first is the snapshot here, always.
+    shared: BTreeSet<u64>,
 }
 
 /// The metadata of one thin pool.
@@ -105,6 +113,24 @@ impl ThinStore {
         Ok(())
     }
 
+    /// Makes a volume of what another is now; `EEXIST` where it exists, `ENODATA` where there is no origin.
+    pub(super) fn copy(&mut self, from: ThinId, to: ThinId, mounted: bool) -> Result<(), i32> {
+        if self.now.contains_key(&to) {
+            return Err(libc::EEXIST);
+        }
+        let origin = self.content(from).ok_or(libc::ENODATA)?;
+        let content = Content {
+            medium: origin.medium.clone(),
+            dirty: origin.dirty || mounted,
+            blocks: BTreeSet::new(),
+            shared: origin.blocks.union(&origin.shared).copied().collect(),
+        };
+        self.next += 1;
+        self.contents.insert(self.next, content);
+        self.change(Change::Create(to, self.next));
+        Ok(())
+    }
+
     /// Drops a volume; `ENODATA` where there is none.
     pub(super) fn delete(&mut self, id: ThinId) -> Result<(), i32> {
         if !self.now.contains_key(&id) {
@@ -148,6 +174,20 @@ impl ThinStore {
 }
 
 impl Content {
+    /// What a reader sees.
+    pub(super) fn read(&self, start: Sectors, count: Sectors) -> Vec<u8> {
+        let mut bytes = self.medium.read(start, count);
+        let records = bytes.chunks_mut(UNIT_BYTES).filter(|unit| self.dirty && unit.starts_with(&LOG_RECORD));
+        // The last record of the log is one of a filesystem at work: it has several operations.
+        records.for_each(|record| record[LOG_OPERATIONS] = 2);
+        bytes
+    }
+
+    /// Blocks that it shows, its own and those of its origin.
+    pub(super) fn mapped(&self) -> u64 {
+        self.blocks.union(&self.shared).count() as u64
+    }
+
     /// Blocks that it takes of its pool.
     pub(super) fn used(&self) -> u64 {
         self.blocks.len() as u64
@@ -216,6 +256,25 @@ mod tests {
         assert!(back, "some power loss takes the deletion back");
         store.commit();
         assert_eq!(store.contents.len(), 1, "what nobody can see any more is forgotten");
+    }
+
+    #[test]
+    fn a_copy_has_what_its_origin_had_and_takes_blocks_for_what_is_new() {
+        let mut store = ThinStore::new(0);
+        store.create(ThinId(0), false).expect("new");
+        let unit = |byte| WriteData::Bytes(vec![byte; UNIT_BYTES]);
+        let (block, at) = (Sectors(2_048), Sectors(7));
+        let origin = store.content_mut(ThinId(0)).expect("there");
+        origin.medium.submit(1, at, &unit(1), || true);
+        origin.take(block, at, Sectors(1));
+        assert_eq!(store.copy(ThinId(0), ThinId(1), false), Ok(()));
+        assert_eq!(store.copy(ThinId(0), ThinId(1), false), Err(libc::EEXIST));
+        assert_eq!(store.copy(ThinId(7), ThinId(2), false), Err(libc::ENODATA));
+        store.content_mut(ThinId(0)).expect("there").medium.submit(2, at, &unit(2), || true);
+        let copy = store.content(ThinId(1)).expect("made");
+        assert_eq!((copy.read(at, Sectors(1))[0], copy.mapped(), copy.used()), (1, 1, 0));
+        assert_eq!(copy.lacks(block, at, Sectors(1)), 1, "what is shared is copied when it is written");
+        assert_eq!(store.used(), 1);
     }
 
     #[test]

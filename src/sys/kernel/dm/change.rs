@@ -1,10 +1,14 @@
-//! Bringing one dm device to a table, from whatever a daemon before us left there; and removing one.
+//! Bringing one dm device to a table, from whatever a daemon before us left there; removing one; and
+//! copying a thin volume while it stands still.
 //!
 //! Everything here blocks; it runs on a lane. Invariant: a device is active with the table that is
 //! wanted, or an error came back and it is as it was found; one that had no table is gone then.
-//! Between loading a table and swapping it in there is nothing but those two calls.
+//! Between loading a table and swapping it in there is nothing but those two calls, and between
+//! suspending a device and resuming it nothing but what it is suspended for.
 //!
 //! Deliberately absent: the order of devices, trying again, waiting for udev.
+
+use std::time::{Duration, Instant};
 
 use super::control::{Ask, Control, Info};
 use super::cookie::{self, Cookie};
@@ -13,6 +17,7 @@ use super::status;
 use super::table::{Likeness, Lines, Numbered};
 use crate::error::Why;
 use crate::model::dm::{Dm, Role, Table};
+use crate::model::ids::ThinId;
 use crate::sys::kernel;
 
 /// Sectors in a block of a thin pool's metadata.
@@ -108,6 +113,39 @@ fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -
         outcome.map_err(|error| kernel::why(&error))
     });
     settle(outcome, cookie)
+}
+
+/// Makes the thin volume `id` of what an origin is now, and tells how long the origin was suspended for
+/// that. A filesystem that is mounted on it is frozen meanwhile, so that all of what was written before
+/// is in the snapshot. An origin that somebody else has suspended goes on, too.
+pub(super) fn snapshot(
+    control: &Control,
+    (origin, number): (Dm, ThinId),
+    id: ThinId,
+    cookie: Option<&Cookie>,
+) -> Result<Duration, Why> {
+    let pool = Dm::Private(origin.pool(), Role::ThinPool);
+    // All that may be needed is made now: once the origin is suspended there is no time.
+    let cookie = expected(cookie);
+    let mut suspend = Request::new(Change::Suspend, origin, 0);
+    let mut copy = Request::message(pool, &format!("create_snap {id} {number}"));
+    let mut resume = Request::new(Change::Resume, origin, cookie::event(origin, cookie));
+    let began = Instant::now();
+    let (copied, resumed) = match suspend.send(control.descriptor()) {
+        Ok(_) => {
+            let copied = copy.send(control.descriptor());
+            (copied, resume.send(control.descriptor()))
+        }
+        // Nobody writes to what is not active.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => (copy.send(control.descriptor()), Ok(false)),
+        Err(error) => (Err(error), Ok(false)),
+    };
+    let suspended = began.elapsed();
+    if let Err(error) = &resumed {
+        log::error!("a device stays suspended (device={origin}): {error}");
+    }
+    settle(resumed.map_err(|error| kernel::why(&error)), cookie)?;
+    copied.map(|_told| suspended).map_err(|error| kernel::why(&error))
 }
 
 fn send(control: &Control, change: Change, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {

@@ -175,6 +175,13 @@ impl Mapper {
         self.ask(move |control| control.message(thin_pool(pool), &format!("delete {id}"))).await
     }
 
+    /// As `Sys::thin_snapshot`; tells how long the origin was suspended. One job, so that the thread that
+    /// suspends is the one that resumes.
+    pub(super) async fn thin_snapshot(&self, origin: (Dm, ThinId), id: ThinId) -> Result<Duration, Why> {
+        let work = move |control: &Control, cookie: Option<&Cookie>| change::snapshot(control, origin, id, cookie);
+        self.change(vec![origin.0], work).await?
+    }
+
     /// As `Sys::thin_commit`: the kernel commits when it is asked for a status.
     pub(super) async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Why> {
         let state =
