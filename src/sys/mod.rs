@@ -89,6 +89,15 @@ pub enum Opening {
     New,
 }
 
+/// What became of a filesystem that was to grow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Growth {
+    /// It is mounted, and so large now.
+    Mounted(Bytes),
+    /// It is mounted nowhere and stays as it is: XFS grows only while it is mounted.
+    NotMounted,
+}
+
 /// Something happened to block devices of the machine. What exactly is for whoever looks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum DeviceEvent {
@@ -155,7 +164,8 @@ pub trait Sys: 'static {
     // ---- device-mapper ---------------------------------------------------------------------
 
     /// Makes dm devices active with these tables, in the order given, up to the first fault. An
-    /// active one with the same table is adopted (thin pools: low water and features may differ); one
+    /// active one with the same table is adopted (thin pools: low water and whether they wait for space may
+    /// differ); one
     /// whose table is the beginning of the given one is completed; any other table is a fault.
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault>;
 
@@ -192,6 +202,10 @@ pub trait Sys: 'static {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
 
     // ---- filesystems -----------------------------------------------------------------------
+
+    /// Makes an XFS that is mounted, by whomever, as large as its device. One that is larger already,
+    /// or as large but for less than an allocation group needs, stays as it is.
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault>;
 
     /// Whether the volume is in use (mounted, or held open by somebody).
     async fn busy(&self, device: Dm) -> Result<bool, Fault>;

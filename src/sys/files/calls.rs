@@ -19,7 +19,7 @@ use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::stack::{Blocked, Likeness};
 use crate::sys::volume;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 impl FilesSys {
@@ -285,6 +285,11 @@ impl Sys for FilesSys {
             Ok(volume) => self.blocking(move || thin::used(&volume)).await.map_err(fault),
             Err(why) => Err(fault(why)),
         }
+    }
+
+    /// A file is mounted through a loop device, which is its owner's and keeps its size.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {

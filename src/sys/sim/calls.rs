@@ -23,7 +23,7 @@ use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// What an XFS on 512 MiB has room for: all but its log.
@@ -330,6 +330,11 @@ impl Sys for SimSys {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         self.ask("measure", device, |state| state.thin_used(device)).await
+    }
+
+    /// Nothing is mounted here but metadata volumes.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {
