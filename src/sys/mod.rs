@@ -242,6 +242,9 @@ pub trait Sys: 'static {
     /// Unmounts it. One that is not mounted is fine.
     async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault>;
 
+    /// How large the file system is that holds the files of a mounted metadata volume.
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault>;
+
     /// Names of the files in a folder, sorted.
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault>;
 

@@ -7,6 +7,7 @@
 
 mod events;
 mod format;
+mod limit;
 mod snapshots;
 mod strict;
 mod world;
@@ -246,6 +247,7 @@ fn every_fault_is_unwound() {
         (Before::Mounted, |seen| snapshot(seen, "one", "s")),
         (Before::Snapshots, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "s")])),
         (Before::Filesystem, |_| Wish::StopPool(pool())),
+        (Before::Filesystem, |_| Wish::SetFsLimit(pool(), 500)),
         (Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false }),
     ] {
         let (actions, _) = attempt(&machine(), before, wish, None);

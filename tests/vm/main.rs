@@ -58,6 +58,7 @@ mod format;
 mod golden;
 mod grow;
 mod life;
+mod limit;
 mod links;
 mod restart;
 mod sectors;

@@ -300,6 +300,12 @@ impl Machine {
         Some(store.volumes().map(|(id, content)| (id, xfs::find(&content.medium))).collect())
     }
 
+    /// How much of its metadata device the thin pool of a pool works with. `None` while it is not active.
+    pub fn thin_meta(&self, pool: PoolUuid) -> Option<Sectors> {
+        // The only error is that it is not active.
+        self.state.borrow().thin_store(pool).ok().map(|store| store.meta)
+    }
+
     /// The UUID of the XFS on a mounted metadata volume. `None` while it is not mounted.
     pub fn mdv_uuid(&self, pool: PoolUuid) -> Option<Uuid> {
         // The only error is that it is not mounted.
