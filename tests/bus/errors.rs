@@ -8,8 +8,16 @@ use crate::support::{GIB, OBJECT_MANAGER, PROPERTIES, TOP, interface};
 use crate::{make_pool, text_of};
 
 /// Methods that the first release serves; all others answer NotSupported.
-const SERVED: [&str; 7] =
-    ["CreatePool", "DestroyPool", "StartPool", "StopPool", "CreateFilesystems", "DestroyFilesystems", "SetUserInfo"];
+const SERVED: [&str; 7] = [
+    "CreatePool",
+    "DestroyPool",
+    "StartPool",
+    "StopPool",
+    "CreateFilesystems",
+    "DestroyFilesystems",
+    "SnapshotFilesystem",
+    "SetUserInfo",
+];
 
 /// What a call with the wrong arguments may be answered with.
 const MALFORMED: [&str; 2] = ["org.freedesktop.DBus.Error.InvalidArgs", "org.freedesktop.zbus.Error"];
@@ -98,7 +106,7 @@ fn wrong_arguments_are_malformed_calls() {
         client.call(TOP, &interface("Manager", 5), "StopPool", ("p", "name")),
         client.call(TOP, &manager, "CreatePool", ("q", vec!["/q"], (false, ""), (false, ("", "")))),
         client.call(&pool, &interface("pool", 9), "CreateFilesystems", (vec![("f", (false, ""))],)),
-        client.call(&pool, &interface("pool", 9), "DestroyFilesystems", (vec!["f"],)),
+        client.call(&pool, &interface("pool", 9), "DestroyFilesystems", "SnapshotFilesystem", (vec!["f"],)),
         client.call(&pool, PROPERTIES, "Get", (interface("pool", 9),)),
         client.call(&pool, PROPERTIES, "GetAll", (7_u32,)),
         client.call(&pool, PROPERTIES, "Set", (interface("pool", 9), "Overprovisioning", false)),
