@@ -17,7 +17,7 @@ use stratisd::format::mda::{self, Geometry, HEADER_BYTES, REGIONS, Region};
 use stratisd::format::record::{self, PoolRecord};
 use stratisd::format::{filesystem, record::DeviceSegment};
 use stratisd::model::device::DeviceNumber;
-use stratisd::model::dm::{Below, Dm, Role, Table};
+use stratisd::model::dm::{Below, Dm, Role, Table, ThinFeature};
 use stratisd::model::ids::{DevUuid, PoolUuid};
 use stratisd::model::name::Name;
 use stratisd::model::pool::{IntegritySpec, MetadataVersion};
@@ -161,7 +161,8 @@ fn our_layout_of_the_same_devices_is_theirs() {
     let integrity = IntegritySpec::default();
     let layout = layout::first(&order.collect::<Vec<_>>(), &integrity, 100).expect("large enough");
     let mut ours = layout.record(&Name::try_from("v2plain").expect("a name"), &integrity, 100);
-    // Since its creation the pool has run out of space to allocate, and was stopped.
+    // Since its creation the pool has run out of space to allocate, and was stopped; and ours zero new blocks.
+    assert_eq!(ours.thin_features(), [ThinFeature::NoDiscardPassdown]);
     ours.thinpool_dev.feature_args.clone_from(&recorded.thinpool_dev.feature_args);
     ours.started = Some(false);
     assert_eq!(ours, recorded);

@@ -170,7 +170,7 @@ mod tests {
             length: Sectors(692_224),
             block: Sectors(2_048),
             low_water: 169,
-            features: vec![ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing],
+            features: vec![ThinFeature::NoDiscardPassdown],
         };
         let expected = [
             (dm(Role::OriginSub), line(1_792_000, Below::Device(DeviceNumber(8, 16)), 8_192)),
@@ -181,6 +181,15 @@ mod tests {
             (dm(Role::ThinPool), thin_pool),
         ];
         assert_eq!(tables, expected);
+    }
+
+    #[test]
+    fn a_pool_keeps_the_features_on_its_record() {
+        let mut record = record();
+        let theirs = [ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing];
+        record.set_thin_features(&theirs);
+        let Table::ThinPool { features, .. } = thin_pool(&record, LowWater::Setup) else { panic!("a thin pool") };
+        assert_eq!(features, theirs);
     }
 
     #[test]

@@ -89,6 +89,15 @@ pub enum Opening {
     New,
 }
 
+/// What became of a filesystem that was to grow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Growth {
+    /// It is mounted, and so large now.
+    Mounted(Bytes),
+    /// It is mounted nowhere and stays as it is: XFS grows only while it is mounted.
+    NotMounted,
+}
+
 /// Something happened to block devices of the machine. What exactly is for whoever looks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum DeviceEvent {
@@ -164,7 +173,8 @@ pub trait Sys: 'static {
     // ---- device-mapper ---------------------------------------------------------------------
 
     /// Makes dm devices active with these tables, in the order given, up to the first fault. An
-    /// active one with the same table is adopted (thin pools: low water and features may differ); one
+    /// active one with the same table is adopted (thin pools: low water and whether they wait for space may
+    /// differ); one
     /// whose table is the beginning of the given one is completed; any other table is a fault.
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault>;
 
@@ -175,6 +185,9 @@ pub trait Sys: 'static {
     /// Waits until the rest of the machine (udev) has taken notice of what was activated and
     /// deactivated of the pool so far. Bounded: when that takes too long, a warning is logged.
     async fn settle(&self, pool: PoolUuid);
+
+    /// As `settle`, for what was done to one device: what others of its pool are waited for is their matter.
+    async fn settle_device(&self, device: Dm);
 
     /// Which dm devices of the pool are active.
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault>;
@@ -206,6 +219,10 @@ pub trait Sys: 'static {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
 
     // ---- filesystems -----------------------------------------------------------------------
+
+    /// Makes an XFS that is mounted, by whomever, as large as its device. One that is larger already,
+    /// or as large but for less than an allocation group needs, stays as it is.
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault>;
 
     /// Has the kernel replay the log of an XFS that nobody has mounted. Its log is clean afterwards.
     async fn replay_log(&self, device: Dm) -> Result<(), Fault>;

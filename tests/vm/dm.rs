@@ -43,7 +43,7 @@ fn volume() -> Dm {
 }
 
 /// Runs something on a core with a machine of its own.
-fn on_machine<T: Send + 'static, F: Future<Output = T> + 'static>(
+pub(crate) fn on_machine<T: Send + 'static, F: Future<Output = T> + 'static>(
     body: impl FnOnce(KernelSys) -> F + Send + 'static,
 ) -> T {
     let core = CoreSpec { name: "dm".to_owned(), cpu: None };
@@ -166,6 +166,7 @@ scenario!(
     |guest: &mut Guest| {
         beginnings_of_tables_are_completed(guest);
         a_thin_pool_is_told_of_its_larger_metadata(guest);
+        a_thin_pool_learns_to_zero_its_blocks(guest);
         leftovers_are_cleared_up(guest);
     }
 );
@@ -341,6 +342,24 @@ fn a_thin_pool_is_told_of_its_larger_metadata(guest: &mut Guest) {
     assert!(dm::status(&name).contains("/512 "), "{}", dm::status(&name));
     up_now(disk).expect("adopted");
     assert!(dm::status(&name).contains("/1024 "), "{}", dm::status(&name));
+    dm::expect_settled();
+    down_now();
+}
+
+/// Somebody made it such that it does not: what its record says counts, because new logs rely on it.
+fn a_thin_pool_learns_to_zero_its_blocks(guest: &mut Guest) {
+    let disk = disk(guest);
+    up_now(disk).expect("a stack goes up");
+    let name = private(Role::ThinPool).to_string();
+    assert!(dm::tables()[&name].contains("skip_block_zeroing"), "this stack does not zero");
+    on_machine(move |sys| async move {
+        let mut zeroing = stack(disk);
+        let Some((_, Table::ThinPool { features, .. })) = zeroing.last_mut() else { panic!("it is on top") };
+        features.retain(|feature| *feature != ThinFeature::SkipBlockZeroing);
+        sys.activate(&zeroing).await.expect("it learns");
+        sys.settle(pool()).await;
+    });
+    assert!(!dm::tables()[&name].contains("skip_block_zeroing"), "{:?}", dm::tables());
     dm::expect_settled();
     down_now();
 }

@@ -62,7 +62,8 @@ pub(super) async fn enter<S: Sys>(shard: &Shard<S>, running: &Running, creation:
         log::warn!("an intent stays until the pool is next set up (pool={pool}): {fault}");
     }
     rt::stage("settle");
-    shard.sys.settle(pool).await;
+    // udev has looked at the new device while that was formatted and recorded.
+    shard.sys.settle_device(Dm::Thin(pool, uuid)).await;
     let of_pool = running.pool.borrow().name().clone();
     shard.sys.announce((pool, &of_pool), (uuid, &creation.record.name, creation.record.thin_id)).await;
     let used = shard.used(pool, uuid).await;

@@ -19,7 +19,7 @@ use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::stack::Blocked;
 use crate::sys::volume;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// Why a volume is not copied.
@@ -265,6 +265,8 @@ impl Sys for FilesSys {
 
     async fn settle(&self, _pool: PoolUuid) {}
 
+    async fn settle_device(&self, _device: Dm) {}
+
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         Ok(self.inner.stack.borrow().of(pool))
     }
@@ -304,6 +306,11 @@ impl Sys for FilesSys {
             Ok(volume) => self.blocking(move || thin::used(&volume)).await.map_err(fault),
             Err(why) => Err(fault(why)),
         }
+    }
+
+    /// A file is mounted through a loop device, which is its owner's and keeps its size.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
     }
 
     async fn replay_log(&self, device: Dm) -> Result<(), Fault> {

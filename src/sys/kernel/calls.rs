@@ -14,7 +14,7 @@ use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Below, Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// The devices that tables refer to.
@@ -99,6 +99,10 @@ impl Sys for KernelSys {
         timed("udev", self.inner.mapper.settle(pool)).await;
     }
 
+    async fn settle_device(&self, device: Dm) {
+        timed("udev", self.inner.mapper.settle_device(device)).await;
+    }
+
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         timed("dm", self.inner.mapper.active(pool)).await.map_err(fault("list dm devices of pool", pool))
     }
@@ -135,6 +139,10 @@ impl Sys for KernelSys {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         timed("dm", self.inner.mapper.thin_used(device)).await.map(Sectors::bytes).map_err(fault("measure", device))
+    }
+
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault> {
+        timed("mount", self.grow_volume(device)).await.map_err(fault("grow the filesystem on", device))
     }
 
     async fn replay_log(&self, device: Dm) -> Result<(), Fault> {

@@ -14,6 +14,7 @@ mod devices;
 mod dm;
 mod examine;
 mod extents;
+mod grow;
 mod lanes;
 mod mdv;
 mod monitor;

@@ -23,7 +23,7 @@ use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// Block sizes of a disk that is made up.
@@ -289,6 +289,8 @@ impl Sys for SimSys {
 
     async fn settle(&self, _pool: PoolUuid) {}
 
+    async fn settle_device(&self, _device: Dm) {}
+
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         self.ask("list dm devices of pool", pool, |state| Ok(state.stack.of(pool))).await
     }
@@ -333,6 +335,11 @@ impl Sys for SimSys {
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         self.ask("measure", device, |state| state.thin_used(device)).await
+    }
+
+    /// Nothing is mounted here but metadata volumes.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
     }
 
     async fn replay_log(&self, device: Dm) -> Result<(), Fault> {

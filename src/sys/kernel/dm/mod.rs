@@ -145,7 +145,12 @@ impl Mapper {
 
     /// As `Sys::settle`.
     pub(super) async fn settle(&self, pool: PoolUuid) {
-        self.waits.settle(pool).await;
+        self.waits.settle(|device| device.pool() == pool).await;
+    }
+
+    /// As `Sys::settle_device`.
+    pub(super) async fn settle_device(&self, device: Dm) {
+        self.waits.settle(|other| other == device).await;
     }
 
     /// As `Sys::active`.
