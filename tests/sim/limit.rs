@@ -31,7 +31,8 @@ fn meta(machine: &Machine) -> (Sectors, Sectors) {
 /// What the operation comes to when nothing fails: its actions, and the metadata before and after.
 fn undisturbed() -> (u64, Sectors, Sectors) {
     let untouched = machine();
-    live(SEED, &untouched, |driver| async move { prepare(&driver, Before::Pool).await }).finished();
+    let preparing = untouched.clone();
+    live(SEED, &untouched, move |driver| async move { prepare(&driver, &preparing, Before::Pool).await }).finished();
     let whole = machine();
     let (actions, ended) = attempt(&whole, Before::Pool, |_| raise(), None);
     ended.finished().expect("there is room");
@@ -82,7 +83,7 @@ fn a_fault_leaves_the_old_limit_and_the_next_try_goes_on() {
         let machine = machine();
         let (failing, looked) = (machine.clone(), machine.clone());
         let (outcome, told, again) = live(SEED, &machine, move |driver| async move {
-            prepare(&driver, Before::Pool).await;
+            prepare(&driver, &failing, Before::Pool).await;
             failing.fail_at(failing.actions() + point, libc::EIO);
             let outcome = driver.call(raise()).await;
             let told = driver.seen();

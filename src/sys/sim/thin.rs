@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_copy_has_what_its_origin_had_and_takes_blocks_for_what_is_new() {
-        let mut store = ThinStore::new(0);
+        let mut store = ThinStore::new(0, Sectors(8_192));
         store.create(ThinId(0), false).expect("new");
         let unit = |byte| WriteData::Bytes(vec![byte; UNIT_BYTES]);
         let (block, at) = (Sectors(2_048), Sectors(7));
