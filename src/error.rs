@@ -133,6 +133,8 @@ pub enum Refusal {
     FilesystemLost { name: Name },
     #[error("filesystem {name:?} is being created or destroyed", name = .name.as_str())]
     FilesystemBusy { name: Name },
+    #[error("pool {name:?} is full: what is written to the origin would keep a snapshot of it waiting", name = .name.as_str())]
+    PoolFull { name: Name },
     #[error("filesystem {0} does not exist")]
     NoFilesystem(FsUuid),
     #[error("{0:?} is not the path of a filesystem of this pool")]

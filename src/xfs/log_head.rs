@@ -16,8 +16,8 @@ use uuid::Uuid;
 use crate::units::SECTOR_BYTES;
 use crate::xfs::{Span, Write, log};
 
-/// Sectors that are read at a time while narrowing: five rounds for the largest log.
-const PROBES: u64 = 16;
+/// Sectors that are read at a time while narrowing: three rounds for the log of 1 TiB, four for the largest.
+const PROBES: u64 = 64;
 /// What is looked at before the end: eight buffers of 256 KiB, all that can be in flight.
 const WINDOW_BYTES: u64 = 2 << 20;
 

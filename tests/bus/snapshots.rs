@@ -110,11 +110,13 @@ fn what_cannot_be_copied_is_refused() {
         client.snapshot(&mine, &own, name).refused(&none());
     }
     assert_eq!(client.family("filesystem").len(), 2, "nothing was left behind");
-    client.set(&mine, &interface("pool", 9), "Overprovisioning", false).expect("there is room for one");
-    take(&client, &mine, &own, "s");
+    // One of 1 TiB on a disk of 16.
+    let large = client.create_filesystems(&mine, &[("large", None, None)]).done().1.remove(0).0;
+    client.set(&mine, &interface("pool", 9), "Overprovisioning", false).expect("there is room for both");
+    take(&client, &mine, &large, "s");
     let mut number = 0;
     let why = loop {
-        let answer = client.snapshot(&mine, &own, &format!("s{number}"));
+        let answer = client.snapshot(&mine, &large, &format!("s{number}"));
         if answer.code != 0 {
             break answer.refused(&none());
         }

@@ -1,6 +1,8 @@
 //! Snapshots: every crash point, of origins that are mounted and that are not, and what becomes of
 //! snapshots whose origin goes.
 
+use stratisd::model::dm::ThinPoolMode;
+
 use super::*;
 
 /// What is a snapshot of what, as clients see it.
@@ -117,4 +119,20 @@ fn two_snapshots_of_one_name_are_one() {
         let made = outcomes.iter().filter(|one| matches!(one, Ok(Answer::FilesystemSnapshotted(_)))).count();
         assert_eq!(made, 1, "{outcomes:?}");
     }
+}
+
+#[test]
+fn a_full_pool_keeps_nobody_waiting() {
+    let machine = machine();
+    let own = machine.clone();
+    let (refused, made) = live(SEED, &machine, move |driver| async move {
+        prepare(&driver, &own, Before::Filesystem).await;
+        own.ail(pool(), ThinPoolMode::OutOfDataSpace, false);
+        let refused = driver.call(snapshot(&driver.seen(), "one", "s")).await;
+        own.ail(pool(), ThinPoolMode::ReadWrite, false);
+        (refused, driver.call(snapshot(&driver.seen(), "one", "s")).await)
+    })
+    .finished();
+    assert!(matches!(refused, Err(Failure::Refused(Refusal::PoolFull { .. }))), "{refused:?}");
+    assert!(matches!(made, Ok(Answer::FilesystemSnapshotted(_))), "{made:?}");
 }

@@ -4,23 +4,28 @@
 //! `POINTS` is the number of kills, `SEED` repeats a run as far as timing allows. Deliberately absent: what a limit is
 //! refused for, beyond space; the bus tests have that.
 
+use std::ops::Range;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use dbus::arg::Variant;
 
-use crate::guest::{Guest, dm, files, state};
+use crate::guest::files::{self, Contents};
+use crate::guest::{Guest, SYSTEM_BUS, dm, state};
 use crate::host::{SPEC, Spec};
 use crate::kill::{number, seed};
 use crate::load::{self, Load};
 use crate::scenario;
 use crate::support::client::{Client, method};
-use crate::support::{PROPERTIES, interface};
+use crate::support::{MIB, PROPERTIES, interface};
 
 /// Kills, unless `POINTS` says otherwise; and the longest time after which one comes.
 const POINTS: u64 = 10;
 const DELAY_MICROS_MAX: u64 = 120_000;
+
+/// A filesystem of 512 MiB, in bytes.
+const SIZE: &str = "536870912";
 
 /// The most that a pool of 2 GiB keeps room for.
 const HIGHEST: u64 = 846;
@@ -30,6 +35,13 @@ scenario!(
     a_limit_is_raised_while_the_daemon_is_killed,
     Spec { disks: &["2G"], limit_s: 240, ..SPEC },
     play
+);
+
+scenario!(
+    /// Filesystems beyond the hundredth are like the others.
+    filesystems_beyond_the_hundredth,
+    Spec { disks: &["2G"], limit_s: 400, ..SPEC },
+    go_beyond
 );
 
 /// A pool in use.
@@ -108,6 +120,51 @@ fn play(guest: &mut Guest) {
     assert_eq!((pool.limit(&client), pool.meta().0), (HIGHEST, 55_296 / 8));
     state::expect_no_io_error();
     guest.stop();
+}
+
+fn go_beyond(guest: &mut Guest) {
+    const COUNT: u64 = 130;
+    guest.start();
+    let client = guest.client();
+    let (_, (path, _)) = client.create_pool("p", &guest.disks()).done();
+    create(&path, 0..100);
+    let refused = client.create_filesystems(&path, &[("one-more", Some(SIZE), None)]).refused(&(false, Vec::new()));
+    assert!(refused.contains("100"), "{refused}");
+    client.set(&path, &interface("pool", 9), "FsLimit", COUNT).expect("there is room");
+    create(&path, 100..COUNT);
+    let refused = client.create_filesystems(&path, &[("one-more", Some(SIZE), None)]).refused(&(false, Vec::new()));
+    assert!(refused.contains("130"), "{refused}");
+
+    // The names of thin volumes are in the order of random UUIDs: these are any of them, old and new.
+    let filesystems = client.family("filesystem");
+    assert_eq!(filesystems.len() as u64, COUNT);
+    for (number, path) in (1..).zip(filesystems.keys().step_by(10)) {
+        let device = files::node(&client, path);
+        let folder = files::mount(&device, "some");
+        let contents = Contents::write(folder.join("file"), MIB, number);
+        files::drop_caches();
+        contents.check(&folder);
+        files::unmount(&folder);
+        files::check_xfs(&device);
+    }
+    assert!(client.stop_pool("p", "name").done().0);
+    client.start_pool("p", "name").done();
+    assert_eq!(client.family("filesystem").len() as u64, COUNT);
+    state::expect_no_io_error();
+    guest.stop();
+}
+
+/// Creates filesystems, four at a time.
+fn create(pool: &str, numbers: Range<u64>) {
+    thread::scope(|scope| {
+        for first in numbers.start..numbers.start + 4 {
+            let own = (first..numbers.end).step_by(4);
+            scope.spawn(move || {
+                let client = Client::connect(SYSTEM_BUS);
+                own.for_each(|number| drop(client.make_filesystem(pool, &format!("f{number}"))));
+            });
+        }
+    });
 }
 
 /// Asks for a limit, kills the daemon soon after, and looks at what the next one finds.

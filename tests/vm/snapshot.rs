@@ -6,10 +6,10 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::guest::files::{self, Contents, text};
-use crate::guest::{Guest, dm, run, state};
+use crate::guest::{Guest, dm, run, state, udev};
 use crate::host::{SPEC, Spec};
 use crate::kill::{number, seed};
 use crate::load::Load;
@@ -22,9 +22,8 @@ use crate::{aftermath, load};
 
 /// What a snapshot may take of the pool: some superblocks, and what a replay of the log writes.
 const SNAPSHOT_BYTES_MAX: u64 = 8 * MIB;
-/// Daemons that are killed, unless `POINTS` says otherwise; each within this time of the request.
+/// Daemons that are killed, unless `POINTS` says otherwise.
 const KILLS: u64 = 20;
-const DELAY_MICROS_MAX: u64 = 400_000;
 
 /// Takes a snapshot that must be new; its path.
 fn take(client: &Client, pool: &str, origin: &str, name: &str) -> String {
@@ -53,12 +52,18 @@ fn examine(client: &Client, filesystem: &str) -> PathBuf {
 /// Blocks of a thin pool in use, and bytes of a block.
 fn blocks_used(pool: &str) -> (u64, u64) {
     let name = aftermath::private(pool, "thinpool-pool");
-    // Of the status: used and total blocks of data; of the table: sectors of a block.
-    let used = |line: &str| line.split_whitespace().nth(5)?.split_once('/')?.0.parse().ok();
-    let block = |line: &str| line.split_whitespace().nth(4)?.parse::<u64>().ok();
-    let status = run("dmsetup", &["status", &name]);
-    let table = run("dmsetup", &["table", &name]);
-    (used(&status).expect("a status has them"), block(&table).expect("a table has it") * 512)
+    let word = |text: &str, at: usize| text.split_whitespace().nth(at).expect("a thin pool has it").to_owned();
+    // Behind start, length and the target's name: transaction, metadata, data; metadata, data, block.
+    let data = word(&run("dmsetup", &["status", &name]), 5);
+    let sectors: u64 = word(&run("dmsetup", &["table", &name]), 5).parse().expect("a number of sectors");
+    let used = data.split_once('/').expect("used of all").0.parse().expect("a number of blocks");
+    (used, sectors * 512)
+}
+
+/// Prints what the daemon says of the snapshots that it took.
+fn say_how_long(guest: &Guest) {
+    let log = guest.log();
+    log.lines().filter(|line| line.contains("suspended=")).for_each(|line| println!("{line}"));
 }
 
 /// What `change` takes of a pool, in bytes.
@@ -117,9 +122,7 @@ scenario!(
         let folder = files::mount(&device, "second");
         file.check(&folder);
         files::unmount(&folder);
-        for line in guest.log().lines().filter(|line| line.contains("request done") && line.contains("suspended=")) {
-            println!("{line}");
-        }
+        say_how_long(guest);
         assert_eq!(guest.log().matches("suspended=").count(), 3, "each request says for how long");
         state::expect_no_io_error();
         guest.stop();
@@ -179,9 +182,12 @@ scenario!(
         files::unmount(&folder);
         let unmounted = cost(&uuid, || drop(take(&client, &pool, origin, "unmounted")));
         println!("bytes taken: never mounted {never}, mounted {mounted}, unmounted {unmounted}");
-        for line in guest.log().lines().filter(|line| line.contains("request done") && line.contains("suspended=")) {
-            println!("{line}");
-        }
+        say_how_long(guest);
+        let last = files::node(&client, &take(&client, &pool, origin, "last"));
+        udev::settle();
+        let began = Instant::now();
+        let other = cost(&uuid, || drop(run("xfs_db", &["-x", "-c", "uuid generate", text(&last)])));
+        println!("for comparison, xfs_db: {other} bytes, {:.1?}", began.elapsed());
         for taken in [never, mounted, unmounted] {
             assert!(taken <= SNAPSHOT_BYTES_MAX, "{taken} bytes of the pool are taken");
         }
@@ -204,10 +210,17 @@ scenario!(
         let device = files::node(&guest.client(), &origin);
         let (folder, journal) = (files::mount(&device, "origin"), PathBuf::from("/out/load.journal"));
         let load = Load::start(folder.clone(), journal.clone());
+        let client = guest.client();
+        let began = Instant::now();
+        let whole = take(&client, &pool, &origin, "whole");
+        // So that kills come in all parts of it, and some after it, however fast the machine is.
+        let longest = began.elapsed() * 3 / 2;
+        client.destroy_filesystems(&pool, &[&whole]).done();
         let mut made = 0;
         for point in 0..points {
-            let context = format!("kill {point}, SEED={seed}");
-            made += u64::from(kill_once(guest, &mut random, point == 0, &context));
+            let delay = longest.mul_f64(random.f64());
+            let context = format!("kill {point} after {delay:.0?}, SEED={seed}");
+            made += u64::from(kill_once(guest, &mut random, delay, point == 0, &context));
             assert!(!load.has_failed(), "the writer: see below; {context}");
         }
         println!("snapshot: {made} of {points} were made");
@@ -217,9 +230,9 @@ scenario!(
     }
 );
 
-/// Asks for a snapshot of `origin`, kills the daemon, and looks at what the next one finds. `between`: the
-/// kill comes while the origin is suspended. Tells whether there was a snapshot.
-fn kill_once(guest: &mut Guest, random: &mut fastrand::Rng, between: bool, context: &str) -> bool {
+/// Asks for a snapshot of the only filesystem, kills the daemon after a while, and looks at what the next one
+/// finds. `between`: as if the origin had been suspended just then. Tells whether there is a snapshot.
+fn kill_once(guest: &mut Guest, random: &mut fastrand::Rng, delay: Duration, between: bool, context: &str) -> bool {
     let client = guest.client();
     let (pool, _) = client.family("pool").pop_first().expect("the pool runs");
     let (origin, _) = client.family("filesystem").pop_first().expect("its filesystem is there");
@@ -227,7 +240,7 @@ fn kill_once(guest: &mut Guest, random: &mut fastrand::Rng, between: bool, conte
     let mut call = method(&pool, &interface("pool", 9), "SnapshotFilesystem");
     call.append_all((dbus::Path::from(origin), "s"));
     client.send(call);
-    thread::sleep(Duration::from_micros(random.u64(0..=DELAY_MICROS_MAX)));
+    thread::sleep(delay);
     guest.kill9();
     if between {
         run("dmsetup", &["suspend", text(&device)]);

@@ -13,9 +13,9 @@ use cores::rt;
 
 use crate::engine::filesystem::{Creation, Planned};
 use crate::engine::{pool, stack as tables};
-use crate::error::Failure;
+use crate::error::{Failure, Refusal};
 use crate::message::Answer;
-use crate::model::dm::Dm;
+use crate::model::dm::{Dm, ThinPoolMode};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
@@ -44,6 +44,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, origin: FsUuid, n
 }
 
 async fn snapshot<S: Sys>(shard: &Shard<S>, running: &Running, origin: Origin, mut creation: Creation) -> Outcome {
+    check_space(shard, running).await?;
     let made = make(shard, running, origin, &mut creation.record).await;
     if let Err(failure) = made {
         unwind(shard, running.uuid, &creation.record).await;
@@ -54,6 +55,14 @@ async fn snapshot<S: Sys>(shard: &Shard<S>, running: &Running, origin: Origin, m
     let (pool, origin) = (running.uuid, origin.0);
     log::info!("snapshot made (pool={pool} filesystem={uuid} origin={origin} name={:?})", name.as_str());
     Ok(Answer::FilesystemSnapshotted(uuid))
+}
+
+/// A full thin pool keeps writes waiting, for a minute, and suspending the origin would wait for those.
+async fn check_space<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+    match shard.sys.thin_pool(running.uuid).await?.mode {
+        ThinPoolMode::OutOfDataSpace => Err(Refusal::PoolFull { name: running.pool.borrow().name().clone() }.into()),
+        ThinPoolMode::ReadWrite | ThinPoolMode::ReadOnly | ThinPoolMode::Failed => Ok(()),
+    }
 }
 
 /// Makes volume, UUID and record, up to the commit point.

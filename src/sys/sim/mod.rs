@@ -35,7 +35,7 @@ use self::state::State;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolMode};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
-use crate::sys::DeviceEvent;
+use crate::sys::{DeviceEvent, Folder};
 use crate::units::Sectors;
 
 pub use self::calls::SimSys;
@@ -310,6 +310,12 @@ impl Machine {
     pub fn mdv_uuid(&self, pool: PoolUuid) -> Option<Uuid> {
         // The only error is that it is not mounted.
         self.state.borrow().mdv_store(pool).ok().map(|store| store.uuid)
+    }
+
+    /// Names of the files in a folder of a mounted metadata volume. `None` while it is not mounted.
+    pub fn files(&self, pool: PoolUuid, folder: Folder) -> Option<Vec<String>> {
+        // The only error is that it is not mounted.
+        self.state.borrow().mdv_store(pool).ok().map(|store| store.list(folder))
     }
 
     /// Where `announce` made paths lead: pool and filesystem name, to the thin volume.

@@ -57,8 +57,7 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
 }
 
 /// Takes over a device that has its table: `present`, with the low water and features that it was given
-/// while it ran. What is done is told afterwards: the log may be on a device that
-/// waits for it.
+/// while it ran. What is done is told afterwards: the log may be on a device that waits for it.
 fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
     if info.inactive_table {
         send(control, Change::Clear, device, None)?;
