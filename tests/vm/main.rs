@@ -62,5 +62,6 @@ mod links;
 mod restart;
 mod sectors;
 mod smoke;
+mod thousand;
 mod volume;
 mod xfs;
