@@ -127,11 +127,11 @@ fn go_beyond(guest: &mut Guest) {
     guest.start();
     let client = guest.client();
     let (_, (path, _)) = client.create_pool("p", &guest.disks()).done();
-    create(&path, 0..100);
+    create(&path, 0..100, Some(SIZE));
     let refused = client.create_filesystems(&path, &[("one-more", Some(SIZE), None)]).refused(&(false, Vec::new()));
     assert!(refused.contains("100"), "{refused}");
     client.set(&path, &interface("pool", 9), "FsLimit", COUNT).expect("there is room");
-    create(&path, 100..COUNT);
+    create(&path, 100..COUNT, Some(SIZE));
     let refused = client.create_filesystems(&path, &[("one-more", Some(SIZE), None)]).refused(&(false, Vec::new()));
     assert!(refused.contains("130"), "{refused}");
 
@@ -155,13 +155,15 @@ fn go_beyond(guest: &mut Guest) {
 }
 
 /// Creates filesystems, four at a time.
-fn create(pool: &str, numbers: Range<u64>) {
+pub(crate) fn create(pool: &str, numbers: Range<u64>, size: Option<&str>) {
     thread::scope(|scope| {
         for first in numbers.start..numbers.start + 4 {
             let own = (first..numbers.end).step_by(4);
             scope.spawn(move || {
                 let client = Client::connect(SYSTEM_BUS);
-                own.for_each(|number| drop(client.make_filesystem(pool, &format!("f{number}"))));
+                for number in own {
+                    client.create_filesystems(pool, &[(&format!("f{number}"), size, None)]).done();
+                }
             });
         }
     });

@@ -64,5 +64,6 @@ mod restart;
 mod sectors;
 mod smoke;
 mod snapshot;
+mod thousand;
 mod volume;
 mod xfs;
