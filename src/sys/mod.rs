@@ -186,9 +186,6 @@ pub trait Sys: 'static {
     /// deactivated of the pool so far. Bounded: when that takes too long, a warning is logged.
     async fn settle(&self, pool: PoolUuid);
 
-    /// As `settle`, for what was done to one device: what others of its pool are waited for is their matter.
-    async fn settle_device(&self, device: Dm);
-
     /// Which dm devices of the pool are active.
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault>;
 

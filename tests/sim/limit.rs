@@ -8,8 +8,8 @@ use stratisd::shard::wait::all;
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
 
-use crate::world::{Seen, create_filesystem, live, look, pool};
-use crate::{Before, SEED, attempt, every_crash_point, machine, prepare};
+use crate::world::{Driver, Seen, create_filesystem, create_pool, live, look, pool};
+use crate::{Before, SEED, attempt, every_crash_point, machine};
 
 const LIMIT: u64 = 500;
 const DISKS: [&str; 2] = ["/dev/a", "/dev/b"];
@@ -28,11 +28,14 @@ fn meta(machine: &Machine) -> (Sectors, Sectors) {
     (device, machine.thin_meta(pool()).expect("a running pool has a thin pool"))
 }
 
+async fn make_pool(driver: &Driver) {
+    driver.call(create_pool(&["/dev/a", "/dev/b"])).await.expect("there is room");
+}
+
 /// What the operation comes to when nothing fails: its actions, and the metadata before and after.
 fn undisturbed() -> (u64, Sectors, Sectors) {
     let untouched = machine();
-    let preparing = untouched.clone();
-    live(SEED, &untouched, move |driver| async move { prepare(&driver, &preparing, Before::Pool).await }).finished();
+    live(SEED, &untouched, |driver| async move { make_pool(&driver).await }).finished();
     let whole = machine();
     let (actions, ended) = attempt(&whole, Before::Pool, |_| raise(), None);
     ended.finished().expect("there is room");
@@ -83,7 +86,7 @@ fn a_fault_leaves_the_old_limit_and_the_next_try_goes_on() {
         let machine = machine();
         let (failing, looked) = (machine.clone(), machine.clone());
         let (outcome, told, again) = live(SEED, &machine, move |driver| async move {
-            prepare(&driver, &failing, Before::Pool).await;
+            make_pool(&driver).await;
             failing.fail_at(failing.actions() + point, libc::EIO);
             let outcome = driver.call(raise()).await;
             let told = driver.seen();
@@ -114,7 +117,7 @@ fn what_cannot_be_recorded_is_not_used() {
     let machine = machine();
     let failing = machine.clone();
     let outcome = live(SEED, &machine, move |driver| async move {
-        prepare(&driver, Before::Pool).await;
+        make_pool(&driver).await;
         DISKS.iter().for_each(|disk| failing.fail_writes(disk, Some(libc::EIO)));
         driver.call(raise()).await
     });
@@ -132,7 +135,7 @@ fn more_filesystems_than_before_can_be_created() {
     let machine = machine();
     DISKS.iter().for_each(|disk| machine.resize_disk(disk, Sectors(1 << 26)));
     let seen = live(SEED, &machine, |driver| async move {
-        prepare(&driver, Before::Pool).await;
+        make_pool(&driver).await;
         for number in 0..100 {
             driver.call(create_filesystem(&format!("f{number}"))).await.expect("there may be 100");
         }
@@ -154,7 +157,7 @@ fn filesystems_are_created_meanwhile() {
     for seed in 0..20 {
         let machine = machine();
         let seen = live(seed, &machine, |driver| async move {
-            prepare(&driver, Before::Pool).await;
+            make_pool(&driver).await;
             let mut wishes = vec![raise()];
             wishes.extend(["one", "two", "three"].map(create_filesystem));
             let outcomes = all(wishes.into_iter().map(|wish| driver.call(wish)).collect::<Vec<_>>()).await;

@@ -61,9 +61,8 @@ pub(super) async fn enter<S: Sys>(shard: &Shard<S>, running: &Running, creation:
     if let Err(fault) = intents::drop_all(&shard.sys, pool, &[creation.record.thin_id]).await {
         log::warn!("an intent stays until the pool is next set up (pool={pool}): {fault}");
     }
-    rt::stage("settle");
-    // udev has looked at the new device while that was formatted and recorded.
-    shard.sys.settle_device(Dm::Thin(pool, uuid)).await;
+    // udev takes the events of a device in their order, so these names come after its first look at it:
+    // nobody waits for that look.
     let of_pool = running.pool.borrow().name().clone();
     shard.sys.announce((pool, &of_pool), (uuid, &creation.record.name, creation.record.thin_id)).await;
     let used = shard.used(pool, uuid).await;

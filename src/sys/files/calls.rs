@@ -265,8 +265,6 @@ impl Sys for FilesSys {
 
     async fn settle(&self, _pool: PoolUuid) {}
 
-    async fn settle_device(&self, _device: Dm) {}
-
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         Ok(self.inner.stack.borrow().of(pool))
     }

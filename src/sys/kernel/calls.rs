@@ -99,10 +99,6 @@ impl Sys for KernelSys {
         timed("udev", self.inner.mapper.settle(pool)).await;
     }
 
-    async fn settle_device(&self, device: Dm) {
-        timed("udev", self.inner.mapper.settle_device(device)).await;
-    }
-
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         timed("dm", self.inner.mapper.active(pool)).await.map_err(fault("list dm devices of pool", pool))
     }

@@ -291,8 +291,6 @@ impl Sys for SimSys {
 
     async fn settle(&self, _pool: PoolUuid) {}
 
-    async fn settle_device(&self, _device: Dm) {}
-
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault> {
         self.ask("list dm devices of pool", pool, |state| Ok(state.stack.of(pool))).await
     }

@@ -145,12 +145,7 @@ impl Mapper {
 
     /// As `Sys::settle`.
     pub(super) async fn settle(&self, pool: PoolUuid) {
-        self.waits.settle(|device| device.pool() == pool).await;
-    }
-
-    /// As `Sys::settle_device`.
-    pub(super) async fn settle_device(&self, device: Dm) {
-        self.waits.settle(|other| other == device).await;
+        self.waits.settle(pool).await;
     }
 
     /// As `Sys::active`.

@@ -20,6 +20,7 @@ use super::semaphore::Waited;
 use crate::error::Why;
 use crate::limits::{UDEV_HUNG_WAIT_MS, UDEV_WAIT_MS, UDEV_WAIT_SLICE_MS};
 use crate::model::dm::Dm;
+use crate::model::ids::PoolUuid;
 use crate::sys::kernel::lanes::{self, Lanes};
 use crate::sys::kernel::why;
 
@@ -76,9 +77,9 @@ impl Waits {
         .detach();
     }
 
-    /// Waits until nothing of these devices is waited for any more that is now.
-    pub(super) async fn settle(&self, of: impl Fn(Dm) -> bool) {
-        let meant = |pending: &&Rc<Pending>| pending.devices.iter().any(|device| of(*device));
+    /// Waits until nothing of a pool is waited for any more that is now.
+    pub(super) async fn settle(&self, pool: PoolUuid) {
+        let meant = |pending: &&Rc<Pending>| pending.devices.iter().any(|device| device.pool() == pool);
         let now: Vec<_> = self.pending.borrow().iter().filter(meant).cloned().collect();
         for pending in now {
             pending.until_over().await;
