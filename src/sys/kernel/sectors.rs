@@ -131,14 +131,12 @@ impl KernelSys {
             ranges.push((*start, wanted, within(&range, &blocks)));
         }
         let read = self.inner.side.read_batch(reads).await;
-        let bytes = |((result, buffer), (start, wanted, part)): (
-            (io::Result<usize>, Buffer),
-            (Sectors, usize, Range<usize>),
-        )| {
+        let mut bytes = Vec::with_capacity(read.len());
+        for ((result, buffer), (start, wanted, part)) in read.into_iter().zip(ranges) {
             whole(result, wanted).map_err(|why| (start, why))?;
-            Ok(buffer[part].to_vec())
-        };
-        read.into_iter().zip(ranges).map(bytes).collect()
+            bytes.push(buffer[part].to_vec());
+        }
+        Ok(bytes)
     }
 
     async fn read_place(&self, place: &Place, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
