@@ -114,7 +114,7 @@ fn what_cannot_be_recorded_is_not_used() {
     let machine = machine();
     let failing = machine.clone();
     let outcome = live(SEED, &machine, move |driver| async move {
-        prepare(&driver, Before::Pool).await;
+        prepare(&driver, &failing, Before::Pool).await;
         DISKS.iter().for_each(|disk| failing.fail_writes(disk, Some(libc::EIO)));
         driver.call(raise()).await
     });
@@ -131,8 +131,9 @@ fn what_cannot_be_recorded_is_not_used() {
 fn more_filesystems_than_before_can_be_created() {
     let machine = machine();
     DISKS.iter().for_each(|disk| machine.resize_disk(disk, Sectors(1 << 26)));
-    let seen = live(SEED, &machine, |driver| async move {
-        prepare(&driver, Before::Pool).await;
+    let own = machine.clone();
+    let seen = live(SEED, &machine, move |driver| async move {
+        prepare(&driver, &own, Before::Pool).await;
         for number in 0..100 {
             driver.call(create_filesystem(&format!("f{number}"))).await.expect("there may be 100");
         }
@@ -153,8 +154,9 @@ fn more_filesystems_than_before_can_be_created() {
 fn filesystems_are_created_meanwhile() {
     for seed in 0..20 {
         let machine = machine();
-        let seen = live(seed, &machine, |driver| async move {
-            prepare(&driver, Before::Pool).await;
+        let own = machine.clone();
+        let seen = live(seed, &machine, move |driver| async move {
+            prepare(&driver, &own, Before::Pool).await;
             let mut wishes = vec![raise()];
             wishes.extend(["one", "two", "three"].map(create_filesystem));
             let outcomes = all(wishes.into_iter().map(|wish| driver.call(wish)).collect::<Vec<_>>()).await;
