@@ -1,5 +1,6 @@
 //! A new filesystem of 1 TiB, by the daemon and by `mkfs.xfs`, in one run: on a sparse file, on tmpfs, and in a
-//! throw-away virtual machine (see `tests/vm`) on dm-thin, in a pool that zeroes new blocks and in one that does not.
+//! throw-away virtual machine (see `tests/vm`) on dm-thin, in a pool that zeroes new blocks and in one that does not;
+//! there also a snapshot of it, and a new UUID for that by `xfs_db`.
 //!
 //! What the daemon takes is the time from call to reply: it makes the volume, formats it, records it durably and waits
 //! for udev; `mkfs.xfs` only formats, and what it formats in the machine is the very volume that the daemon made. So
@@ -180,12 +181,43 @@ fn one(guest: &Guest, client: &Client, pool: &str, name: &str, samples: &mut Sam
     samples.note("daemon, context switches of its cores", switches(process) - before);
     let node = files::node(client, &filesystem);
     samples.note("daemon, MiB of the pool", mapped_mib(&node));
-    udev::settle();
+    let folder = files::mount(&node, name);
+    files::unmount(&folder);
+    samples.note("daemon, MiB of the pool after the first mount", mapped_mib(&node));
+    snapshot(guest, client, pool, &filesystem, samples);
     let (_, took) = timed(|| run("mkfs.xfs", &["-q", "-f", text(&node)]));
     samples.note("mkfs.xfs, ms", took);
     samples.note("mkfs.xfs, MiB of the pool", mapped_mib(&node));
     udev::settle();
     client.destroy_filesystems(pool, &[filesystem]).done();
+}
+
+/// A snapshot by the daemon, with a UUID of its own, and another UUID for it by xfs_db.
+fn snapshot(guest: &Guest, client: &Client, pool: &str, origin: &str, samples: &mut Samples) {
+    udev::settle();
+    let (used, said) = (used_mib(client, pool), guest.log().len());
+    let ((_, snapshot), took) = timed(|| client.snapshot(pool, origin, "snapshot").done());
+    samples.note("snapshot, call to reply, ms", took);
+    for (kind, value) in booked(&guest.log()[said..]) {
+        samples.note(&format!("snapshot, {kind}, ms"), value);
+    }
+    samples.note("snapshot, MiB of the pool", used_mib(client, pool) - used);
+    let node = files::node(client, &snapshot);
+    udev::settle();
+    let (_, took) = timed(|| run("xfs_db", &["-x", "-c", "uuid generate", text(&node)]));
+    samples.note("xfs_db, ms", took);
+    samples.note("snapshot and xfs_db, MiB of the pool", used_mib(client, pool) - used);
+    udev::settle();
+    client.destroy_filesystems(pool, &[snapshot]).done();
+    udev::settle();
+}
+
+/// What of a pool is in use.
+fn used_mib(client: &Client, pool: &str) -> f64 {
+    let uuid = client.get(pool, &interface("pool", 9), "Uuid").expect("it has one").text().replace('-', "");
+    let status = dm::status(&format!("stratis-1-private-{uuid}-thinpool-pool"));
+    let used = status.split_whitespace().nth(5).and_then(|pair| pair.split('/').next()?.parse().ok());
+    used.unwrap_or_else(|| panic!("a thin pool says what it has used: {status}"))
 }
 
 /// What the daemon has booked for the requests that it logged here, by kind, all together.
@@ -240,6 +272,8 @@ fn many(guest: &Guest, client: &Client, pool: &str) {
             for (kind, value) in booked(&guest.log()[said..]) {
                 samples.note(&format!("{MANY} {what}, {kind} of all requests together, ms"), value);
             }
+            // It opens what is new for moments.
+            udev::settle();
             let all: Vec<String> = client.family("filesystem").into_keys().collect();
             client.destroy_filesystems(pool, &all).done();
         }

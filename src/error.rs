@@ -121,6 +121,12 @@ pub enum Refusal {
     Version1 { pool: PoolUuid },
     #[error("pool {name:?} has {limit} filesystems at most, and that many exist", name = .name.as_str())]
     FilesystemLimit { name: Name, limit: u64 },
+    #[error("pool {name:?} may have {limit} filesystems: the limit can only be raised, not set to {asked}", name = .name.as_str())]
+    FsLimitNotRaised { name: Name, limit: u64, asked: u64 },
+    #[error("the metadata volume of pool {name:?} has room for the records of {records} filesystems: a limit of {asked} was asked for", name = .name.as_str())]
+    FsLimitRecords { name: Name, records: u64, asked: u64 },
+    #[error("a limit of {asked} filesystems takes {wanted} more for the metadata of pool {name:?} and {free} are free: the highest limit that there is room for is {fits}", name = .name.as_str())]
+    FsLimitSpace { name: Name, asked: u64, wanted: Sectors, free: Sectors, fits: u64 },
     #[error("filesystem {name:?} exists with a size of {present}; {asked} were asked for", name = .name.as_str())]
     FilesystemDiffers { name: Name, present: Sectors, asked: Sectors },
     #[error("filesystem {name:?} exists, but it could not be brought up; the log says why", name = .name.as_str())]

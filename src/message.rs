@@ -93,6 +93,8 @@ pub enum Wish {
     SetUserInfo(PoolUuid, DevUuid, Option<Name>),
     /// Allow or forbid that the sum of filesystem sizes passes the data space.
     SetOverprovisioning(PoolUuid, bool),
+    /// Allow more filesystems.
+    SetFsLimit(PoolUuid, u64),
 }
 
 impl Wish {
@@ -109,7 +111,8 @@ impl Wish {
             | Self::SetSizeLimit(pool, _, _)
             | Self::SetMerge(pool, _, _)
             | Self::SetUserInfo(pool, _, _)
-            | Self::SetOverprovisioning(pool, _) => *pool,
+            | Self::SetOverprovisioning(pool, _)
+            | Self::SetFsLimit(pool, _) => *pool,
         }
     }
 }

@@ -230,6 +230,12 @@ fn settings(cli: &Cli, rig: &Rig) {
     assert!(detail.contains("Allows Overprovisioning: No"), "{detail}");
     cli.done(&["pool", "overprovision", "alpha", "yes"]);
     cli.fails(&["pool", "overprovision", "alpha", "yes"]);
+    cli.done(&["pool", "set-fs-limit", "alpha", "150"]);
+    cli.fails(&["pool", "set-fs-limit", "alpha", "150"]);
+    cli.fails(&["pool", "set-fs-limit", "alpha", "100"]);
+    assert!(cli.fails(&["pool", "set-fs-limit", "alpha", "200000"]).contains("200000 was asked for"));
+    let detail = cli.done(&["pool", "list", "--name", "alpha"]).output;
+    assert!(detail.contains("Limit: 150"), "{detail}");
     cli.done(&["filesystem", "create", "alpha", "f", "--size", "1GiB", "--size-limit", "2GiB"]);
     cli.done(&["filesystem", "set-size-limit", "alpha", "f", "4GiB"]);
     cli.fails(&["filesystem", "set-size-limit", "alpha", "f", "512MiB"]);

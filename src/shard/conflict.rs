@@ -59,7 +59,7 @@ impl Operation {
             Wish::CreateFilesystems(..) => Self::CreateFilesystems,
             Wish::DestroyFilesystems(..) | Wish::SetSizeLimit(..) | Wish::SetMerge(..) => Self::ChangeFilesystems,
             Wish::SnapshotFilesystem(_, origin, _) => Self::Snapshot(*origin),
-            Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) => Self::ChangePool,
+            Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => Self::ChangePool,
         }
     }
 

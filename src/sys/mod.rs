@@ -174,8 +174,8 @@ pub trait Sys: 'static {
 
     /// Makes dm devices active with these tables, in the order given, up to the first fault. An
     /// active one with the same table is adopted (thin pools: low water and whether they wait for space may
-    /// differ); one
-    /// whose table is the beginning of the given one is completed; any other table is a fault.
+    /// differ, and keep their values; one that works with less metadata than its device has is shown the
+    /// rest); one whose table is the beginning of the given one is completed; any other table is a fault.
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault>;
 
     /// Removes dm devices, in the order given; each is tried, and the first fault is returned. One
@@ -241,6 +241,9 @@ pub trait Sys: 'static {
 
     /// Unmounts it. One that is not mounted is fine.
     async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault>;
+
+    /// How large the file system is that holds the files of a mounted metadata volume.
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault>;
 
     /// Names of the files in a folder, sorted.
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault>;

@@ -235,6 +235,8 @@ fn settings_are_announced_on_every_revision_that_has_them() {
     assert_changed(&client, &set, &device, ("blockdev", "UserInfo"), 3);
     let set = heard(client.set(&pool, &interface("pool", 1), "Overprovisioning", false));
     assert_changed(&client, &set, &pool, ("pool", "Overprovisioning"), 1);
+    let set = heard(client.set(&pool, &interface("pool", 2), "FsLimit", 105_u64));
+    assert_changed(&client, &set, &pool, ("pool", "FsLimit"), 1);
 
     let refused = client.set(&path, &interface("filesystem", 9), "SizeLimit", text("1"));
     refused.expect_err("too small");

@@ -6,6 +6,8 @@
 //! the state before the operation or the state after it, and after it if it was replied to.
 
 mod events;
+mod format;
+mod limit;
 mod snapshots;
 mod strict;
 mod world;
@@ -187,7 +189,8 @@ fn usable(machine: &Machine, seen: &Seen, at: &str) {
         (true, false) => Wish::StartPool { pool: pool(), unlock: false, remove_cache: false },
     };
     machine.kill();
-    let outcome = live(SEED, machine, move |driver| async move { driver.call(next).await }).finished();
+    // Another seed, so that a new filesystem does not get the UUID of one that is there.
+    let outcome = live(SEED + 1, machine, move |driver| async move { driver.call(next).await }).finished();
     assert!(outcome.is_ok(), "not usable: {at} {outcome:?}");
 }
 
@@ -244,6 +247,7 @@ fn every_fault_is_unwound() {
         (Before::Mounted, |seen| snapshot(seen, "one", "s")),
         (Before::Snapshots, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "s")])),
         (Before::Filesystem, |_| Wish::StopPool(pool())),
+        (Before::Filesystem, |_| Wish::SetFsLimit(pool(), 500)),
         (Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false }),
     ] {
         let (actions, _) = attempt(&machine(), before, wish, None);

@@ -129,6 +129,7 @@ fn apply(seen: &mut Seen, view: &View) {
         View::Pool(pool) => {
             seen.running.entry(pool.uuid).or_default().0 = pool.name.to_string();
             seen.settings.retain(|setting| !setting.starts_with(&pool.uuid.to_string()));
+            seen.settings.insert(format!("{} fs limit {}", pool.uuid, pool.fs_limit));
             if pool.overprovisioning {
                 seen.settings.insert(format!("{} overprovisioning", pool.uuid));
             }

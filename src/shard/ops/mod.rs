@@ -9,6 +9,7 @@ pub mod create_pool;
 pub mod destroy_filesystems;
 pub mod destroy_pool;
 pub mod format;
+pub mod fs_limit;
 pub mod gather;
 pub mod headers;
 pub mod intents;
@@ -49,6 +50,7 @@ pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish) -> Outcome {
         Wish::SetMerge(pool, filesystem, merge) => set::merge(shard, pool, filesystem, merge).await,
         Wish::SetUserInfo(pool, device, info) => set::user_info(shard, pool, device, info).await,
         Wish::SetOverprovisioning(pool, allowed) => set::overprovisioning(shard, pool, allowed).await,
+        Wish::SetFsLimit(pool, limit) => fs_limit::run(shard, pool, limit).await,
     }
 }
 
@@ -66,6 +68,7 @@ pub const fn task(wish: &Wish) -> &'static str {
         Wish::SetMerge(..) => "set merge",
         Wish::SetUserInfo(..) => "set user info",
         Wish::SetOverprovisioning(..) => "set overprovisioning",
+        Wish::SetFsLimit(..) => "set filesystem limit",
     }
 }
 
@@ -76,6 +79,7 @@ pub fn words(wish: &Wish) -> String {
         Wish::CreateFilesystems(_, specs) => format!(" count={}", specs.len()),
         Wish::DestroyFilesystems(_, named) => format!(" count={}", named.len()),
         Wish::SnapshotFilesystem(_, origin, name) => format!(" origin={origin} name={:?}", name.as_str()),
+        Wish::SetFsLimit(_, limit) => format!(" limit={limit}"),
         Wish::DestroyPool(_)
         | Wish::StartPool { .. }
         | Wish::StopPool(_)

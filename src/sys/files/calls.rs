@@ -17,7 +17,7 @@ use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Role, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::stack::Blocked;
+use crate::sys::stack::{Blocked, Likeness};
 use crate::sys::volume;
 use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
@@ -56,7 +56,7 @@ impl FilesSys {
     }
 
     async fn activate_checked(&self, device: Dm, table: &Table) -> Result<(), Why> {
-        if self.inner.stack.borrow().adopt(device, table)? {
+        if self.inner.stack.borrow().likeness(device, table)? == Likeness::Same {
             return Ok(());
         }
         self.check(device, table)?;
@@ -345,6 +345,10 @@ impl Sys for FilesSys {
     async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault> {
         self.inner.mounted.borrow_mut().remove(&pool);
         Ok(())
+    }
+
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        self.on_folder("measure", pool, Folder::Filesystems, volume::size).await
     }
 
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {

@@ -170,6 +170,10 @@ impl Sys for KernelSys {
         timed("mount", self.unmount_volume(pool)).await.map_err(fault("unmount the metadata volume of pool", pool))
     }
 
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        timed("files", self.volume_size(pool)).await
+    }
+
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
         timed("files", self.volume_list(pool, folder)).await
     }

@@ -28,6 +28,7 @@ use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
 use crate::sys::Folder;
 use crate::sys::volume::{self, checked, make_folder, make_folders};
+use crate::units::Bytes;
 
 /// Where a pool's volume is mounted.
 fn mount_point(pool: PoolUuid) -> PathBuf {
@@ -131,6 +132,10 @@ impl KernelSys {
         let path = folder_path(pool, folder);
         let subject = path.display().to_string();
         blocking(&self.inner.lanes.files, move || job(&path)).await.map_err(fault(doing, subject))
+    }
+
+    pub(super) async fn volume_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        self.on_folder("measure", pool, Folder::Filesystems, volume::size).await
     }
 
     pub(super) async fn volume_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {

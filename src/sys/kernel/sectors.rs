@@ -131,12 +131,12 @@ impl KernelSys {
             ranges.push((*start, wanted, within(&range, &blocks)));
         }
         let read = self.inner.side.read_batch(reads).await;
-        let mut bytes = Vec::with_capacity(read.len());
+        let mut found = Vec::with_capacity(places.len());
         for ((result, buffer), (start, wanted, part)) in read.into_iter().zip(ranges) {
             whole(result, wanted).map_err(|why| (start, why))?;
-            bytes.push(buffer[part].to_vec());
+            found.push(buffer[part].to_vec());
         }
-        Ok(bytes)
+        Ok(found)
     }
 
     async fn read_place(&self, place: &Place, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {

@@ -26,6 +26,8 @@ use crate::model::name::Name;
 use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
+/// What an XFS on 512 MiB has room for: all but its log.
+const FRESH_MDV: Bytes = Bytes(448 << 20);
 /// Block sizes of a disk that is made up.
 const CONJURED_BLOCKS: BlockSizes = BlockSizes { logical: 512, physical: 512 };
 
@@ -371,6 +373,13 @@ impl Sys for SimSys {
         self.act("unmount metadata volume of pool", pool, |state| {
             state.mdv_unmount(pool);
             Ok(())
+        })
+        .await
+    }
+
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        self.ask("measure", format!("the metadata volume of pool {pool}"), |state| {
+            state.mdv_store(pool).map(|_mounted| FRESH_MDV)
         })
         .await
     }

@@ -35,7 +35,7 @@ use self::state::State;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolMode};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
-use crate::sys::DeviceEvent;
+use crate::sys::{DeviceEvent, Folder};
 use crate::units::Sectors;
 
 pub use self::calls::SimSys;
@@ -300,10 +300,22 @@ impl Machine {
         Some(store.volumes().map(|(id, content)| (id, xfs::find(&content.medium))).collect())
     }
 
+    /// How much of its metadata device the thin pool of a pool works with. `None` while it is not active.
+    pub fn thin_meta(&self, pool: PoolUuid) -> Option<Sectors> {
+        // The only error is that it is not active.
+        self.state.borrow().thin_store(pool).ok().map(|store| store.meta)
+    }
+
     /// The UUID of the XFS on a mounted metadata volume. `None` while it is not mounted.
     pub fn mdv_uuid(&self, pool: PoolUuid) -> Option<Uuid> {
         // The only error is that it is not mounted.
         self.state.borrow().mdv_store(pool).ok().map(|store| store.uuid)
+    }
+
+    /// Names of the files in a folder of a mounted metadata volume. `None` while it is not mounted.
+    pub fn files(&self, pool: PoolUuid, folder: Folder) -> Option<Vec<String>> {
+        // The only error is that it is not mounted.
+        self.state.borrow().mdv_store(pool).ok().map(|store| store.list(folder))
     }
 
     /// Where `announce` made paths lead: pool and filesystem name, to the thin volume.

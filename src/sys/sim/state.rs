@@ -27,7 +27,7 @@ use crate::model::dm::{Below, Dm, Role, Table, ThinFeature, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::linear::Piece;
-use crate::sys::stack::{Blocked, Stack};
+use crate::sys::stack::{Blocked, Likeness, META_BLOCK, Stack};
 use crate::sys::{Target, Write, WriteData};
 use crate::units::{Bytes, SECTOR_BYTES, Sectors};
 
@@ -390,8 +390,9 @@ impl State {
     // ---- device-mapper ------------------------------------------------------------------------
 
     pub(super) fn activate(&mut self, device: Dm, table: &Table) -> Result<(), Why> {
-        if self.stack.adopt(device, table)? {
-            return Ok(());
+        if self.stack.likeness(device, table)? == Likeness::Same {
+            // A thin pool that works with less metadata than its device has is shown the rest.
+            return if let Table::ThinPool { .. } = table { self.open_thin_pool(device.pool()) } else { Ok(()) };
         }
         match self.stack.check(device, table, |number| self.disks.get(&number).map(|disk| disk.size)) {
             Ok(()) => {}
@@ -433,14 +434,20 @@ impl State {
         Ok((piece.device, piece.start))
     }
 
-    /// Finds the metadata of a thin pool, or begins it where there are only zeroes.
+    /// Finds the metadata of a thin pool, or begins it where there are only zeroes. It comes to use all of
+    /// its device, and never works on a smaller one again.
     fn open_thin_pool(&mut self, pool: PoolUuid) -> Result<(), Why> {
         let meta = Dm::Private(pool, Role::ThinMeta);
+        let length = self.stack.table(meta).ok_or(Why::Errno(libc::ENODEV))?.length();
         let place = self.place(meta)?;
         let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
         let number = u64::from_le_bytes(start[8..16].try_into().expect("eight bytes"));
         let mark = start.starts_with(THIN_MARK).then_some(number);
-        if self.thin.get(&place).is_some_and(|store| Some(store.mark) == mark) {
+        if let Some(store) = self.thin.get_mut(&place).filter(|store| Some(store.mark) == mark) {
+            if length < store.meta {
+                return Err(Why::Errno(libc::EINVAL));
+            }
+            store.meta = length;
             return Ok(());
         }
         if start.iter().any(|byte| *byte != 0) {
@@ -451,7 +458,7 @@ impl State {
         sector[..8].copy_from_slice(THIN_MARK);
         sector[8..16].copy_from_slice(&mark.to_le_bytes());
         self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
-        self.thin.insert(place, ThinStore::new(mark));
+        self.thin.insert(place, ThinStore::new(mark, length));
         Ok(())
     }
 
@@ -503,7 +510,9 @@ impl State {
 
     /// How a thin pool is.
     pub(super) fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
-        let well = ThinPoolState { data_used: self.thin_store(pool)?.used(), ..self.stack.thin_pool(pool)? };
+        let store = self.thin_store(pool)?;
+        let meta_total = store.meta.0 / META_BLOCK.0;
+        let well = ThinPoolState { meta_total, data_used: store.used(), ..self.stack.thin_pool(pool)? };
         let (mode, needs_check) = self.news.ailing.get(&pool).copied().unwrap_or((well.mode, well.needs_check));
         Ok(ThinPoolState { mode, needs_check, ..well })
     }

@@ -138,7 +138,37 @@ fn an_active_device_is_adopted_only_with_its_table() {
         }
         sys.activate(&[(THIN_POOL, other)]).await.expect("low water and features may differ");
         let device = Below::Device(open(&sys, DISK).await);
-        assert_eq!(why(sys.activate(&[(META, linear(device, 8192, 8200))]).await), Why::OtherTable);
+        for (start, length) in [(8192, 8191), (8193, 8192)] {
+            assert_eq!(why(sys.activate(&[(META, linear(device, start, length))]).await), Why::OtherTable);
+        }
+    })
+    .finished();
+}
+
+#[test]
+fn a_thin_pool_uses_a_longer_metadata_device_when_it_is_shown_and_no_shorter_one_again() {
+    let machine = machine(0);
+    let total = async |sys: &SimSys| sys.thin_pool(POOL).await.expect("it is active").meta_total;
+    let set_up = async |sys: &SimSys, meta| {
+        let device = Below::Device(open(sys, DISK).await);
+        let data = (Dm::Private(POOL, Role::ThinData), linear(device, 16384, 1 << 20));
+        sys.activate(&[(META, linear(device, 8192, meta)), data, (THIN_POOL, thin_pool_table())]).await
+    };
+    run(&machine, async move |sys| {
+        set_up(&sys, 4096).await.expect("it is new");
+        assert_eq!(total(&sys).await, 512);
+        let device = Below::Device(open(&sys, DISK).await);
+        sys.activate(&[(META, linear(device, 8192, 8192))]).await.expect("its table begins like this");
+        assert_eq!(total(&sys).await, 512, "nobody has told it");
+        sys.activate(&[(THIN_POOL, thin_pool_table())]).await.expect("it has this table");
+        assert_eq!(total(&sys).await, 1024);
+    })
+    .finished();
+    machine.crash(1);
+    run(&machine, async move |sys| {
+        assert_eq!(why(set_up(&sys, 4096).await), Why::Errno(libc::EINVAL));
+        assert_eq!(set_up(&sys, 8192).await, Ok(()), "its table begins with what is active");
+        assert_eq!(total(&sys).await, 1024);
     })
     .finished();
 }
@@ -153,11 +183,16 @@ fn two_devices_on_one_sector_and_raw_writes_below_a_device_are_bugs() {
     });
     assert!(matches!(ended, Ended::Panicked(_)));
     let ended = run(&machine, async |sys| {
+        let device = Below::Device(open(&sys, DISK).await);
+        sys.activate(&[(META, linear(device, 8192, 8193))]).await
+    });
+    assert!(matches!(ended, Ended::Panicked(_)), "the data of the thin pool lies there");
+    let ended = run(&machine, async |sys| {
         let device = open(&sys, DISK).await;
         sys.write(vec![bytes(Target::Device(device), 8192, 1, 1)]).await
     });
     assert!(matches!(ended, Ended::Panicked(_)));
-    assert_eq!(machine.bugs().len(), 2);
+    assert_eq!(machine.bugs().len(), 3);
 }
 
 #[test]

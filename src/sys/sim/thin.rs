@@ -60,6 +60,8 @@ pub(super) struct Content {
 pub(super) struct ThinStore {
     /// Says on the metadata device that it is this one's.
     pub(super) mark: u64,
+    /// How much of the metadata device it works with. Grows durably, as the kernel commits it at once.
+    pub(super) meta: Sectors,
     durable: Volumes,
     now: Volumes,
     changes: Vec<Change>,
@@ -69,9 +71,10 @@ pub(super) struct ThinStore {
 
 impl ThinStore {
     /// A pool without volumes.
-    pub(super) const fn new(mark: u64) -> Self {
+    pub(super) const fn new(mark: u64, meta: Sectors) -> Self {
         Self {
             mark,
+            meta,
             durable: Volumes::new(),
             now: Volumes::new(),
             changes: Vec::new(),
@@ -222,7 +225,7 @@ mod tests {
     fn a_power_loss_keeps_a_prefix_of_what_was_not_committed() {
         let mut seen = Vec::new();
         for seed in 0..64 {
-            let mut store = ThinStore::new(0);
+            let mut store = ThinStore::new(0, Sectors(8_192));
             store.create(ThinId(0), false).expect("new");
             store.commit();
             store.delete(ThinId(0)).expect("there");
@@ -237,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_volume_that_comes_back_has_its_content_and_a_new_one_none() {
-        let mut store = ThinStore::new(0);
+        let mut store = ThinStore::new(0, Sectors(8_192));
         store.create(ThinId(0), false).expect("new");
         let medium = |store: &mut ThinStore| store.content_mut(ThinId(0)).expect("there").medium.clone();
         let content = store.content_mut(ThinId(0)).expect("there");
@@ -260,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_copy_has_what_its_origin_had_and_takes_blocks_for_what_is_new() {
-        let mut store = ThinStore::new(0);
+        let mut store = ThinStore::new(0, Sectors(8_192));
         store.create(ThinId(0), false).expect("new");
         let unit = |byte| WriteData::Bytes(vec![byte; UNIT_BYTES]);
         let (block, at) = (Sectors(2_048), Sectors(7));
@@ -288,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_kernel_s_errors_are_told() {
-        let mut store = ThinStore::new(0);
+        let mut store = ThinStore::new(0, Sectors(8_192));
         assert_eq!(store.delete(ThinId(1)), Err(libc::ENODATA));
         assert_eq!(store.create(ThinId(1), false), Ok(()));
         assert_eq!(store.create(ThinId(1), false), Err(libc::EEXIST));

@@ -71,3 +71,7 @@ pub(in crate::bus::table) fn snapshot_filesystem(ask: &Asked<'_>) -> Result<Deco
 pub(in crate::bus::table) fn set_overprovisioning(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {
     Ok(Wish::SetOverprovisioning(pool.uuid, args.value()?))
 }
+
+pub(in crate::bus::table) fn set_fs_limit(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {
+    Ok(Wish::SetFsLimit(pool.uuid, args.value()?))
+}

@@ -41,11 +41,12 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
         log::info!("a device that was left without a table is finished (device={device})");
         return Ok(());
     }
-    let Some(active) = Numbered::parse(&control.lines(device, Ask::Table)?) else {
+    let present = control.lines(device, Ask::Table)?;
+    let Some(active) = Numbered::parse(&present) else {
         return Err(Why::OtherTable);
     };
     match active.to(&wanted) {
-        Likeness::Same => adopt(control, device, info, &lines, cookie),
+        Likeness::Same => adopt(control, device, info, &present, cookie),
         Likeness::Beginning => {
             swap(control, device, &lines, cookie)?;
             log::info!("an active table is completed (device={device})");
@@ -55,9 +56,9 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
     }
 }
 
-/// Takes over a device that has its table. What is done is told afterwards: the log may be on a device that
-/// waits for it.
-fn adopt(control: &Control, device: Dm, info: Info, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
+/// Takes over a device that has its table: `present`, with the low water and features that it was given
+/// while it ran. What is done is told afterwards: the log may be on a device that waits for it.
+fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
     if info.inactive_table {
         send(control, Change::Clear, device, None)?;
     }
@@ -69,7 +70,7 @@ fn adopt(control: &Control, device: Dm, info: Info, lines: &Lines, cookie: Optio
         log::info!("a table that was never swapped in is dropped (device={device})");
     }
     if is_behind(control, device)? {
-        swap(control, device, lines, cookie)?;
+        swap(control, device, present, cookie)?;
         log::info!("a thin pool was shown that its metadata device has grown (device={device})");
     }
     Ok(())
