@@ -24,7 +24,7 @@ PACKAGES := libblkid-dev libclang-dev libdbus-1-dev libdevmapper-dev libglib2.0-
 	busybox-static cpio cryptsetup-bin dbus dmsetup e2fsprogs fdisk kmod qemu-system-x86 \
 	thin-provisioning-tools udev xfsprogs
 
-.PHONY: build deps packages test demo bench install clean help
+.PHONY: build deps packages test test-long demo bench install clean help
 .DEFAULT_GOAL := build
 # In order, also under `make -j`: cargo uses every CPU by itself.
 .NOTPARALLEL:
@@ -73,6 +73,11 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 	else \
 		echo "Passed. Nothing was skipped."; \
 	fi
+
+# What takes longer than all the rest: udev needs most of a second for each of a thousand volumes.
+test-long: deps ## a thousand filesystems in one pool: time and space (half an hour, in a virtual machine)
+	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
+	@grep '^thousand:' target/vm/logs/thousand/output
 
 demo: packages build ## a pool, a filesystem, a restart: in a minute, on files, nothing of this machine is touched
 	tests/demo.sh

@@ -18,11 +18,11 @@ mod host;
 mod support;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::time::Instant;
-use std::{env, fs};
 
 use guest::{Guest, udev};
-use host::{Machine, SPEC, Spec};
+use host::{SPEC, Spec};
 use support::TOP;
 
 /// Rounds, unless `POINTS` says otherwise.
@@ -46,15 +46,7 @@ fn main() {
     if env::args().any(|argument| argument == "--ignored") {
         return guest::play(measure);
     }
-    let spec = Spec { disks: &["10G", "10G"], limit_s: 500, ..SPEC };
-    // The name of the guest half is not looked at: this program has only one.
-    let module = "bench::life";
-    let Some(mut machine) = Machine::prepare(module, &spec) else { return };
-    machine.boot(module);
-    let status = machine.wait();
-    machine.expect_success(status);
-    machine.remove_disks();
-    print!("{}", fs::read_to_string(machine.out.join("output")).expect("the guest has printed a table"));
+    host::print("bench::life", &Spec { disks: &["10G", "10G"], limit_s: 500, ..SPEC });
 }
 
 fn measure(guest: &mut Guest) {

@@ -34,7 +34,7 @@ pub enum Refusal {
     SizeUnaligned(Bytes),
     #[error("a size of {0} is too small: at least {FILESYSTEM_MIN} bytes are needed")]
     SizeSmall(Bytes),
-    #[error("a size of {0} is too large")]
+    #[error("a size of {0} is too large: at most {FILESYSTEM_MAX} bytes are possible")]
     SizeLarge(Bytes),
     #[error("a size limit of {limit} is below the size of {size}")]
     LimitBelowSize { limit: Sectors, size: Sectors },
@@ -121,14 +121,24 @@ pub enum Refusal {
     Version1 { pool: PoolUuid },
     #[error("pool {name:?} has {limit} filesystems at most, and that many exist", name = .name.as_str())]
     FilesystemLimit { name: Name, limit: u64 },
+    #[error("pool {name:?} may have {limit} filesystems: the limit can only be raised, not set to {asked}", name = .name.as_str())]
+    FsLimitNotRaised { name: Name, limit: u64, asked: u64 },
+    #[error("the metadata volume of pool {name:?} has room for the records of {records} filesystems: a limit of {asked} was asked for", name = .name.as_str())]
+    FsLimitRecords { name: Name, records: u64, asked: u64 },
+    #[error("a limit of {asked} filesystems takes {wanted} more for the metadata of pool {name:?} and {free} are free: the highest limit that there is room for is {fits}", name = .name.as_str())]
+    FsLimitSpace { name: Name, asked: u64, wanted: Sectors, free: Sectors, fits: u64 },
     #[error("filesystem {name:?} exists with a size of {present}; {asked} were asked for", name = .name.as_str())]
     FilesystemDiffers { name: Name, present: Sectors, asked: Sectors },
     #[error("filesystem {name:?} exists, but it could not be brought up; the log says why", name = .name.as_str())]
     FilesystemLost { name: Name },
     #[error("filesystem {name:?} is being created or destroyed", name = .name.as_str())]
     FilesystemBusy { name: Name },
+    #[error("pool {name:?} is full: what is written to the origin would keep a snapshot of it waiting", name = .name.as_str())]
+    PoolFull { name: Name },
     #[error("filesystem {0} does not exist")]
     NoFilesystem(FsUuid),
+    #[error("{0:?} is not the path of a filesystem of this pool")]
+    NoFilesystemAt(String),
     #[error("device {0} is not in the pool")]
     NoDevice(DevUuid),
     #[error("filesystem {name:?} is to be merged into its origin, or its origin is: cancel that first", name = .name.as_str())]
@@ -152,6 +162,7 @@ pub enum Refusal {
 }
 
 const FILESYSTEM_MIN: u64 = crate::limits::FILESYSTEM_SECTORS_MIN.0 * crate::units::SECTOR_BYTES;
+const FILESYSTEM_MAX: u64 = crate::limits::FILESYSTEM_SECTORS_MAX.0 * crate::units::SECTOR_BYTES;
 
 /// The machine failed. The pool's availability may have gone down.
 #[derive(Clone, Debug, Error, Eq, PartialEq)]
@@ -173,16 +184,14 @@ pub enum Why {
     Errno(i32),
     #[error("{done} of {wanted} bytes were transferred")]
     Short { done: usize, wanted: usize },
-    #[error("{program} ended with {status}: {stderr}")]
-    Child { program: &'static str, status: String, stderr: String },
     #[error("{0}")]
     Data(&'static str),
+    #[error("{0}")]
+    Xfs(crate::xfs::Refused),
     #[error("an active device has another table")]
     OtherTable,
     #[error("the metadata reached none of {total} devices")]
     NoDevice { total: usize },
-    #[error("it was cancelled because the daemon is stopping")]
-    Cancelled,
     #[error("a bug in stratisd, see its log: {0}")]
     Bug(String),
     #[error("{what} is full with {max}")]

@@ -7,6 +7,7 @@
 //! model                plain values
 //! error, message       what crosses a core
 //! format               bytes <-> values of the Stratis metadata, pure
+//! xfs                  bytes of an XFS filesystem, pure
 //! engine               decides, pure
 //! sys                  does: kernel, files or simulation behind one trait
 //! probe                reads what devices say of themselves
@@ -25,6 +26,8 @@ pub mod error;
 pub mod message;
 
 pub mod format;
+
+pub mod xfs;
 
 pub mod engine;
 

@@ -25,6 +25,10 @@ pub const MDA_SECTORS_MAX: Sectors = Sectors(4_096);
 /// Smallest filesystem: 512 MiB, what Stratis clients expect.
 pub const FILESYSTEM_SECTORS_MIN: Sectors = Sectors(1_048_576);
 
+/// Largest filesystem: 1 GiB less than 1 PiB, which is `XFS_GROUPS_MADE_MAX` groups of a block of the pool less
+/// than 1 TiB.
+pub const FILESYSTEM_SECTORS_MAX: Sectors = Sectors(1_024 * ((1 << 31) - 2_048));
+
 /// Thin ids are 24 bits wide in the kernel.
 pub const THIN_ID_MAX: u32 = (1 << 24) - 1;
 
@@ -57,10 +61,6 @@ pub const LANE_QUEUE_MAX: usize = 1_024;
 /// Threads for other blocking calls on files, per shard: one may wait for the host's journal while
 /// another looks at a device.
 pub const BLOCKING_THREADS: usize = 2;
-
-/// Formatters that run at a time, per shard. Two keep one slow format from holding up the next;
-/// the work is in child processes, which the kernel schedules.
-pub const FORMAT_THREADS: usize = 2;
 
 /// Filesystem records in one metadata volume that are read at setup (512 MiB / 4 KiB).
 pub const RECORDS_MAX: usize = 131_072;
@@ -150,3 +150,24 @@ pub const OPEN_LOOKS_MAX: u32 = 6;
 
 /// Milliseconds between two of these looks.
 pub const OPEN_AGAIN_AFTER_MS: u64 = 100;
+
+/// Allocation groups of an XFS filesystem that is made here. Each is a write and, in a thin pool, a block;
+/// the kernel reads the headers of all of them when it mounts. Groups are at most 1 TiB long.
+pub const XFS_GROUPS_MADE_MAX: u32 = 1_024;
+
+/// Writes of a new filesystem that are under way together: up to 63 TiB, all there are. At 24 KiB each
+/// they take 1.5 MiB of memory, and as much again while they are written.
+pub const FORMAT_WRITES_AT_ONCE: usize = 64;
+
+/// Writes of a new filesystem that are made in one turn: at 20 µs each, fresh memory included, a turn
+/// stays below half a millisecond.
+pub const FORMAT_WRITES_IN_TURN: u64 = 16;
+
+/// Places of a volume that are read at a time where the volume says how many there are: few enough for a
+/// core's memory with places of 2 MiB, and in practice all.
+pub const READS_AT_ONCE_MAX: usize = 64;
+
+/// Allocation groups of an XFS filesystem that gets another UUID here: each is a sector to read and to
+/// write, all at once, so 8 MiB (64 MiB with sectors of 4 KiB). Growth makes many: 512 MiB grown to
+/// 2 TiB have this many.
+pub const XFS_GROUPS_CHANGED_MAX: u32 = 16_384;

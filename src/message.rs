@@ -83,6 +83,8 @@ pub enum Wish {
     CreateFilesystems(PoolUuid, Vec<FilesystemSpec>),
     /// Destroy filesystems of a running pool.
     DestroyFilesystems(PoolUuid, Vec<FsUuid>),
+    /// Make a filesystem that is what this one is now, and has this name.
+    SnapshotFilesystem(PoolUuid, FsUuid, Name),
     /// Change how far a filesystem may grow.
     SetSizeLimit(PoolUuid, FsUuid, Option<Sectors>),
     /// Schedule a snapshot to take its origin's place, or cancel that.
@@ -91,6 +93,8 @@ pub enum Wish {
     SetUserInfo(PoolUuid, DevUuid, Option<Name>),
     /// Allow or forbid that the sum of filesystem sizes passes the data space.
     SetOverprovisioning(PoolUuid, bool),
+    /// Allow more filesystems.
+    SetFsLimit(PoolUuid, u64),
 }
 
 impl Wish {
@@ -103,10 +107,12 @@ impl Wish {
             | Self::StopPool(pool)
             | Self::CreateFilesystems(pool, _)
             | Self::DestroyFilesystems(pool, _)
+            | Self::SnapshotFilesystem(pool, _, _)
             | Self::SetSizeLimit(pool, _, _)
             | Self::SetMerge(pool, _, _)
             | Self::SetUserInfo(pool, _, _)
-            | Self::SetOverprovisioning(pool, _) => *pool,
+            | Self::SetOverprovisioning(pool, _)
+            | Self::SetFsLimit(pool, _) => *pool,
         }
     }
 }
@@ -137,6 +143,8 @@ pub enum Answer {
     FilesystemsCreated(Vec<(FsUuid, Name)>),
     /// Filesystems were destroyed.
     FilesystemsDestroyed(Vec<FsUuid>),
+    /// A snapshot was made: this one.
+    FilesystemSnapshotted(FsUuid),
     /// A property has its new value.
     Set,
 }

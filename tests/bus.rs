@@ -22,6 +22,8 @@ mod properties;
 mod settings;
 #[path = "bus/signals.rs"]
 mod signals;
+#[path = "bus/snapshots.rs"]
+mod snapshots;
 #[path = "bus/start_stop.rs"]
 mod start_stop;
 

@@ -132,6 +132,7 @@ fn a_pools_life(cli: &Cli, rig: &Rig) {
     filesystems(cli);
     let detail = cli.done(&["pool", "list", "--name", "alpha"]).output;
     assert!(detail.contains(&uuid) && detail.contains("Name: alpha"), "{detail}");
+    snapshots(cli);
     stop_and_start(cli, &uuid);
     cli.done(&["filesystem", "destroy", "alpha", "sized", "plain"]);
     assert!(cli.done(&["filesystem", "list"]).rows().is_empty());
@@ -157,6 +158,21 @@ fn filesystems(cli: &Cli) {
     assert_eq!(cli.done(&["filesystem", "list"]).rows().len(), 2);
     let detail = cli.done(&["filesystem", "list", "alpha", "--name", "sized"]).output;
     assert!(detail.contains("10 GiB"), "{detail}");
+}
+
+fn snapshots(cli: &Cli) {
+    let uuid = |name: &str| {
+        let detail = cli.done(&["filesystem", "list", "alpha", "--name", name]).output;
+        let found = detail.split_whitespace().find(|word| is_uuid(word)).map(str::to_owned);
+        (found.expect("the detail shows the UUID"), detail)
+    };
+    cli.done(&["filesystem", "snapshot", "alpha", "sized", "copy"]);
+    cli.fails(&["filesystem", "snapshot", "alpha", "sized", "copy"]);
+    cli.fails(&["filesystem", "snapshot", "alpha", "nobody", "other"]);
+    let ((origin, _), (own, detail)) = (uuid("sized"), uuid("copy"));
+    assert_ne!(origin, own);
+    assert!(detail.contains(&format!("Snapshot origin: {origin}")), "{detail}");
+    cli.done(&["filesystem", "destroy", "alpha", "copy"]);
 }
 
 fn stop_and_start(cli: &Cli, uuid: &str) {
@@ -214,6 +230,12 @@ fn settings(cli: &Cli, rig: &Rig) {
     assert!(detail.contains("Allows Overprovisioning: No"), "{detail}");
     cli.done(&["pool", "overprovision", "alpha", "yes"]);
     cli.fails(&["pool", "overprovision", "alpha", "yes"]);
+    cli.done(&["pool", "set-fs-limit", "alpha", "150"]);
+    cli.fails(&["pool", "set-fs-limit", "alpha", "150"]);
+    cli.fails(&["pool", "set-fs-limit", "alpha", "100"]);
+    assert!(cli.fails(&["pool", "set-fs-limit", "alpha", "200000"]).contains("200000 was asked for"));
+    let detail = cli.done(&["pool", "list", "--name", "alpha"]).output;
+    assert!(detail.contains("Limit: 150"), "{detail}");
     cli.done(&["filesystem", "create", "alpha", "f", "--size", "1GiB", "--size-limit", "2GiB"]);
     cli.done(&["filesystem", "set-size-limit", "alpha", "f", "4GiB"]);
     cli.fails(&["filesystem", "set-size-limit", "alpha", "f", "512MiB"]);

@@ -43,7 +43,7 @@ short() {
 [[ -x $binary ]] || fail "$binary is not there: build it with 'cargo build --release', or name it with STRATISD=…"
 binary=$(realpath "$binary")
 command -v dbus-daemon >/dev/null || fail "dbus-daemon is not installed (Debian: dbus-daemon)"
-command -v mkfs.xfs >/dev/null || fail "mkfs.xfs is not installed (Debian: xfsprogs)"
+command -v xfs_repair >/dev/null || fail "xfs_repair is not installed (Debian: xfsprogs)"
 if [[ -n ${STRATIS:-} ]]; then
     cli=$STRATIS
 else

@@ -17,7 +17,7 @@ use stratisd::format::mda::{self, Geometry, HEADER_BYTES, REGIONS, Region};
 use stratisd::format::record::{self, PoolRecord};
 use stratisd::format::{filesystem, record::DeviceSegment};
 use stratisd::model::device::DeviceNumber;
-use stratisd::model::dm::{Below, Dm, Role, Table};
+use stratisd::model::dm::{Below, Dm, Role, Table, ThinFeature};
 use stratisd::model::ids::{DevUuid, PoolUuid};
 use stratisd::model::name::Name;
 use stratisd::model::pool::{IntegritySpec, MetadataVersion};
@@ -153,7 +153,7 @@ fn the_devices_of_a_pool_agree_and_pass_the_check() {
 }
 
 #[test]
-fn our_layout_of_the_same_devices_is_theirs() {
+fn our_layout_of_the_same_devices_is_theirs_but_for_room_to_grow() {
     let images = images("v2plain");
     let recorded = newest_record(&images[0]);
     let sizes = sizes_of(&images);
@@ -161,9 +161,19 @@ fn our_layout_of_the_same_devices_is_theirs() {
     let integrity = IntegritySpec::default();
     let layout = layout::first(&order.collect::<Vec<_>>(), &integrity, 100).expect("large enough");
     let mut ours = layout.record(&Name::try_from("v2plain").expect("a name"), &integrity, 100);
-    // Since its creation the pool has run out of space to allocate, and was stopped.
+    // Since its creation the pool has run out of space to allocate, and was stopped; and ours zero new blocks.
+    assert_eq!(ours.thin_features(), [ThinFeature::NoDiscardPassdown]);
     ours.thinpool_dev.feature_args.clone_from(&recorded.thinpool_dev.feature_args);
     ours.started = Some(false);
+    // What ours leaves to metadata that grows is data in theirs, and what lies behind it is moved.
+    let theirs = recorded.flex_devs.thin_data_dev[0].length;
+    let room = theirs - ours.flex_devs.thin_data_dev[0].length;
+    assert!(room > Sectors::ZERO && room.0 * 32 <= theirs.0, "{room} of {theirs}");
+    ours.flex_devs.thin_data_dev[0].length += room;
+    ours.flex_devs.meta_dev[0].start += room;
+    ours.backstore.cap.allocs[2].length += room;
+    ours.backstore.cap.allocs[3].start += room;
+    ours.backstore.data_tier.blockdev.allocs[0].last_mut().expect("it has devices").length += room;
     assert_eq!(ours, recorded);
 }
 

@@ -29,7 +29,8 @@ const MAY_IMPORT: &[(&str, &[&str], bool)] = &[
     ("units", &[], false),
     ("limits", &["units"], false),
     ("model", &["limits", "units"], false),
-    ("error", &["limits", "model", "units"], false),
+    // A fault says in its own words why a filesystem was not understood.
+    ("error", &["limits", "model", "units", "xfs"], false),
     ("message", &["error", "limits", "model", "units"], false),
     ("observe", &["limits", "units"], false),
     ("format", &["model"], true),
@@ -38,7 +39,8 @@ const MAY_IMPORT: &[(&str, &[&str], bool)] = &[
     ("sys", &["model"], true),
     // Reads signatures where devices are found and where they are set up, so both may import it.
     ("probe", &["format", "model", "sys"], true),
-    ("shard", &["engine", "format", "model", "probe", "sys"], true),
+    // Carries reads and writes of a filesystem between where they are made up and where they are done.
+    ("shard", &["engine", "format", "model", "probe", "sys", "xfs"], true),
     ("directory", &["model"], true),
     ("event", &["format", "model", "probe", "sys"], true),
     ("bus", &["model"], true),
@@ -66,6 +68,9 @@ const PURE_WITHOUT_WORDS: &[&str] = &["async", "await"];
 
 /// Where `unsafe` may stand, always with its reason.
 const UNSAFE_IN: &[&str] = &["ring/", "cores/", "src/sys/"];
+
+/// Values that promise something about the machine: only who has seen to it may make one.
+const MADE_BY: &[(&str, &str)] = &[("ReadsZeroes", "sys")];
 
 /// Where threads may share mutable state.
 const SHARED_STATE_IN: &[&str] = &["ring/", "cores/"];
@@ -105,6 +110,7 @@ fn check(source: &Source, faults: &mut Vec<String>) {
         check_unsafe,
         check_edges,
         check_crates,
+        check_made,
         check_pure,
     ] {
         found.extend(rule(source));
@@ -234,6 +240,24 @@ fn check_crates(source: &Source) -> Found {
                 let who = if allowed.is_empty() { "no module".to_owned() } else { allowed.join(", ") };
                 found.push((line, format!("`{module}` may not use the crate `{name}`: {who} may")));
             }
+        }
+    }
+    found
+}
+
+fn check_made(source: &Source) -> Found {
+    let Some(module) = source.module() else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (at, word) in words(&source.text) {
+        let line = source.line_of(at);
+        let maker = MADE_BY.iter().find(|(name, maker)| *name == word && *maker != module);
+        if let Some((name, maker)) = maker
+            && source.text[at + word.len()..].starts_with("::")
+            && !source.is_test(line)
+        {
+            found.push((line, format!("`{module}` may not make a `{name}`: `{maker}` does")));
         }
     }
     found
@@ -622,6 +646,16 @@ fn crates_stay_in_their_rooms() {
     fine("src/bus/decode.rs", "use dbus::Message;\nuse cores::rt;");
     fine("src/engine/alloc.rs", "use crate::model::ring::Ring;");
     fine("cores/src/executor.rs", "use glommio::spawn_local;");
+}
+
+#[test]
+fn a_promise_about_the_machine_is_made_by_the_machine() {
+    let made = "fn f() { ReadsZeroes::of_new_file(); }";
+    assert!(fault("src/shard/ops/create.rs", made).contains("`shard` may not make a `ReadsZeroes`: `sys` does"));
+    assert!(fault("src/xfs/format.rs", "fn f() { blank::ReadsZeroes::of_new_file(); }").contains("`xfs` may not"));
+    fine("src/sys/files/thin.rs", made);
+    fine("src/xfs/format.rs", "#[cfg(test)]\nmod tests {\n    fn f() { ReadsZeroes::of_new_file(); }\n}");
+    fine("src/xfs/format.rs", "fn f(blank: Option<ReadsZeroes>) { let ReadsZeroes { .. } = blank; }");
 }
 
 #[test]

@@ -43,17 +43,29 @@ impl Account {
         Spent(kinds.iter().map(|one| (one.kind, spent(one))).collect())
     }
 
-    /// Work of a kind begins.
-    pub(crate) fn open(self: &Rc<Self>, kind: &'static str, now: Instant) -> Open {
+    /// Where a kind is booked.
+    fn place(&self, kind: &'static str, now: Instant) -> usize {
         let mut kinds = self.kinds.borrow_mut();
         let place = kinds.iter().position(|one| one.kind == kind);
-        let place = place.unwrap_or_else(|| {
+        place.unwrap_or_else(|| {
             // The last place takes what finds none: a wrong figure is better than a failed operation.
             if kinds.len() < KINDS_MAX {
                 kinds.push(Booked { kind, spent: Duration::ZERO, open: 0, since: now });
             }
             kinds.len() - 1
-        });
+        })
+    }
+
+    /// Books time that was measured elsewhere.
+    pub(crate) fn add(&self, kind: &'static str, spent: Duration, now: Instant) {
+        let place = self.place(kind, now);
+        self.kinds.borrow_mut()[place].spent += spent;
+    }
+
+    /// Work of a kind begins.
+    pub(crate) fn open(self: &Rc<Self>, kind: &'static str, now: Instant) -> Open {
+        let place = self.place(kind, now);
+        let mut kinds = self.kinds.borrow_mut();
         let one = &mut kinds[place];
         if one.open == 0 {
             one.since = now;
@@ -127,8 +139,10 @@ mod tests {
         let format = account.open("format", at(0));
         account.open("udev", at(1)).close(at(3));
         format.close(at(10));
+        account.add("suspended", Duration::from_micros(1_500), at(4));
+        account.add("suspended", Duration::from_micros(500), at(5));
         let spent = account.spent(at(10));
-        assert_eq!(spent.to_string(), " format=10.0 udev=2.0");
+        assert_eq!(spent.to_string(), " format=10.0 udev=2.0 suspended=2.0");
         assert_eq!(spent.of("dm"), Duration::ZERO);
     }
 

@@ -24,7 +24,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::clock::{Instant, WallTime};
-use crate::limits::{IO_MEMORY_BYTES, PREEMPT_NEVER, SINGLETON_PANIC_EXIT, SLEEP_MAX};
+use crate::limits::{IO_MEMORY_BYTES, PREEMPT_NEVER, SINGLETON_PANIC_EXIT};
 use crate::rt::{self, Boxed, Entered, Join, Panicked, Queue, Runtime};
 use crate::scheduler::Scheduler;
 use crate::side::Side;
@@ -178,13 +178,9 @@ struct Core {
     turns: Turns,
 }
 
-/// What glommio wakes the core for when its next sleeper is due.
-type Alarm = Option<(Instant, Boxed)>;
-
 impl Core {
     /// Runs tasks until the main one has ended, and sleeps while none is runnable.
     async fn drive<T>(&self, bell: &BufferedFile, mut main: Join<T>) -> Result<T, Panicked> {
-        let mut alarm: Alarm = None;
         loop {
             let mut heard = pin!(bell.read_at(0, size_of::<u64>()));
             let result = poll_fn(|context| {
@@ -194,7 +190,7 @@ impl Core {
                     if let Some(result) = self.work(&mut main) {
                         return Poll::Ready(Some(result));
                     }
-                    if !self.scheduler.bell.fall_asleep() || self.is_due(&mut alarm, context) {
+                    if !self.scheduler.bell.fall_asleep() || self.is_due() {
                         self.scheduler.bell.wake_up();
                         continue;
                     }
@@ -231,24 +227,16 @@ impl Core {
         }
     }
 
-    /// Sets the alarm for the next sleeper; true if it is due already.
-    fn is_due(&self, alarm: &mut Alarm, context: &mut Context<'_>) -> bool {
-        let next = self.scheduler.sleepers.next();
-        if alarm.as_ref().map(|(deadline, _)| *deadline) != next {
-            *alarm = next.map(|deadline| {
-                let left = deadline.since(Instant::monotonic()).min(SLEEP_MAX);
-                (deadline, Box::pin(glommio::timer::sleep(left)) as Boxed)
-            });
+    /// Whether the next sleeper is due already; else the bell rings for it.
+    fn is_due(&self) -> bool {
+        let Some(deadline) = self.scheduler.sleepers.next() else { return false };
+        let now = Instant::monotonic();
+        if deadline <= now {
+            self.now.set(now);
+            return true;
         }
-        let due = match alarm {
-            None => false,
-            Some((_, timer)) => timer.as_mut().poll(context).is_ready(),
-        };
-        if due {
-            *alarm = None;
-            self.now.set(Instant::monotonic());
-        }
-        due
+        self.side.set_alarm(deadline, now);
+        false
     }
 }
 

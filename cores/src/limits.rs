@@ -26,7 +26,7 @@ pub const URGENT_IN_ROW_MAX: usize = 64;
 /// When glommio is to preempt a core: never, as far as anyone can tell (see `scheduler`).
 pub const PREEMPT_NEVER: Duration = Duration::from_secs(3_600);
 
-/// Longest sleep: a century. glommio computes deadlines without a check for overflow.
+/// Longest sleep: a century. The kernel takes seconds as a signed number.
 pub const SLEEP_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// Memory that glommio registers for its own file I/O. We do ours on the side ring, and glommio

@@ -150,6 +150,13 @@ pub async fn timed<T>(kind: &'static str, work: impl Future<Output = T>) -> T {
     work.await
 }
 
+/// Books time that was measured where there is no account: on a lane.
+pub fn book(kind: &'static str, spent: Duration) {
+    if let Some(account) = task::account() {
+        account.add(kind, spent, now());
+    }
+}
+
 /// Ends with the work that it times.
 struct Booking(Open);
 

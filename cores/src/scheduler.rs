@@ -5,8 +5,9 @@
 //! without a waiter (of its preempt timer, or of its own eventfd for wake-ups from other threads)
 //! comes in at the wrong moment, it takes "preempted" for "nothing to run" and parks with runnable
 //! tasks. Two cores that play ping-pong on a loaded machine hang within some thousand rounds; repaired
-//! after 0.9.0, see glommio/glommio pull request 53. Here its preempt timer never fires, and no waker
-//! of glommio leaves its thread: what wakes a core is the read of an eventfd, the bell.
+//! after 0.9.0, see glommio/glommio pull request 53. Here its preempt timer never fires, no waker of
+//! glommio leaves its thread, and sleeps do not use its timers (see `side::alarm`): all that wakes a
+//! core is the read of an eventfd, the bell.
 //!
 //! Invariant: who wakes a task of another thread lists it, then looks whether the core sleeps; a core
 //! says that it sleeps, then looks at the list. Both in sequentially consistent order, so one of them
@@ -211,7 +212,9 @@ impl Scheduler {
         // None: it was woken after its end, by a waker that somebody has kept.
         let task = self.task(key);
         if let Some(mut task) = task {
-            task.ours.queued.store(false, Ordering::Release);
+            // A swap, not a store: who comes before it and finds the task queued has left work that the poll
+            // must see, and only a swap reads what they wrote.
+            task.ours.queued.swap(false, Ordering::AcqRel);
             match task.body.as_mut().poll(&mut Context::from_waker(&task.waker)) {
                 Poll::Pending => self.places.borrow_mut()[key.index].task = Some(task),
                 Poll::Ready(()) => self.free.borrow_mut().push(key.index),

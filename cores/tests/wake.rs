@@ -75,6 +75,47 @@ fn no_wake_up_between_sleeping_cores_is_lost() {
     assert!(seen >= 8_000, "{seen}");
 }
 
+/// The answering core sleeps for the time that a message names, in a task of its own, while the asking thread aims its
+/// next message at the end of that sleep.
+fn alarms_meet_messages(rounds: u64) -> u64 {
+    let mut ends = mesh(2, Sizes { ring_slots: 4, outbox_max: 4 });
+    let (core_end, asker) = (ends.pop().expect("two endpoints"), ends.pop().expect("two endpoints"));
+    let answered = Arc::new(AtomicU64::new(0));
+    let answers = answered.clone();
+    let core = core("alarm", move || async move {
+        let mut messages = Vec::new();
+        let mut seen = 0;
+        while seen < rounds {
+            next(&core_end, &mut messages).await;
+            for (_, pause) in messages.drain(..) {
+                rt::spawn("sleeper", rt::sleep(Duration::from_micros(pause))).detach();
+                seen += 1;
+                answers.store(seen, Ordering::Release);
+            }
+        }
+        seen
+    });
+    for round in 0..rounds {
+        let pause = 20 + round % 60;
+        asker.send(1, ring::Lane::Normal, pause).expect("one message is in flight");
+        while answered.load(Ordering::Acquire) <= round {
+            thread::yield_now();
+        }
+        // Around the end of the sleep, a little earlier or later each time.
+        let aim = Duration::from_micros(pause + round % 37);
+        let sent = Instant::now();
+        while sent.elapsed() < aim {
+            std::hint::spin_loop();
+        }
+    }
+    core.join().expect("no panic")
+}
+
+#[test]
+fn no_message_is_lost_when_a_sleep_ends_as_it_arrives() {
+    assert_eq!(alarms_meet_messages(20_000), 20_000);
+}
+
 #[test]
 fn a_waker_may_be_cloned_and_woken_from_any_thread_any_number_of_times() {
     let woken = core("storm", || async {

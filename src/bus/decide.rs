@@ -211,16 +211,13 @@ impl Routed<'_> {
             Ok(row) => row,
             Err(error) => return error,
         };
-        if matches!(row.write, Write::Never) {
+        let Write::Decode(decode) = row.write else {
             return Decision::Error(UNKNOWN_PROPERTY, format!("{name} of {interface} cannot be set"));
-        }
+        };
         let given = value_signature(&self.call.message);
         if given != row.signature {
             return arguments_differ(&name, row.signature, &given);
         }
-        let Write::Decode(decode) = row.write else {
-            return Decision::Error(NOT_SUPPORTED, format!("setting {name} is not served yet"));
-        };
         match decode(facts, &Args::new(self.call.message, self.context.descriptors)) {
             Ok(wish) => Decision::Wish(wish, Shape::Set),
             Err(fault) => faulted(fault, Shape::Set),
@@ -278,8 +275,10 @@ pub fn subject(wish: &Wish) -> uuid::Uuid {
         | Wish::StopPool(_)
         | Wish::CreateFilesystems(..)
         | Wish::DestroyFilesystems(..)
+        | Wish::SnapshotFilesystem(..)
         | Wish::SetSizeLimit(..)
         | Wish::SetMerge(..)
-        | Wish::SetOverprovisioning(..) => wish.pool().0,
+        | Wish::SetOverprovisioning(..)
+        | Wish::SetFsLimit(..) => wish.pool().0,
     }
 }

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use crate::error::Refusal;
-use crate::limits::{FILESYSTEM_SECTORS_MIN, FILESYSTEMS_IN_REQUEST_MAX, THIN_ID_MAX};
+use crate::format::intent::Intent;
+use crate::limits::{FILESYSTEM_SECTORS_MAX, FILESYSTEM_SECTORS_MIN, FILESYSTEMS_IN_REQUEST_MAX, THIN_ID_MAX};
 use crate::model::filesystem::{FilesystemRecord, FilesystemSpec};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
@@ -42,7 +43,8 @@ pub struct Filesystems {
     next_id: u32,
 }
 
-/// A creation that has a name and a thin id to itself, for as long as it lives.
+/// A creation, of an empty filesystem or of a snapshot, that has a name and a thin id to itself, for as
+/// long as it lives.
 #[derive(Debug)]
 pub struct Creation {
     /// What will be recorded.
@@ -118,46 +120,96 @@ impl Filesystems {
         uuid: FsUuid,
         created: u64,
     ) -> Result<Planned, Refusal> {
-        self.reserved.retain(|(live, ..)| live.strong_count() > 0);
-        let count = (self.count() + self.reserved.len()) as u64;
-        if count >= rules.fs_limit {
-            return Err(Refusal::FilesystemLimit { name: rules.pool.clone(), limit: rules.fs_limit });
-        }
+        self.check_count(rules)?;
         let size = spec.size.unwrap_or(DEFAULT_SECTORS);
         check_size(size)?;
+        if size > FILESYSTEM_SECTORS_MAX {
+            return Err(Refusal::SizeLarge(size.bytes()));
+        }
         spec.size_limit.map_or(Ok(()), check_size)?;
-        if let Some(limit) = rules.total_limit {
-            let reserved: Sectors = self.reserved.iter().map(|(_, _, size)| *size).sum();
-            let wanted = self.total() + reserved + size;
-            if wanted > limit {
-                return Err(Refusal::Overprovisioned { name: rules.pool.clone(), limit, wanted });
-            }
-        }
-        if self.reserved.iter().any(|(_, name, _)| *name == spec.name) {
-            return Err(Refusal::FilesystemBusy { name: spec.name.clone() });
-        }
-        if self.lost.contains(&spec.name) {
-            return Err(Refusal::FilesystemLost { name: spec.name.clone() });
-        }
-        if let Some(present) = self.table.values().find(|filesystem| filesystem.record.name == spec.name) {
+        self.check_total(rules, size)?;
+        if let Some(present) = self.named(&spec.name)? {
             return compare(present, size);
         }
         if let Some(limit) = spec.size_limit.filter(|limit| *limit < size) {
             return Err(Refusal::LimitBelowSize { limit, size });
         }
-        let thin_id = self.next_thin_id()?;
-        let reservation = Rc::new(());
-        self.reserved.push((Rc::downgrade(&reservation), spec.name.clone(), size));
-        let record = FilesystemRecord {
-            name: spec.name.clone(),
+        let (name, size_limit) = (spec.name.clone(), spec.size_limit);
+        self.reserve(|thin_id| FilesystemRecord {
+            name,
             uuid,
             thin_id,
             size,
             created,
-            size_limit: spec.size_limit,
+            size_limit,
             origin: None,
             merge: false,
-        };
+        })
+    }
+
+    /// Reserves a name and a thin id for a snapshot of a filesystem. A name that is taken, by whatever
+    /// filesystem, is taken for the snapshot.
+    pub fn plan_snapshot(
+        &mut self,
+        origin: FsUuid,
+        name: &Name,
+        rules: Rules<'_>,
+        uuid: FsUuid,
+        created: u64,
+    ) -> Result<Planned, Refusal> {
+        let origin = self.find(origin)?.record.clone();
+        self.check_count(rules)?;
+        self.check_total(rules, origin.size)?;
+        if let Some(present) = self.named(name)? {
+            return compare(present, present.record.size);
+        }
+        let name = name.clone();
+        self.reserve(|thin_id| FilesystemRecord {
+            name,
+            uuid,
+            thin_id,
+            created,
+            origin: Some(origin.uuid),
+            merge: false,
+            ..origin
+        })
+    }
+
+    /// Whether there may be one more.
+    fn check_count(&mut self, rules: Rules<'_>) -> Result<(), Refusal> {
+        self.reserved.retain(|(live, ..)| live.strong_count() > 0);
+        let count = (self.count() + self.reserved.len()) as u64;
+        if count >= rules.fs_limit {
+            return Err(Refusal::FilesystemLimit { name: rules.pool.clone(), limit: rules.fs_limit });
+        }
+        Ok(())
+    }
+
+    /// Whether one of this size may come to the others.
+    fn check_total(&self, rules: Rules<'_>, size: Sectors) -> Result<(), Refusal> {
+        let reserved: Sectors = self.reserved.iter().map(|(_, _, size)| *size).sum();
+        let wanted = self.total() + reserved + size;
+        match rules.total_limit {
+            Some(limit) if wanted > limit => Err(Refusal::Overprovisioned { name: rules.pool.clone(), limit, wanted }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The filesystem that has this name. One that is reserved or lost cannot be had.
+    fn named(&self, wanted: &Name) -> Result<Option<&Filesystem>, Refusal> {
+        if self.reserved.iter().any(|(_, name, _)| name == wanted) {
+            return Err(Refusal::FilesystemBusy { name: wanted.clone() });
+        }
+        if self.lost.contains(wanted) {
+            return Err(Refusal::FilesystemLost { name: wanted.clone() });
+        }
+        Ok(self.table.values().find(|filesystem| filesystem.record.name == *wanted))
+    }
+
+    fn reserve(&mut self, record: impl FnOnce(ThinId) -> FilesystemRecord) -> Result<Planned, Refusal> {
+        let record = record(self.next_thin_id()?);
+        let reservation = Rc::new(());
+        self.reserved.push((Rc::downgrade(&reservation), record.name.clone(), record.size));
         Ok(Planned::Create(Creation { record, _reservation: reservation }))
     }
 
@@ -218,11 +270,9 @@ impl Filesystems {
         self.table.remove(&uuid);
     }
 
-    /// The records of surviving snapshots of a filesystem that was destroyed, with the origin that
-    /// they have from now on: the destroyed one's own.
-    pub fn orphans(&self, destroyed: &FilesystemRecord) -> Vec<FilesystemRecord> {
-        let snapshots = self.iter().filter(|other| other.record.origin == Some(destroyed.uuid));
-        snapshots.map(|other| FilesystemRecord { origin: destroyed.origin, ..other.record.clone() }).collect()
+    /// The records of snapshots that survive the destruction of their origins, see `adopted`.
+    pub fn orphans(&self, destroyed: &[Intent]) -> Vec<FilesystemRecord> {
+        adopted(self.iter().map(|filesystem| &filesystem.record), destroyed)
     }
 
     /// What a filesystem's record becomes with another size limit; `None` if that is what it has.
@@ -284,6 +334,25 @@ impl Filesystem {
     }
 }
 
+/// The records of snapshots whose origin was destroyed, with the origin that they have from now on: the
+/// destroyed one's own, or what became of that. What was destroyed itself is left out.
+pub fn adopted<'a>(records: impl Iterator<Item = &'a FilesystemRecord>, destroyed: &[Intent]) -> Vec<FilesystemRecord> {
+    let gone: BTreeMap<FsUuid, Option<FsUuid>> = destroyed.iter().map(|gone| (gone.uuid, gone.origin)).collect();
+    let heir = |record: &FilesystemRecord| {
+        let mut origin = *gone.get(&record.origin?)?;
+        // Each step passes one of them; records that lead in a circle must not keep us.
+        let mut left = gone.len();
+        while left > 0
+            && let Some(next) = origin.and_then(|uuid| gone.get(&uuid))
+        {
+            origin = *next;
+            left -= 1;
+        }
+        Some(FilesystemRecord { origin, ..record.clone() })
+    };
+    records.filter(|record| !gone.contains_key(&record.uuid)).filter_map(heir).collect()
+}
+
 fn compare(present: &Filesystem, asked: Sectors) -> Result<Planned, Refusal> {
     let name = present.record.name.clone();
     if present.leaving {
@@ -327,6 +396,11 @@ mod tests {
             self.0.plan(spec, rules, uuid(n), 7)
         }
 
+        fn plan_snapshot(&mut self, text: &str, n: u8, origin: u8) -> Result<Planned, Refusal> {
+            let rules = Rules { pool: &self.1, fs_limit: 4, total_limit: None };
+            self.0.plan_snapshot(uuid(origin), &name(text), rules, uuid(n), 8)
+        }
+
         fn create(&mut self, text: &str, n: u8) {
             match self.plan(&spec(text), n) {
                 Ok(Planned::Create(creation)) => self.0.commit(creation, None),
@@ -335,9 +409,11 @@ mod tests {
         }
 
         fn snapshot(&mut self, text: &str, n: u8, origin: u8) {
-            self.create(text, n);
-            let record = self.0.find(uuid(n)).expect("just made").record.clone();
-            self.0.replace(FilesystemRecord { origin: Some(uuid(origin)), ..record });
+            let rules = Rules { pool: &self.1, fs_limit: 9, total_limit: None };
+            match self.0.plan_snapshot(uuid(origin), &name(text), rules, uuid(n), 8) {
+                Ok(Planned::Create(creation)) => self.0.commit(creation, None),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -376,9 +452,95 @@ mod tests {
         let mut pool = Fixture::new();
         let small = FilesystemSpec { size: Some(Sectors(8)), ..spec("a") };
         assert_eq!(pool.plan(&small, 1).expect_err("small"), Refusal::SizeSmall(Bytes(4096)));
+        let large = Sectors(FILESYSTEM_SECTORS_MAX.0 + 1);
+        let asked = FilesystemSpec { size: Some(large), ..spec("a") };
+        assert_eq!(pool.plan(&asked, 1).expect_err("large"), Refusal::SizeLarge(large.bytes()));
         let limited =
             FilesystemSpec { size: Some(Sectors(4_000_000)), size_limit: Some(Sectors(3_000_000)), ..spec("a") };
         assert!(matches!(pool.plan(&limited, 1), Err(Refusal::LimitBelowSize { .. })));
+    }
+
+    #[test]
+    fn a_snapshot_has_the_sizes_of_its_origin_and_counts_as_one_more() {
+        let mut pool = Fixture::new();
+        let limited = FilesystemSpec { size_limit: Some(Sectors(4_000_000)), ..spec("a") };
+        match pool.plan(&limited, 1).expect("planned") {
+            Planned::Create(creation) => pool.0.commit(creation, None),
+            Planned::Exists => panic!("it is new"),
+        }
+        let merging = FilesystemRecord { merge: true, ..pool.0.find(uuid(1)).expect("just made").record.clone() };
+        pool.0.replace(merging.clone());
+        let Ok(Planned::Create(creation)) = pool.plan_snapshot("s", 2, 1) else { panic!("it can be made") };
+        let expected = FilesystemRecord {
+            name: name("s"),
+            uuid: uuid(2),
+            thin_id: ThinId(1),
+            created: 8,
+            origin: Some(uuid(1)),
+            merge: false,
+            ..merging
+        };
+        assert_eq!(creation.record, expected);
+        assert!(matches!(pool.plan_snapshot("s", 3, 1), Err(Refusal::FilesystemBusy { .. })));
+        pool.0.commit(creation, None);
+        pool.create("c", 3);
+        assert!(matches!(pool.plan_snapshot("t", 4, 2), Err(Refusal::FilesystemLimit { limit: 4, .. })));
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_the_snapshots_whatever_has_it() {
+        let mut pool = Fixture::new();
+        pool.create("a", 1);
+        let larger = FilesystemSpec { size: Some(Sectors(4_000_000)), ..spec("b") };
+        match pool.plan(&larger, 2).expect("planned") {
+            Planned::Create(creation) => pool.0.commit(creation, None),
+            Planned::Exists => panic!("it is new"),
+        }
+        for taken in ["a", "b"] {
+            assert!(matches!(pool.plan_snapshot(taken, 3, 1), Ok(Planned::Exists)));
+        }
+        assert!(matches!(pool.plan_snapshot("lost", 3, 1), Err(Refusal::FilesystemLost { .. })));
+        assert!(matches!(pool.plan_snapshot("s", 3, 9), Err(Refusal::NoFilesystem(_))));
+        pool.0.plan_destroy(&[uuid(1)]).expect("planned");
+        for (taken, origin) in [("s", 1), ("a", 2)] {
+            assert!(matches!(pool.plan_snapshot(taken, 3, origin), Err(Refusal::FilesystemBusy { .. })), "it leaves");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_counts_with_its_whole_size_while_overprovisioning_is_off() {
+        let mut pool = Fixture::new();
+        pool.create("a", 1);
+        let (all, of_pool) = (FILESYSTEM_SECTORS_MIN.0 * 2, name("p"));
+        let rules = |limit| Rules { pool: &of_pool, fs_limit: 9, total_limit: Some(Sectors(limit)) };
+        let refused = pool.0.plan_snapshot(uuid(1), &name("s"), rules(all - 1), uuid(2), 8);
+        assert!(matches!(refused, Err(Refusal::Overprovisioned { .. })));
+        let _kept = pool.0.plan_snapshot(uuid(1), &name("s"), rules(all), uuid(2), 8).expect("it fits");
+        let refused = pool.0.plan_snapshot(uuid(1), &name("t"), rules(all), uuid(3), 8);
+        assert!(matches!(refused, Err(Refusal::Overprovisioned { .. })), "what is reserved counts");
+    }
+
+    #[test]
+    fn survivors_get_the_next_origin_that_is_left() {
+        let mut pool = Fixture::new();
+        pool.create("a", 1);
+        pool.snapshot("b", 2, 1);
+        pool.snapshot("c", 3, 2);
+        pool.snapshot("d", 4, 3);
+        let origins = |pool: &Fixture, gone: &[u8]| -> Vec<(FsUuid, Option<FsUuid>)> {
+            let record = |n: &u8| Intent::of(&pool.0.table[&uuid(*n)].record);
+            let gone: Vec<Intent> = gone.iter().map(record).collect();
+            pool.0.orphans(&gone).into_iter().map(|record| (record.uuid, record.origin)).collect()
+        };
+        assert_eq!(origins(&pool, &[1]), [(uuid(2), None)]);
+        assert_eq!(origins(&pool, &[2]), [(uuid(3), Some(uuid(1)))]);
+        assert_eq!(origins(&pool, &[3, 2]), [(uuid(4), Some(uuid(1)))], "in whatever order, and only what survives");
+        assert_eq!(origins(&pool, &[1, 2, 3]), [(uuid(4), None)]);
+        assert_eq!(origins(&pool, &[4]), []);
+        // No daemon writes such records.
+        let circle = FilesystemRecord { origin: Some(uuid(3)), ..pool.0.table[&uuid(2)].record.clone() };
+        pool.0.replace(circle);
+        assert_eq!(origins(&pool, &[2, 3]).len(), 1);
     }
 
     #[test]

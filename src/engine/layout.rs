@@ -2,7 +2,9 @@
 //!
 //! From a data device's end the room for an integrity layer is kept free; the rest is handed out from
 //! the start, in one order that the record fixes for ever: room for an encryption header, thin
-//! metadata, its spare, thin data, metadata volume.
+//! metadata, its spare, thin data, metadata volume. A part is left to nobody, so that the thin metadata
+//! of a pool that is otherwise full can grow with its limit of filesystems (`size::Initial`): sizes are on
+//! record, so to any other daemon that is free space like any other.
 //!
 //! Invariant: what is laid out passes `engine::check` for devices of these sizes.
 //!
@@ -146,7 +148,9 @@ impl Layout {
             files: false,
             destroying: false,
         };
-        record.set_thin_features(&[ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing]);
+        // New blocks are zeroed, so that the log of a new filesystem need not be written, and nobody reads
+        // what the devices held before. What that costs was measured (README).
+        record.set_thin_features(&[ThinFeature::NoDiscardPassdown]);
         record
     }
 }
@@ -174,12 +178,15 @@ mod tests {
         let spec = IntegritySpec::default();
         let [one, ten, tera] = [2_097_152, 20_971_520, 2_147_483_648].map(Sectors);
         let on = |device, start, length| DeviceSegment { parent: id(device), start, length };
-        for (sizes, expected_starts, lengths) in [
-            (vec![one], [34_816, 43_008, 51_200, 743_424], vec![1_792_000]),
-            (vec![ten], [34_816, 47_104, 59_392, 19_322_880], vec![20_371_456]),
-            (vec![ten, ten], [34_816, 53_248, 71_680, 39_696_384], vec![20_373_496, 20_371_464]),
-            (vec![tera], [34_816, 567_296, 1_099_776, 105_957_376], vec![107_005_952]),
+        // The last number is what is left to metadata that grows, and published as a part of the data.
+        for (sizes, mut expected_starts, mut lengths, room) in [
+            (vec![one], [34_816, 43_008, 51_200, 743_424], vec![1_792_000], 20_480),
+            (vec![ten], [34_816, 47_104, 59_392, 19_322_880], vec![20_371_456], 114_688),
+            (vec![ten, ten], [34_816, 53_248, 71_680, 39_696_384], vec![20_373_496, 20_371_464], 114_688),
+            (vec![tera], [34_816, 567_296, 1_099_776, 105_957_376], vec![107_005_952], 0),
         ] {
+            expected_starts[3] -= room;
+            *lengths.last_mut().expect("a device") -= room;
             let devices: Vec<_> = (1..).map(id).zip(sizes).collect();
             let layout = first(&devices, &spec, 100).expect("large enough");
             assert_eq!(starts(&layout), expected_starts);

@@ -9,6 +9,8 @@ pub mod devices;
 pub mod filesystem;
 pub mod gather;
 pub mod layout;
+pub mod limit;
 pub mod pool;
 pub mod size;
 pub mod stack;
+pub mod volume;

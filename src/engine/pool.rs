@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
 use crate::engine::gather::features;
+use crate::engine::limit::{self, Space, Terms};
 use crate::engine::size;
 use crate::error::Refusal;
 use crate::format::header::{FLAG_CREATING, StaticHeader};
@@ -125,9 +126,14 @@ impl Pool {
 
     /// What a filesystem creation must respect.
     pub fn rules(&self) -> (Name, u64, Option<Sectors>) {
-        let limit = self.record.fs_limit(self.filesystems.count() as u64);
+        let limit = self.fs_limit();
         let total = (!self.record.overprovisioning()).then(|| self.data_limit());
         (self.name.clone(), limit, total)
+    }
+
+    /// How many filesystems there may be.
+    pub fn fs_limit(&self) -> u64 {
+        self.record.fs_limit(self.filesystems.count() as u64)
     }
 
     /// What filesystems may have together while overprovisioning is off.
@@ -211,6 +217,35 @@ impl Pool {
         self.record.thinpool_dev.enable_overprov = before;
     }
 
+    /// Enters the metadata that a higher limit of filesystems needs; `mdv` is the size of the metadata
+    /// volume. Gives back what was on record before, or `None` if there is enough already.
+    pub fn make_room(&mut self, limit: u64, mdv: Bytes) -> Result<Option<Space>, Refusal> {
+        let terms = Terms {
+            pool: &self.name,
+            sizes: self.data_members().map(|member| (member.header.device, member.header.size)).collect(),
+            usable: self.usable(),
+            limit: self.fs_limit(),
+            total: self.filesystems.total(),
+            records: limit::records(mdv),
+        };
+        limit::make_room(&mut self.record, limit, &terms)
+    }
+
+    /// Puts back what was on record before, because the change could not be saved.
+    pub fn unmake_room(&mut self, before: Space) {
+        before.restore(&mut self.record);
+    }
+
+    /// Changes how many filesystems there may be. Gives back what was on record before.
+    pub const fn set_fs_limit(&mut self, limit: u64) -> Option<u64> {
+        self.record.thinpool_dev.fs_limit.replace(limit)
+    }
+
+    /// Puts back what was on record before, because the change could not be saved.
+    pub const fn unset_fs_limit(&mut self, before: Option<u64>) {
+        self.record.thinpool_dev.fs_limit = before;
+    }
+
     /// Changes the user's tag on a device. Gives back the tag before, or `None` if nothing changed.
     pub fn set_user_info(&mut self, device: DevUuid, info: Option<&str>) -> Option<Option<String>> {
         let tier = &mut self.record.backstore;
@@ -273,7 +308,7 @@ impl Pool {
             physical_used: self.physical_used(total),
             allocated: (total - self.free().min(total)).bytes(),
             no_alloc_space: self.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace),
-            fs_limit: self.record.fs_limit(self.filesystems.count() as u64),
+            fs_limit: self.fs_limit(),
             overprovisioning: self.record.overprovisioning(),
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! The formulas are those of stratisd 3.9.2, because a pool made here is continued there and sizes
 //! predicted by its tools are believed. Results are recorded, so a pool never depends on them later.
+//! One differs: a new pool keeps `room` for the metadata of more filesystems, where 3.9.2 gives all of a
+//! small pool to data and its limit can never be raised.
 //!
 //! Deliberately absent: where the parts lie (`layout`, `alloc`).
 
@@ -18,6 +20,11 @@ pub const DATA_BLOCK: Sectors = Sectors(2_048);
 pub const DATA_CHUNK: Sectors = Sectors(51_200 * DATA_BLOCK.0);
 /// Free data blocks at which a thin pool asks for more: 15 GiB.
 pub const LOW_WATER_BLOCKS: u64 = 15_360;
+/// The limit of filesystems up to which a new pool keeps room for metadata, if `ROOM_PART` allows.
+pub const ROOM_FS_LIMIT: u64 = 1_000;
+/// That room takes at most one part in so many of what is left for data. Filesystems in a pool are as many
+/// as its data has room for, and the data of most pools is never divided among hundreds.
+const ROOM_PART: u64 = 32;
 
 /// Blocks of 4 KiB that the kernel allows for thin metadata.
 const THIN_META_BLOCKS_MAX: u64 = 4_161_600;
@@ -59,6 +66,23 @@ pub fn thin_meta(usable: Sectors, fs_limit: u64) -> Sectors {
     raw.ceil_to(DATA_BLOCK).min(most.floor_to(DATA_BLOCK))
 }
 
+/// The highest limit of filesystems for which `thin_meta` is at most `meta`.
+pub fn fs_limit_within(usable: Sectors, meta: Sectors) -> u64 {
+    let meta = meta.floor_to(DATA_BLOCK);
+    if meta >= thin_meta(usable, u64::MAX) {
+        return u64::MAX; // As large as the kernel allows: a higher limit asks for no more.
+    }
+    let blocks = meta.0 / (THIN_META_BLOCK * THIN_META_FACTOR);
+    blocks.saturating_sub(1 + (usable.0 / DATA_BLOCK.0).div_ceil(THIN_META_MAPPINGS))
+}
+
+/// What a new pool leaves to nobody, so that its thin metadata and the spare can grow: both grow by
+/// whole data blocks.
+fn room(usable: Sectors, meta: Sectors, left: Sectors) -> Sectors {
+    let more = thin_meta(usable, ROOM_FS_LIMIT).saturating_sub(meta);
+    (more + more).min(Sectors(left.0 / ROOM_PART).floor_to(DATA_BLOCK + DATA_BLOCK))
+}
+
 /// What a new pool asks for first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Initial {
@@ -73,7 +97,7 @@ impl Initial {
     pub fn of(usable: Sectors, fs_limit: u64) -> Self {
         let meta = thin_meta(usable, fs_limit);
         let left = usable.saturating_sub(MDV).saturating_sub(meta + meta);
-        Self { meta, data: left.min(DATA_CHUNK).floor_to(DATA_BLOCK) }
+        Self { meta, data: (left - room(usable, meta, left)).min(DATA_CHUNK).floor_to(DATA_BLOCK) }
     }
 }
 
@@ -102,16 +126,18 @@ mod tests {
     #[test]
     fn the_published_examples_hold() {
         let spec = IntegritySpec::default();
-        for (sizes, usable_expected, meta, data, low) in [
-            (vec![gib(1)], 1_759_224, 8_192, 692_224, 169),
-            (vec![gib(10)], 20_338_680, 12_288, 19_263_488, 4_703),
-            (vec![gib(10), gib(10)], 40_712_176, 18_432, 39_624_704, 9_674),
-            (vec![gib(1024)], 2_113_624_056, 532_480, 104_857_600, 15_360),
+        for (sizes, usable_expected, meta, data, room, low) in [
+            (vec![gib(1)], 1_759_224, 8_192, 692_224, 20_480, 164),
+            (vec![gib(10)], 20_338_680, 12_288, 19_263_488, 114_688, 4_675),
+            (vec![gib(10), gib(10)], 40_712_176, 18_432, 39_624_704, 114_688, 9_646),
+            // What is beyond the first 50 GiB is room enough.
+            (vec![gib(1024)], 2_113_624_056, 532_480, 104_857_600, 0, 15_360),
         ] {
             let usable = usable(&sizes, &spec);
             assert_eq!(usable, Sectors(usable_expected), "{sizes:?}");
-            assert_eq!(Initial::of(usable, 100), Initial { meta: Sectors(meta), data: Sectors(data) }, "{sizes:?}");
-            assert_eq!(low_water(Sectors(data)), low, "{sizes:?}");
+            let data = Sectors(data - room);
+            assert_eq!(Initial::of(usable, 100), Initial { meta: Sectors(meta), data }, "{sizes:?}");
+            assert_eq!(low_water(data), low, "{sizes:?}");
         }
     }
 
@@ -134,6 +160,22 @@ mod tests {
         // 32 blocks of 4 KiB, eight times, are one step of 1 MiB; the mapping of one data block is the 33rd.
         assert_eq!(thin_meta(DATA_BLOCK - Sectors(1), 31), Sectors(2_048));
         assert_eq!(thin_meta(DATA_BLOCK, 31), Sectors(4_096));
+    }
+
+    #[test]
+    fn a_limit_fits_as_long_as_its_metadata_does() {
+        for usable in [0, 2_047, 2_048, 20_338_680, 2_113_624_056].map(Sectors) {
+            for meta in (1..200).map(|blocks| Sectors(blocks * 2_048 + blocks)) {
+                let limit = fs_limit_within(usable, meta);
+                let fits = |limit| thin_meta(usable, limit) <= meta;
+                assert!(!fits(limit + 1), "{limit} in {usable} with {meta}");
+                assert!(limit == 0 || fits(limit), "{limit} in {usable} with {meta}");
+            }
+        }
+        // The kernel's own bound.
+        let most = Sectors(33_292_288);
+        assert_eq!(fs_limit_within(Sectors(2_048), most), u64::MAX);
+        assert_eq!(fs_limit_within(Sectors(2_048), most - DATA_BLOCK), 520_158);
     }
 
     #[test]

@@ -162,30 +162,39 @@ mod tests {
     }
 
     #[test]
-    fn the_published_example_has_these_tables() {
+    fn a_pool_of_one_gibibyte_has_these_tables() {
         let tables = tables(&record(), MetadataVersion::V2, pool(), &numbers(), LowWater::Creation).expect("plain");
         let dm = |role| Dm::Private(pool(), role);
         let cap = Below::Dm(dm(Role::Cache));
         let thin_pool = Table::ThinPool {
-            length: Sectors(692_224),
+            length: Sectors(671_744),
             block: Sectors(2_048),
-            low_water: 169,
-            features: vec![ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing],
+            low_water: 164,
+            features: vec![ThinFeature::NoDiscardPassdown],
         };
         let expected = [
-            (dm(Role::OriginSub), line(1_792_000, Below::Device(DeviceNumber(8, 16)), 8_192)),
-            (dm(Role::Cache), line(1_792_000, Below::Dm(dm(Role::OriginSub)), 0)),
+            (dm(Role::OriginSub), line(1_771_520, Below::Device(DeviceNumber(8, 16)), 8_192)),
+            (dm(Role::Cache), line(1_771_520, Below::Dm(dm(Role::OriginSub)), 0)),
             (dm(Role::ThinMeta), line(8_192, cap, 34_816)),
-            (dm(Role::ThinData), line(692_224, cap, 51_200)),
-            (dm(Role::Mdv), line(1_048_576, cap, 743_424)),
+            (dm(Role::ThinData), line(671_744, cap, 51_200)),
+            (dm(Role::Mdv), line(1_048_576, cap, 722_944)),
             (dm(Role::ThinPool), thin_pool),
         ];
         assert_eq!(tables, expected);
     }
 
     #[test]
+    fn a_pool_keeps_the_features_on_its_record() {
+        let mut record = record();
+        let theirs = [ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing];
+        record.set_thin_features(&theirs);
+        let Table::ThinPool { features, .. } = thin_pool(&record, LowWater::Setup) else { panic!("a thin pool") };
+        assert_eq!(features, theirs);
+    }
+
+    #[test]
     fn low_water_is_what_the_moment_wants() {
-        for (asked, expected) in [(LowWater::Creation, 169), (LowWater::Setup, 338), (LowWater::Blocks(7), 7)] {
+        for (asked, expected) in [(LowWater::Creation, 164), (LowWater::Setup, 328), (LowWater::Blocks(7), 7)] {
             let Table::ThinPool { low_water, .. } = thin_pool(&record(), asked) else { panic!("a thin pool") };
             assert_eq!(low_water, expected);
         }

@@ -9,5 +9,6 @@
 
 pub mod filesystem;
 pub mod header;
+pub mod intent;
 pub mod mda;
 pub mod record;

@@ -1,4 +1,4 @@
-//! Device-mapper devices as values: names, tables, messages.
+//! Device-mapper devices as values: names, tables, states.
 //!
 //! A table refers to what lies below by what it *is* (a device of the pool, another dm device);
 //! `sys` turns that into `major:minor`. So a table computed here equals the recorded one of any
@@ -235,15 +235,6 @@ impl ThinPoolState {
             ThinPoolMode::ReadOnly | ThinPoolMode::Failed => false,
         }
     }
-}
-
-/// What a thin pool can be told.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ThinMessage {
-    /// Make an empty volume.
-    Create(ThinId),
-    /// Drop a volume and its blocks.
-    Delete(ThinId),
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A value here is checked when it is made and not again. Deliberately absent: anything that knows
 //! D-Bus, a file descriptor, or how a value is written to disk.
 
+pub mod blank;
 pub mod device;
 pub mod dm;
 pub mod filesystem;

@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::message::Wish;
+use crate::model::ids::FsUuid;
 use crate::shard::wait::Signal;
 
 /// What operations of one pool can get in each other's way about.
@@ -40,6 +41,8 @@ pub enum Operation {
     CreateFilesystems,
     /// Destroying filesystems, or changing their records.
     ChangeFilesystems,
+    /// Making a snapshot of this filesystem, whose record must stay: the snapshot's refers to it.
+    Snapshot(FsUuid),
     /// Changing what the pool's own record holds.
     ChangePool,
     /// Looking at sizes in use: only the life cycle must stand still.
@@ -55,7 +58,8 @@ impl Operation {
             }
             Wish::CreateFilesystems(..) => Self::CreateFilesystems,
             Wish::DestroyFilesystems(..) | Wish::SetSizeLimit(..) | Wish::SetMerge(..) => Self::ChangeFilesystems,
-            Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) => Self::ChangePool,
+            Wish::SnapshotFilesystem(_, origin, _) => Self::Snapshot(*origin),
+            Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => Self::ChangePool,
         }
     }
 
@@ -65,11 +69,16 @@ impl Operation {
             Self::LifeCycle => &[(Resource::LifeCycle, Use::Exclusive)],
             Self::CreateFilesystems | Self::Look => &[(Resource::LifeCycle, Use::Shared)],
             Self::ChangeFilesystems => &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Exclusive)],
+            Self::Snapshot(_) => &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Shared)],
             Self::ChangePool => &[(Resource::LifeCycle, Use::Shared), (Resource::Settings, Use::Exclusive)],
         }
     }
 
     fn conflicts(self, other: Self) -> bool {
+        if let (Self::Snapshot(one), Self::Snapshot(two)) = (self, other) {
+            // The origin is suspended for a moment, and one would resume it while the other copies.
+            return one == two;
+        }
         self.uses().iter().any(|(mine, how)| {
             other
                 .uses()
@@ -159,11 +168,33 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_overlap_but_not_those_of_one_origin() {
+        let (a, b) = (FsUuid::from_random([1; 16]), FsUuid::from_random([2; 16]));
+        let gate = Rc::new(Gate::default());
+        let first = gate.queue(Operation::Snapshot(a));
+        let second = gate.queue(Operation::Snapshot(a));
+        let other = gate.queue(Operation::Snapshot(b));
+        let create = gate.queue(Operation::CreateFilesystems);
+        let destroy = gate.queue(Operation::ChangeFilesystems);
+        let third = gate.queue(Operation::Snapshot(b));
+        assert!(gate.admits(first.number) && gate.admits(other.number) && gate.admits(create.number));
+        assert!(!gate.admits(second.number), "the origin is suspended once at a time");
+        drop((first, other));
+        assert!(gate.admits(second.number));
+        assert!(!gate.admits(destroy.number), "the origin is not destroyed meanwhile");
+        assert!(!gate.admits(third.number), "nor is a snapshot begun of what is about to be destroyed");
+        drop((second, create));
+        assert!(gate.admits(destroy.number));
+    }
+
+    #[test]
     fn conflicts_are_symmetric() {
         let all = [
             Operation::LifeCycle,
             Operation::CreateFilesystems,
             Operation::ChangeFilesystems,
+            Operation::Snapshot(FsUuid::from_random([1; 16])),
+            Operation::Snapshot(FsUuid::from_random([2; 16])),
             Operation::ChangePool,
             Operation::Look,
         ];

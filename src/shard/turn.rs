@@ -52,10 +52,7 @@ fn handle<S: Sys>(shard: &Rc<Shard<S>>, message: Message) {
         }
         Message::Event(event) => news::happen(shard, *event),
         Message::Look => look(shard),
-        Message::Stop => {
-            shard.stopping.set(true);
-            shard.sys.cancel_long_work();
-        }
+        Message::Stop => shard.stopping.set(true),
         Message::Reply(_) | Message::Views(_) | Message::Claim(_) | Message::Stopped | Message::Settled => {
             unreachable!("nobody sends this to a shard")
         }

@@ -11,7 +11,6 @@
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
 pub mod files;
-mod formats;
 mod jobs;
 pub mod kernel;
 mod linear;
@@ -22,8 +21,9 @@ mod transfer;
 mod volume;
 
 use crate::error::{Failure, Fault};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Table, ThinMessage, ThinPoolState};
+use crate::model::blank::ReadsZeroes;
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::units::{Bytes, Sectors};
@@ -89,6 +89,15 @@ pub enum Opening {
     New,
 }
 
+/// What became of a filesystem that was to grow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Growth {
+    /// It is mounted, and so large now.
+    Mounted(Bytes),
+    /// It is mounted nowhere and stays as it is: XFS grows only while it is mounted.
+    NotMounted,
+}
+
 /// Something happened to block devices of the machine. What exactly is for whoever looks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum DeviceEvent {
@@ -143,17 +152,30 @@ pub trait Sys: 'static {
     /// Reads `count` sectors.
     async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault>;
 
+    /// Reads several places of one target, each from its first sector on for so many, all at once.
+    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, Fault> {
+        let mut all = Vec::with_capacity(places.len());
+        for (start, count) in places {
+            all.push(self.read(target, *start, *count).await?);
+        }
+        Ok(all)
+    }
+
     /// Writes all of them, in one batch and in any order; the results come in the order given.
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>>;
 
     /// Makes what was written to the targets durable, all in parallel.
     async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>>;
 
+    /// Block sizes of an active dm device.
+    async fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Fault>;
+
     // ---- device-mapper ---------------------------------------------------------------------
 
     /// Makes dm devices active with these tables, in the order given, up to the first fault. An
-    /// active one with the same table is adopted (thin pools: low water and features may differ); one
-    /// whose table is the beginning of the given one is completed; any other table is a fault.
+    /// active one with the same table is adopted (thin pools: low water and whether they wait for space may
+    /// differ, and keep their values; one that works with less metadata than its device has is shown the
+    /// rest); one whose table is the beginning of the given one is completed; any other table is a fault.
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault>;
 
     /// Removes dm devices, in the order given; each is tried, and the first fault is returned. One
@@ -167,9 +189,17 @@ pub trait Sys: 'static {
     /// Which dm devices of the pool are active.
     async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Fault>;
 
-    /// Tells the pool's thin pool something. `Create` of an existing id is EEXIST, `Delete` of a
-    /// missing one ENODATA. Durable after `thin_commit`.
-    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault>;
+    /// Makes a thin volume; EEXIST where the id exists. Durable after `thin_commit`. Gives a permission if
+    /// the volume reads as zeroes wherever nothing is written.
+    async fn thin_create(&self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Fault>;
+
+    /// Deletes a thin volume that is not active; ENODATA where there is none. Durable after `thin_commit`.
+    async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Fault>;
+
+    /// Makes the volume `id` of what another one of the pool is now, EEXIST if there is such an id. Only
+    /// for this moment the origin stands still, mounted or not; who takes more than one snapshot of it at
+    /// a time has to keep them apart. Durable after `thin_commit`.
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault>;
 
     /// Makes all changes to thin volumes of the pool durable.
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault>;
@@ -187,8 +217,12 @@ pub trait Sys: 'static {
 
     // ---- filesystems -----------------------------------------------------------------------
 
-    /// Puts an empty XFS with this UUID on the device, and makes it durable.
-    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault>;
+    /// Makes an XFS that is mounted, by whomever, as large as its device. One that is larger already,
+    /// or as large but for less than an allocation group needs, stays as it is.
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault>;
+
+    /// Has the kernel replay the log of an XFS that nobody has mounted. Its log is clean afterwards.
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault>;
 
     /// Whether the volume is in use (mounted, or held open by somebody).
     async fn busy(&self, device: Dm) -> Result<bool, Fault>;
@@ -204,6 +238,9 @@ pub trait Sys: 'static {
 
     /// Unmounts it. One that is not mounted is fine.
     async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault>;
+
+    /// How large the file system is that holds the files of a mounted metadata volume.
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault>;
 
     /// Names of the files in a folder, sorted.
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault>;
@@ -225,9 +262,6 @@ pub trait Sys: 'static {
 
     /// Makes creations, renames and removals in a folder durable.
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault>;
-
-    /// Makes long work end early, with `Why::Cancelled`: the daemon is stopping.
-    fn cancel_long_work(&self);
 
     /// Forgets the metadata volume and every thin volume of a pool that is gone. On a real machine
     /// they went with the devices and this does nothing.

@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: what the devices hold. Who keeps that looks at a table after it was checked.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use crate::error::Why;
@@ -18,12 +19,23 @@ use crate::sys::linear::{Piece, overlap, resolve};
 use crate::units::Sectors;
 
 /// A block of thin-pool metadata, 4 KiB.
-const META_BLOCK: Sectors = Sectors(8);
+pub(super) const META_BLOCK: Sectors = Sectors(8);
 
 /// The active devices.
 #[derive(Clone, Debug)]
 pub(super) struct Stack {
     tables: BTreeMap<Dm, Table>,
+}
+
+/// What is active in the place of a device that is wanted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Likeness {
+    /// Nothing.
+    Nothing,
+    /// The device with its table.
+    Same,
+    /// The device with the beginning of its table.
+    Beginning,
 }
 
 /// Why a device is not activated.
@@ -67,17 +79,21 @@ impl Stack {
         resolve(&|dm| self.tables.get(&dm), device, start, count)
     }
 
-    /// Whether the device is active with this table already.
-    pub(super) fn adopt(&self, device: Dm, table: &Table) -> Result<bool, Why> {
-        let Some(present) = self.tables.get(&device) else { return Ok(false) };
-        let same = match (present, table) {
-            (
-                Table::ThinPool { length, block, .. },
-                Table::ThinPool { length: wanted_length, block: wanted_block, .. },
-            ) => length == wanted_length && block == wanted_block,
-            (present, wanted) => present == wanted,
+    /// What is active in the place of a device with this table. Low water and features of a thin pool do
+    /// not count.
+    pub(super) fn likeness(&self, device: Dm, table: &Table) -> Result<Likeness, Why> {
+        let Some(present) = self.tables.get(&device) else { return Ok(Likeness::Nothing) };
+        let begins = match (present, table) {
+            (Table::Linear(present), Table::Linear(wanted)) => begins(present, wanted),
+            (Table::ThinPool { block, .. }, Table::ThinPool { block: wanted, .. }) => block == wanted,
+            (Table::Thin { id, .. }, Table::Thin { id: wanted, .. }) => id == wanted,
+            (Table::Linear(_) | Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
         };
-        if same { Ok(true) } else { Err(Why::OtherTable) }
+        match present.length().cmp(&table.length()) {
+            Ordering::Equal if begins => Ok(Likeness::Same),
+            Ordering::Less if begins => Ok(Likeness::Beginning),
+            Ordering::Equal | Ordering::Less | Ordering::Greater => Err(Why::OtherTable),
+        }
     }
 
     /// Whether a thin volume is active, under whatever name.
@@ -109,7 +125,9 @@ impl Stack {
                     return Err(Why::Errno(libc::ENODEV).into());
                 }
                 let twin = self.tables.iter().find(|(dm, other)| {
-                    dm.pool() == device.pool() && matches!(other, Table::Thin { id: taken, .. } if taken == id)
+                    **dm != device
+                        && dm.pool() == device.pool()
+                        && matches!(other, Table::Thin { id: taken, .. } if taken == id)
                 });
                 twin.map_or(Ok(()), |(twin, _)| {
                     Err(Blocked::Bug(format!("{device} and {twin} are the same thin volume {id}")))
@@ -139,7 +157,7 @@ impl Stack {
             if lines[..index].iter().any(|earlier| overlap(earlier, line)) {
                 return Err(Blocked::Bug(format!("two lines of {device} lie on the same sectors: {line:?}")));
             }
-            if let Some(owner) = self.owner(line.below, line.start, line.length) {
+            if let Some(owner) = self.owner_but(Some(device), line.below, line.start, line.length) {
                 return Err(Blocked::Bug(format!("{device} would lie on sectors of {owner}: {line:?}")));
             }
         }
@@ -148,15 +166,20 @@ impl Stack {
 
     /// The active device that lies on some of these sectors.
     pub(super) fn owner(&self, below: Below, start: Sectors, length: Sectors) -> Option<Dm> {
+        self.owner_but(None, below, start, length)
+    }
+
+    /// Another than this one: what a device lies on already is its own.
+    fn owner_but(&self, own: Option<Dm>, below: Below, start: Sectors, length: Sectors) -> Option<Dm> {
         let asked = LinearLine { length, below, start };
         let on = |table: &Table| match table {
             Table::Linear(lines) => lines.iter().any(|line| overlap(line, &asked)),
             Table::ThinPool { .. } | Table::Thin { .. } => false,
         };
-        self.tables.iter().find(|(_, table)| on(table)).map(|(device, _)| *device)
+        self.tables.iter().find(|(device, table)| own != Some(**device) && on(table)).map(|(device, _)| *device)
     }
 
-    /// Makes a checked device active.
+    /// Makes a checked device active, or gives it a longer table.
     pub(super) fn insert(&mut self, device: Dm, table: Table) {
         self.tables.insert(device, table);
     }
@@ -197,4 +220,12 @@ impl Stack {
     pub(super) fn clear(&mut self) {
         self.tables.clear();
     }
+}
+
+/// Whether lines begin with these.
+fn begins(present: &[LinearLine], wanted: &[LinearLine]) -> bool {
+    let Some((last, whole)) = present.split_last() else { return false };
+    let goes_on =
+        |line: &LinearLine| (line.below, line.start) == (last.below, last.start) && last.length <= line.length;
+    wanted.starts_with(whole) && wanted.get(whole.len()).is_some_and(goes_on)
 }

@@ -50,10 +50,15 @@ pub(super) fn whole(result: io::Result<usize>, wanted: usize) -> Result<(), Why>
 /// Writes zeroes from byte `start` up to `end`, piece by piece.
 pub(super) async fn zeroes(side: &Rc<Side>, fd: &Fd, start: u64, end: u64) -> Result<(), Why> {
     let mut at = start;
+    let mut zeroes = Buffer::aligned(0, ALIGNMENT);
     while at < end {
         let wanted = usize::try_from((end - at).min(ZEROES_BYTES)).expect("at most 1 MiB");
-        let (result, _) = side.write(fd, at, Buffer::aligned(wanted, ALIGNMENT)).await;
+        if zeroes.len() != wanted {
+            zeroes = Buffer::aligned(wanted, ALIGNMENT);
+        }
+        let (result, buffer) = side.write(fd, at, zeroes).await;
         whole(result, wanted)?;
+        zeroes = buffer;
         at += wanted as u64;
     }
     Ok(())

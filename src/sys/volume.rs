@@ -11,9 +11,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use nix::sys::statvfs::statvfs;
+
 use crate::error::Why;
 use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX};
 use crate::sys::Folder;
+use crate::units::Bytes;
 
 /// Every folder of a volume.
 pub(super) const FOLDERS: [Folder; 2] = [Folder::Filesystems, Folder::Intents];
@@ -55,6 +58,12 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 pub(super) fn checked(file: &str) -> Result<&str, Why> {
     let name = !file.is_empty() && file != "." && file != ".." && !file.contains(['/', '\0']);
     if name { Ok(file) } else { Err(Why::Errno(libc::EINVAL)) }
+}
+
+/// How large the file system is that a folder is on.
+pub(super) fn size(folder: &Path) -> io::Result<Bytes> {
+    let found = statvfs(folder)?;
+    Ok(Bytes(u128::from(found.blocks()) * u128::from(found.fragment_size())))
 }
 
 /// Names of the files, sorted.

@@ -8,8 +8,16 @@ use crate::support::{GIB, OBJECT_MANAGER, PROPERTIES, TOP, interface};
 use crate::{make_pool, text_of};
 
 /// Methods that the first release serves; all others answer NotSupported.
-const SERVED: [&str; 7] =
-    ["CreatePool", "DestroyPool", "StartPool", "StopPool", "CreateFilesystems", "DestroyFilesystems", "SetUserInfo"];
+const SERVED: [&str; 8] = [
+    "CreatePool",
+    "DestroyPool",
+    "StartPool",
+    "StopPool",
+    "CreateFilesystems",
+    "DestroyFilesystems",
+    "SetUserInfo",
+    "SnapshotFilesystem",
+];
 
 /// What a call with the wrong arguments may be answered with.
 const MALFORMED: [&str; 2] = ["org.freedesktop.DBus.Error.InvalidArgs", "org.freedesktop.zbus.Error"];

@@ -130,6 +130,56 @@ fn overprovisioning_is_kept_within_the_data_space_once_forbidden() {
 }
 
 #[test]
+fn the_limit_of_filesystems_can_be_raised_through_every_revision() {
+    for kind in KINDS {
+        let rig = Rig::new(kind);
+        let mut daemon = rig.start();
+        let client = rig.client();
+        let pool = make_pool(&rig, &client, "p");
+        let read = |client: &Client, pool: &str, revision| {
+            client.get(pool, &interface("pool", revision), "FsLimit").expect("it can be read").number()
+        };
+        let mut limit = 100;
+        for revision in 1..REVISIONS {
+            limit += 15;
+            client.set(&pool, &interface("pool", revision), "FsLimit", limit).expect("there is room");
+            for reading in 1..REVISIONS {
+                assert_eq!(read(&client, &pool, reading), limit, "set through r{revision}, read through r{reading}");
+            }
+        }
+        for wrong in [0, 1, limit - 1, limit, 1 << 20, u64::MAX] {
+            assert_failed(client.set(&pool, &interface("pool", 9), "FsLimit", wrong));
+        }
+        assert_eq!(read(&client, &pool, 9), limit, "a rejected value changes nothing");
+        if kind == crate::support::rig::Kind::Files {
+            assert!(daemon.interrupt().success());
+            daemon = rig.start();
+            let (pool, _) = client.family("pool").into_iter().next().expect("it was found again");
+            assert_eq!(read(&client, &pool, 9), limit, "it is durable");
+            client.make_filesystem(&pool, "f");
+        }
+        drop(daemon);
+    }
+}
+
+#[test]
+fn a_limit_without_room_for_its_metadata_names_the_highest_that_fits() {
+    let rig = Rig::files();
+    let _daemon = rig.start();
+    let client = rig.client();
+    let (_, (pool, _)) = client.create_pool("p", &[rig.disk("small", GIB)]).done();
+    let set = |limit: u64| client.set(&pool, &interface("pool", 9), "FsLimit", limit);
+    let refused = set(344).expect_err("a pool of 1 GiB keeps little room");
+    assert_eq!(refused.name, FAILED);
+    for number in ["344", "32768 sectors", "28672 sectors", "343"] {
+        assert!(refused.text.contains(number), "{number}: {refused}");
+    }
+    assert_eq!(set(343), Ok(()));
+    let full = set(344).expect_err("that was the highest");
+    assert!(full.text.contains("is 343"), "{full}");
+}
+
+#[test]
 fn a_filesystem_without_origin_cannot_be_merged() {
     let rig = Rig::sim();
     let _daemon = rig.start();
@@ -154,6 +204,8 @@ fn set_is_typed_and_only_for_what_can_be_written() {
     let typed = [
         client.set(&pool, &interface("pool", 9), "Overprovisioning", 1_u32),
         client.set(&pool, &interface("pool", 9), "Overprovisioning", "true".to_owned()),
+        client.set(&pool, &interface("pool", 9), "FsLimit", 200_u32),
+        client.set(&pool, &interface("pool", 9), "FsLimit", 200_i64),
         client.set(&path, &interface("filesystem", 9), "SizeLimit", "1073741824".to_owned()),
         client.set(&path, &interface("filesystem", 9), "SizeLimit", (true, 1_073_741_824_u64)),
         client.set(&device, &interface("blockdev", 9), "UserInfo", "tag".to_owned()),
@@ -168,6 +220,7 @@ fn set_is_typed_and_only_for_what_can_be_written() {
         client.set(&device, &interface("blockdev", 2), "UserInfo", pair("tag")),
         client.set(crate::support::TOP, &interface("Manager", 9), "Version", "4".to_owned()),
         client.set(&pool, &interface("pool", 0), "Overprovisioning", false),
+        client.set(&pool, &interface("pool", 0), "FsLimit", 200_u64),
         client.set(&path, &interface("filesystem", 5), "SizeLimit", pair("1073741824")),
         client.set(&pool, &interface("pool", 9), "NoSuchProperty", false),
     ];

@@ -158,6 +158,31 @@ fn a_new_filesystem_is_announced_before_the_reply() {
 }
 
 #[test]
+fn a_snapshot_is_announced_and_so_is_another_origin() {
+    for kind in KINDS {
+        let rig = Rig::new(kind);
+        let _daemon = rig.start();
+        let client = listener(&rig);
+        let pool = make_pool(&rig, &client, "p");
+        let origin = client.make_filesystem(&pool, "f");
+        client.signals();
+        let (_, snapshot) = client.snapshot(&pool, &origin, "s").done();
+        let heard = sort(client.signals());
+        assert_silent(&client);
+        assert_added(&client, &heard, &[(&snapshot, "filesystem")]);
+        assert!(heard.changed.keys().all(|(at, _, _)| at == &pool), "the origin is as it was: {heard:?}");
+        client.snapshot(&pool, &origin, "s").done();
+        assert_eq!(client.signals(), [], "a name that is taken is not announced");
+
+        client.destroy_filesystems(&pool, std::slice::from_ref(&origin)).done();
+        let heard = sort(client.signals());
+        assert_silent(&client);
+        assert_eq!(heard.removed, BTreeMap::from([(origin, revisions("filesystem"))]));
+        assert_changed(&client, &heard, &snapshot, ("filesystem", "Origin"), 7);
+    }
+}
+
+#[test]
 fn a_stopped_and_started_pool_is_announced_with_the_list_of_stopped_pools() {
     for kind in KINDS {
         let rig = Rig::new(kind);
@@ -210,6 +235,8 @@ fn settings_are_announced_on_every_revision_that_has_them() {
     assert_changed(&client, &set, &device, ("blockdev", "UserInfo"), 3);
     let set = heard(client.set(&pool, &interface("pool", 1), "Overprovisioning", false));
     assert_changed(&client, &set, &pool, ("pool", "Overprovisioning"), 1);
+    let set = heard(client.set(&pool, &interface("pool", 2), "FsLimit", 105_u64));
+    assert_changed(&client, &set, &pool, ("pool", "FsLimit"), 1);
 
     let refused = client.set(&path, &interface("filesystem", 9), "SizeLimit", text("1"));
     refused.expect_err("too small");

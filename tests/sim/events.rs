@@ -310,6 +310,7 @@ fn a_thin_pool_that_takes_no_changes_degrades_its_pool_at_once() {
             let ails = machine.clone();
             live(seed, &machine, move |driver| async move {
                 // The event comes while one operation formats and another one waits for its turn.
+                ails.set_write_time(Duration::from_secs(1));
                 let (made, done) = (Rc::clone(&driver), Rc::new(RefCell::new(false)));
                 let ended = Rc::clone(&done);
                 rt::spawn("client", async move {

@@ -6,6 +6,9 @@
 //! the state before the operation or the state after it, and after it if it was replied to.
 
 mod events;
+mod format;
+mod limit;
+mod snapshots;
 mod strict;
 mod world;
 
@@ -20,7 +23,7 @@ use stratisd::model::ids::{DevUuid, PoolUuid, ThinId};
 use stratisd::shard::wait::all;
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
-use world::{Driver, Seen, create_filesystem, create_pool, filesystem, live, look, name, pool};
+use world::{Driver, Seen, create_filesystem, create_pool, filesystem, live, look, name, pool, snapshot};
 
 const DISK: Sectors = Sectors(8_388_608);
 const SEED: u64 = 1;
@@ -56,22 +59,35 @@ enum Before {
     Nothing,
     Pool,
     Filesystem,
+    /// The same, and `one` is mounted.
+    Mounted,
+    /// `one`, a snapshot `s` of it, and a snapshot `t` of that.
+    Snapshots,
     Stopped,
 }
 
-async fn prepare(driver: &Driver, before: Before) {
+async fn prepare(driver: &Driver, machine: &Machine, before: Before) {
     let steps = match before {
         Before::Nothing => vec![],
         Before::Pool => vec![create_pool(&["/dev/a", "/dev/b"])],
-        Before::Filesystem => {
+        Before::Filesystem | Before::Mounted => {
             vec![create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one"), create_filesystem("two")]
         }
+        Before::Snapshots => vec![create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one")],
         Before::Stopped => {
             vec![create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one"), Wish::StopPool(pool())]
         }
     };
     for step in steps {
         driver.call(step).await.expect("what stands before is made");
+    }
+    if before == Before::Mounted {
+        machine.set_in_use(pool(), filesystem(&driver.seen(), "one"), true);
+    }
+    if before == Before::Snapshots {
+        for (origin, name) in [("one", "s"), ("s", "t")] {
+            driver.call(snapshot(&driver.seen(), origin, name)).await.expect("what stands before is made");
+        }
     }
 }
 
@@ -86,7 +102,7 @@ fn attempt(
     let start = Rc::new(Cell::new(0));
     let (counted, counting) = (Rc::clone(&start), machine.clone());
     let ended = live(SEED, machine, move |driver| async move {
-        prepare(&driver, before).await;
+        prepare(&driver, &counting, before).await;
         counted.set(counting.actions());
         if let Some(after) = stop_after {
             counting.stop_at(counting.actions() + after);
@@ -110,7 +126,8 @@ fn every_crash_point_of(machine: fn() -> Machine, before: Before, wish: fn(&Seen
     whole.crash(0);
     let done = look(SEED, &whole);
     let untouched = machine();
-    live(SEED, &untouched, move |driver| async move { prepare(&driver, before).await }).finished();
+    let preparing = untouched.clone();
+    live(SEED, &untouched, move |driver| async move { prepare(&driver, &preparing, before).await }).finished();
     untouched.crash(0);
     let undone = look(SEED, &untouched);
     assert_ne!(done, undone, "the operation changes what clients see");
@@ -172,7 +189,8 @@ fn usable(machine: &Machine, seen: &Seen, at: &str) {
         (true, false) => Wish::StartPool { pool: pool(), unlock: false, remove_cache: false },
     };
     machine.kill();
-    let outcome = live(SEED, machine, move |driver| async move { driver.call(next).await }).finished();
+    // Another seed, so that a new filesystem does not get the UUID of one that is there.
+    let outcome = live(SEED + 1, machine, move |driver| async move { driver.call(next).await }).finished();
     assert!(outcome.is_ok(), "not usable: {at} {outcome:?}");
 }
 
@@ -225,7 +243,11 @@ fn every_fault_is_unwound() {
         (Before::Nothing, (|_| create_pool(&["/dev/a", "/dev/b"])) as fn(&Seen) -> Wish),
         (Before::Pool, |_| create_filesystem("one")),
         (Before::Filesystem, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "one")])),
+        (Before::Filesystem, |seen| snapshot(seen, "one", "s")),
+        (Before::Mounted, |seen| snapshot(seen, "one", "s")),
+        (Before::Snapshots, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "s")])),
         (Before::Filesystem, |_| Wish::StopPool(pool())),
+        (Before::Filesystem, |_| Wish::SetFsLimit(pool(), 500)),
         (Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false }),
     ] {
         let (actions, _) = attempt(&machine(), before, wish, None);
@@ -241,7 +263,7 @@ fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
     let machine = machine();
     let failing = machine.clone();
     let (said, told) = live(SEED, &machine, move |driver| async move {
-        prepare(&driver, before).await;
+        prepare(&driver, &failing, before).await;
         failing.fail_at(failing.actions() + point, libc::EIO);
         let said = driver.call(wish(&driver.seen())).await;
         (said, driver.seen())
@@ -256,6 +278,7 @@ fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
         assert_eq!(seen.running.keys().collect::<Vec<_>>(), told.running.keys().collect::<Vec<_>>(), "{at}");
     } else {
         assert_eq!(seen.running, told.running, "{at}\n{:#?}", machine.trace());
+        assert_eq!(snapshots::origins(&seen), snapshots::origins(&told), "{at}\n{:#?}", machine.trace());
     }
     assert_eq!(
         seen.stopped.keys().collect::<Vec<_>>(),
@@ -304,8 +327,9 @@ fn of_two_creations_with_one_name_or_one_device_one_wins() {
 fn many_creations_at_once_get_each_their_own_volume() {
     for seed in 0..20 {
         let machine = machine();
-        let seen = live(seed, &machine, |driver| async move {
-            prepare(&driver, Before::Pool).await;
+        let own = machine.clone();
+        let seen = live(seed, &machine, move |driver| async move {
+            prepare(&driver, &own, Before::Pool).await;
             let names: Vec<String> = (0..10).map(|n| format!("fs{n}")).collect();
             let calls = names.iter().map(|name| driver.call(create_filesystem(name)));
             for outcome in all(calls).await {
@@ -350,8 +374,9 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 fn the_same_seed_is_the_same_story() {
     let story = |seed| {
         let machine = machine();
-        let seen = live(seed, &machine, |driver| async move {
-            prepare(&driver, Before::Filesystem).await;
+        let own = machine.clone();
+        let seen = live(seed, &machine, move |driver| async move {
+            prepare(&driver, &own, Before::Filesystem).await;
             driver.seen()
         });
         (seen.finished(), machine.trace())
@@ -394,7 +419,7 @@ fn a_crash_in_the_middle_of_many_clients_keeps_what_was_replied() {
         let model = Model::default();
         let (told, stopping) = (Rc::clone(&model), machine.clone());
         live(seed, &machine, move |driver| async move {
-            prepare(&driver, Before::Pool).await;
+            prepare(&driver, &stopping, Before::Pool).await;
             stopping.stop_at(stopping.actions() + 1 + seed * 7 % 331);
             all((0..4).map(|number| client(Rc::clone(&driver), number, Rc::clone(&told)))).await;
         });

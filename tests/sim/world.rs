@@ -129,6 +129,7 @@ fn apply(seen: &mut Seen, view: &View) {
         View::Pool(pool) => {
             seen.running.entry(pool.uuid).or_default().0 = pool.name.to_string();
             seen.settings.retain(|setting| !setting.starts_with(&pool.uuid.to_string()));
+            seen.settings.insert(format!("{} fs limit {}", pool.uuid, pool.fs_limit));
             if pool.overprovisioning {
                 seen.settings.insert(format!("{} overprovisioning", pool.uuid));
             }
@@ -140,7 +141,8 @@ fn apply(seen: &mut Seen, view: &View) {
             let pool = seen.running.get_mut(&found.pool).expect("a filesystem is shown after its pool");
             pool.1.insert(found.record.uuid, found.record.name.to_string());
             let about = format!("{} limit", found.record.uuid);
-            seen.settings.retain(|setting| !setting.starts_with(&about));
+            seen.settings.retain(|setting| !setting.starts_with(&found.record.uuid.to_string()));
+            seen.settings.extend(found.record.origin.map(|origin| format!("{} of {origin}", found.record.uuid)));
             seen.settings.extend(found.record.size_limit.map(|limit| format!("{about} {limit}")));
         }
         View::Device(device) => {
@@ -231,6 +233,11 @@ pub(crate) fn create_pool(devices: &[&str]) -> Wish {
 pub(crate) fn create_filesystem(text: &str) -> Wish {
     let spec = FilesystemSpec { name: name(text), size: Some(Sectors(2_097_152)), size_limit: None };
     Wish::CreateFilesystems(pool(), vec![spec])
+}
+
+/// The wish for a snapshot of a filesystem that clients see.
+pub(crate) fn snapshot(seen: &Seen, origin: &str, text: &str) -> Wish {
+    Wish::SnapshotFilesystem(pool(), filesystem(seen, origin), name(text))
 }
 
 /// The UUID of a filesystem that clients see.

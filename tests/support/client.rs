@@ -288,6 +288,14 @@ impl Client {
         let paths: Vec<_> = paths.iter().map(|path| dbus::Path::from(path.as_ref().to_owned())).collect();
         self.ask(pool, &interface("pool", 9), "DestroyFilesystems", (paths,))
     }
+
+    /// `SnapshotFilesystem` of the pool at this path: changed, and the path of the snapshot.
+    #[track_caller]
+    pub(crate) fn snapshot(&self, pool: &str, origin: &str, name: &str) -> Answer<(bool, String)> {
+        let arguments = (dbus::Path::from(origin.to_owned()), name);
+        let answer = self.ask(pool, &interface("pool", 9), "SnapshotFilesystem", arguments);
+        answer.map(|(changed, made): (bool, dbus::Path<'_>)| (changed, made.to_string()))
+    }
 }
 
 /// Properties and objects.

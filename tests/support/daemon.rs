@@ -5,7 +5,9 @@
 //! The process ends with the value, and what it said is printed when the test fails.
 
 use std::cell::RefCell;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -122,6 +124,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if thread::panicking() && self.is_alive() {
+            eprintln!("---- what its threads do ----\n{}", threads(self.id()));
+        }
         // Best effort: it may have ended already, and wait reaps it either way.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -129,6 +134,25 @@ impl Drop for Daemon {
             eprintln!("---- the daemon said ----\n{}---- end ----", self.stderr());
         }
     }
+}
+
+/// Where each thread of a process stands, and what its rings and bells hold: whether a wake-up that did not come was
+/// lost by the kernel, by the executor or by us.
+fn threads(id: u32) -> String {
+    let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let mut said = String::new();
+    for task in fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten() {
+        let [name, call, stack] = ["comm", "syscall", "stack"].map(|what| text(task.path().join(what)));
+        said.push_str(&format!("{}: {}\n{stack}", name.trim_end(), call.trim_end()));
+    }
+    for descriptor in fs::read_dir(format!("/proc/{id}/fdinfo")).into_iter().flatten().flatten() {
+        let info = text(descriptor.path());
+        if ["eventfd-count", "SqHead", "clockid"].iter().any(|word| info.contains(word)) {
+            let target = fs::read_link(format!("/proc/{id}/fd/{}", descriptor.file_name().display()));
+            said.push_str(&format!("{} {target:?}\n{info}", descriptor.file_name().display()));
+        }
+    }
+    said
 }
 
 /// The next line that is there, or that is still on its way from a process that has ended.

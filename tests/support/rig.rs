@@ -45,7 +45,11 @@ impl Rig {
     /// A world of either kind.
     pub(crate) fn new(kind: Kind) -> Self {
         // Below target/, not /tmp: that may be memory, and the files want a filesystem with holes.
-        let parent = env!("CARGO_TARGET_TMPDIR");
+        Self::beside(kind, Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// A world in this folder.
+    pub(crate) fn beside(kind: Kind, parent: &Path) -> Self {
         fs::create_dir_all(parent).expect("target/tmp can be made");
         let folder = TempDir::with_prefix_in("rig-", parent).expect("a folder for the disks can be made");
         for part in ["files", "disks", "run"] {

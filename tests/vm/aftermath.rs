@@ -65,7 +65,7 @@ pub(crate) fn metadata_volumes(seen: &Seen) {
 
 /// The device node of a filesystem.
 pub(crate) fn thin(pool: &str, filesystem: &str) -> PathBuf {
-    Path::new("/dev/mapper").join(format!("stratis-1-{pool}-thin-fs-{filesystem}"))
+    files::linked(format!("/dev/mapper/stratis-1-{pool}-thin-fs-{filesystem}"))
 }
 
 /// dm devices are those of the pools, and none is half-made or suspended.

@@ -30,6 +30,8 @@ scenario!(
         assert!(client.start_pool("v2plain", "name").done().0);
         dm::expect_settled();
         assert_eq!(shapes(&dm::tables()), recorded_shapes("v2plain"));
+        let features = dm::tables().values().find_map(|table| dm::thin_features(table)).expect("it has a thin pool");
+        assert!(features.contains("skip_block_zeroing"), "it keeps the features on its record: {features}");
         check_filesystems(&client, &golden);
         check_files(&client, &golden);
 

@@ -64,6 +64,17 @@ pub(crate) fn run(module: &str, spec: &Spec) {
     machine.remove_disks();
 }
 
+/// The host half of a measurement: boots a machine once and prints what its guest half has printed.
+#[allow(dead_code, reason = "for benches, which have one guest half each and are not looked up by its name")]
+pub(crate) fn print(module: &str, spec: &Spec) {
+    let Some(mut machine) = Machine::prepare(module, spec) else { return };
+    machine.boot(module);
+    let status = machine.wait();
+    machine.expect_success(status);
+    machine.remove_disks();
+    print!("{}", fs::read_to_string(machine.out.join("output")).expect("the guest has printed a table"));
+}
+
 /// A machine that can be booted, with its disks.
 pub(crate) struct Machine {
     /// What is `/out` in the guest.

@@ -58,6 +58,8 @@ fn live(guest: &mut Guest) {
     let made = FILES.map(|(name, _)| client.make_filesystem(&pool, name));
     dm::expect_settled();
     assert_eq!(dm::names().len(), 6 + made.len(), "{:?}", dm::names());
+    let features: Vec<String> = dm::tables().values().filter_map(|table| dm::thin_features(table)).collect();
+    assert_eq!(features, ["no_discard_passdown"], "new blocks are zeroed");
     let mounted: Vec<Mounted> = made.iter().zip(FILES).map(|(path, file)| fill(&client, path, file)).collect();
 
     let more = adopt(guest, &mounted[0]);

@@ -4,6 +4,7 @@
 //! removed. So every file that the journal names is whole, whenever the machine is switched off.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -74,9 +75,19 @@ pub(crate) fn furnish(client: &Client, keeper: &mut Worker, disks: &[String]) {
 
 /// Panics unless every file that the journal names is whole; returns how many there are.
 pub(crate) fn check(folder: &Path, journal: &Path) -> u64 {
+    check_files(folder, kept(journal))
+}
+
+/// The numbers of the files that the journal names now.
+pub(crate) fn kept(journal: &Path) -> Range<u64> {
     let Kept { first, end } = Journal::last(journal).unwrap_or_default();
-    (first..end).for_each(|number| contents(folder, number).check(folder));
-    end - first
+    first..end
+}
+
+/// Panics unless these files are whole; returns how many there are.
+pub(crate) fn check_files(folder: &Path, files: Range<u64>) -> u64 {
+    files.clone().for_each(|number| contents(folder, number).check(folder));
+    files.end - files.start
 }
 
 fn write(folder: &Path, journal: &Path, stopped: &Receiver<()>) {

@@ -99,7 +99,7 @@ fn await_answers(machine: &mut Machine, answers: usize) {
 }
 
 /// Waits for something that a guest does which works well.
-fn until(machine: &mut Machine, what: &str, holds: impl Fn(&Machine) -> bool) {
+pub(crate) fn until(machine: &mut Machine, what: &str, holds: impl Fn(&Machine) -> bool) {
     let end = Instant::now() + 2 * PATIENCE;
     while !holds(machine) {
         if !machine.is_running() {

@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::guest::{Guest, dm, files, processes, run, send, try_run, udev};
+use crate::guest::{Guest, dm, files, run, send, try_run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
-use crate::support::client::{Answer, Client, method, specs_argument};
+use crate::support::client::Answer;
 use crate::support::daemon::BINARY;
 use crate::support::{NAME, TOP, interface};
 
@@ -237,107 +237,5 @@ scenario!(
         assert_eq!(dm::names(), [""; 0]);
         send(daemon, Signal::SIGINT);
         assert!(shell.wait().expect("ours").success());
-    }
-);
-
-/// Waits until a formatter runs, and gives its process id.
-fn formatter(guest: &mut Guest) -> u32 {
-    guest.until("a formatter runs", |_| !processes("mkfs.xfs").is_empty());
-    processes("mkfs.xfs")[0]
-}
-
-/// Asks for a large filesystem, whose log alone takes half a GiB of zeroes, and waits for nothing.
-fn ask_for_large(client: &Client, pool: &str) -> u32 {
-    let size = Some((1_u64 << 40).to_string());
-    client.send(method(pool, &interface("pool", 9), "CreateFilesystems").append1(specs_argument(&[(
-        "large",
-        size.as_deref(),
-        None,
-    )])))
-}
-
-scenario!(
-    /// A formatter neither outlives a killed daemon, nor holds up one that stops; what it made is taken away.
-    a_formatter_goes_with_its_daemon,
-    SPEC,
-    |guest: &mut Guest| {
-        guest.start();
-        guest.client().create_pool("p", &guest.disks()).done();
-        let before = dm::tables();
-
-        for kill in [true, false] {
-            let client = guest.client();
-            let pool = client.family("pool").into_keys().next().expect("the pool runs");
-            let serial = ask_for_large(&client, &pool);
-            let formatter = formatter(guest);
-            if kill {
-                guest.kill9();
-                guest.until("the formatter has gone", |_| !processes("mkfs.xfs").contains(&formatter));
-            } else {
-                guest.stop();
-                assert_eq!(processes("mkfs.xfs"), [0; 0], "it was waited for");
-                let answer = client.reply_to(serial);
-                assert!(answer.is_some(), "the request was answered");
-            }
-            guest.start();
-            assert_eq!(dm::tables(), before, "its volume was taken away");
-            let status = dm::status(&thin_pool());
-            assert!(status.contains(" 0/"), "and takes no space: {status}");
-        }
-        let client = guest.client();
-        let pool = client.family("pool").into_keys().next().expect("the pool was adopted");
-        client.make_filesystem(&pool, "large");
-    }
-);
-
-fn thin_pool() -> String {
-    dm::names().into_iter().find(|name| name.ends_with("thinpool-pool")).expect("the pool runs")
-}
-
-const MKFS: &str = "/usr/sbin/mkfs.xfs";
-
-scenario!(
-    /// A formatter that is missing is told at the start; one that fails leaves nothing of what was asked for.
-    a_formatter_that_fails_leaves_nothing,
-    SPEC,
-    |guest: &mut Guest| {
-        let real = format!("{MKFS}.real");
-        fs::rename(MKFS, &real).expect("the guest's root is writable");
-        let (status, said) = try_run(BINARY, &[]);
-        assert_eq!(status.code(), Some(1), "{said}");
-        assert!(said.contains("mkfs.xfs") && said.contains("No such file"), "{said}");
-
-        // Knows its version, and nothing else; says what an argument asks for.
-        let fails = format!("#!/bin/sh\n[ \"$1\" = -V ] && exec {real} -V\necho broken for $* >&2\nexit 7\n");
-        let replace = |text: &str| {
-            fs::write(MKFS, text).expect("the guest's root is writable");
-            run("chmod", &["755", MKFS]);
-        };
-        replace(&fails);
-        guest.start();
-        let client = guest.client();
-        let disks = guest.disks();
-        let answer = client.create_pool("p", &disks);
-        assert_eq!(answer.code, 1, "{answer:?}");
-        assert!(answer.text.contains("mkfs.xfs ended with exit status: 7: broken for -f"), "{answer:?}");
-        assert_eq!(dm::names(), [""; 0]);
-        for disk in &disks {
-            // Both signature blocks and what is around them; metadata without a signature is nobody's.
-            run("cmp", &["--bytes", "8192", disk, "/dev/zero"]);
-        }
-
-        replace(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
-        let (_, (pool, _)) = client.create_pool("p", &disks).done();
-        let tables = dm::tables();
-        replace(&fails);
-        let answer = client.create_filesystems(&pool, &[("data", None, None)]);
-        assert_eq!(answer.code, 1, "{answer:?}");
-        assert!(answer.text.contains("broken for"), "{answer:?}");
-        assert_eq!(dm::tables(), tables);
-        udev::settle();
-        assert!(!Path::new("/dev/stratis/p").exists());
-        replace(&format!("#!/bin/sh\nexec {real} \"$@\"\n"));
-        client.make_filesystem(&pool, "data");
-        assert!(dm::tables().values().any(|table| table.contains(" thin ") && table.ends_with(" 1\n")), "{tables:?}");
     }
 );

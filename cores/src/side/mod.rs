@@ -11,6 +11,7 @@
 //! Deliberately absent: linked entries (they make writes run one after the other, 7 times slower)
 //! and fixed files or buffers (nothing here is hot enough to gain from them).
 
+mod alarm;
 mod message;
 mod operation;
 mod slots;
@@ -26,9 +27,11 @@ use std::task::{Context, Poll, Waker};
 
 use io_uring::{IoUring, opcode, squeue};
 
+use self::alarm::Alarm;
 use self::message::Message;
 use self::operation::{Kind, Operation, count};
 use self::slots::{Completed, Found, Key, Left, Slots};
+use crate::clock::Instant;
 use crate::limits::{SIDE_COMPLETIONS, SIDE_OPERATIONS_MAX, SIDE_SUBMISSIONS};
 use crate::rt::{self, Panicked};
 use crate::scheduler::Bell;
@@ -42,6 +45,9 @@ pub type Fd = Rc<OwnedFd>;
 /// slot 2^32 - 1.
 const CANCEL: u64 = u64::MAX;
 
+/// Marks the completion of the alarm, which no key looks like for the same reason.
+const ALARM: u64 = u64::MAX - 1;
+
 /// The side ring of one core; `rt::side()` gives it.
 pub struct Side {
     ring: RefCell<IoUring>,
@@ -50,6 +56,7 @@ pub struct Side {
     waiters: RefCell<Vec<Waker>>,
     /// Entries were queued since the last submit.
     queued: Cell<bool>,
+    alarm: Alarm,
     bell: Arc<Bell>,
 }
 
@@ -64,6 +71,7 @@ impl Side {
             slots: RefCell::new(Slots::new(SIDE_OPERATIONS_MAX)),
             waiters: RefCell::default(),
             queued: Cell::new(false),
+            alarm: Alarm::new()?,
             bell,
         }))
     }
@@ -84,20 +92,35 @@ impl Side {
     /// write is the caller's to judge. None of them is durable before an `fsync`.
     pub async fn write_batch(self: &Rc<Self>, writes: Vec<(Fd, u64, Buffer)>) -> Vec<io::Result<usize>> {
         let operation = |(fd, offset, buffer)| Operation { fd, kind: Kind::Write { offset, buffer } };
-        let mut pending: Vec<_> = writes.into_iter().map(|write| self.operate(operation(write))).collect();
-        let mut results: Vec<_> = pending.iter().map(|_| None).collect();
+        self.batch(writes.into_iter().map(operation), |result, _| count(result)).await
+    }
+
+    /// Reads all of `reads` at once, in no order, and gives the result and the buffer of each in theirs.
+    pub async fn read_batch(self: &Rc<Self>, reads: Vec<(Fd, u64, Buffer)>) -> Vec<(io::Result<usize>, Buffer)> {
+        let operation = |(fd, offset, buffer)| Operation { fd, kind: Kind::Read { offset, buffer } };
+        self.batch(reads.into_iter().map(operation), |result, operation| (count(result), operation.into_buffer())).await
+    }
+
+    /// Runs all operations at once; what `end` makes of each comes in their order.
+    async fn batch<T>(
+        self: &Rc<Self>,
+        operations: impl Iterator<Item = Operation>,
+        end: impl Fn(i32, Operation) -> T,
+    ) -> Vec<T> {
+        let mut pending: Vec<_> = operations.map(|operation| self.operate(operation)).collect();
+        let mut results: Vec<Option<T>> = pending.iter().map(|_| None).collect();
         let mut left = pending.len();
         poll_fn(|context| {
             for (flight, result) in pending.iter_mut().zip(&mut results).filter(|(_, result)| result.is_none()) {
-                if let Poll::Ready((done, _)) = Pin::new(flight).poll(context) {
-                    *result = Some(count(done));
+                if let Poll::Ready((done, operation)) = Pin::new(flight).poll(context) {
+                    *result = Some(end(done, operation));
                     left -= 1;
                 }
             }
             if left == 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        results.into_iter().map(|result| result.expect("each write was awaited")).collect()
+        results.into_iter().map(|result| result.expect("each operation was awaited")).collect()
     }
 
     /// Makes what was written durable; with `data_only`, without times and the like.
@@ -137,6 +160,14 @@ impl Side {
         self.slots.borrow().used()
     }
 
+    /// Rings the bell at `deadline`, which lies after `now`, or earlier.
+    pub(crate) fn set_alarm(&self, deadline: Instant, now: Instant) {
+        if let Some(entry) = self.alarm.set(deadline, now) {
+            self.push(&entry.user_data(ALARM));
+            self.flush();
+        }
+    }
+
     fn run(self: &Rc<Self>, fd: &Fd, kind: Kind) -> Flight {
         self.operate(Operation { fd: fd.clone(), kind })
     }
@@ -149,7 +180,7 @@ impl Side {
     fn push(&self, entry: &squeue::Entry) {
         loop {
             // SAFETY: what the entry points at belongs to an operation in a slot, which is freed only
-            // at its completion; a cancel points at nothing.
+            // at its completion; a cancel and the alarm point at nothing.
             if unsafe { self.ring.borrow_mut().submission().push(entry) }.is_ok() {
                 break;
             }
@@ -205,11 +236,15 @@ impl Side {
         {
             let mut ring = self.ring.borrow_mut();
             let mut slots = self.slots.borrow_mut();
-            for entry in ring.completion().filter(|entry| entry.user_data() != CANCEL) {
-                match slots.complete(Key::from_user_data(entry.user_data()), entry.result()) {
-                    Completed::Wake(waker) => wakers.push(waker),
-                    Completed::Kept => {}
-                    Completed::Orphaned(operation, result) => orphans.push((operation, result)),
+            for entry in ring.completion() {
+                match entry.user_data() {
+                    CANCEL => {}
+                    ALARM => self.alarm.has_rung(),
+                    key => match slots.complete(Key::from_user_data(key), entry.result()) {
+                        Completed::Wake(waker) => wakers.push(waker),
+                        Completed::Kept => {}
+                        Completed::Orphaned(operation, result) => orphans.push((operation, result)),
+                    },
                 }
             }
         }

@@ -105,10 +105,8 @@ pub enum Write<V: 'static> {
     Never,
     /// Decodes the new value, which has the property's type.
     Decode(fn(&V, &Args) -> Result<Wish, CallFault>),
-    /// Declared as writable, not yet served: `org.freedesktop.DBus.Error.NotSupported`.
-    NotYet,
 }
-use Write::{Decode, Never, NotYet};
+use Write::{Decode, Never};
 
 /// A method of a family, in one of its shapes.
 pub struct Method<V: 'static> {
@@ -212,9 +210,7 @@ impl<V> Family<V> {
     pub fn not_served(&self) -> Vec<String> {
         let short = self.interface.rsplit('.').next().expect("rsplit gives at least one part");
         let calls = self.methods.iter().filter(|row| matches!(row.call, NotServed));
-        let sets = self.properties.iter().filter(|row| matches!(row.write, NotYet));
-        let calls = calls.map(|row| format!("{short}.{} {}", row.name, row.revs));
-        calls.chain(sets.map(|row| format!("{short}.{} (set) {}", row.name, row.revs))).collect()
+        calls.map(|row| format!("{short}.{} {}", row.name, row.revs)).collect()
     }
 }
 

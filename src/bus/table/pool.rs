@@ -4,9 +4,9 @@
 //! that, and neither do we.
 
 use crate::bus::table::decode::pool::*;
-use crate::bus::table::reply::{created_filesystems, destroyed_filesystems};
+use crate::bus::table::reply::{created_filesystems, destroyed_filesystems, snapshotted_filesystem};
 use crate::bus::table::{
-    ALL, Const, Decode, False, Family, NotServed, NotYet, Served, True, method, property, property_rw, since, until,
+    ALL, Const, Decode, False, Family, NotServed, Served, True, method, property, property_rw, since, until,
 };
 use crate::bus::value::Value;
 use crate::model::pool::PoolView;
@@ -37,7 +37,7 @@ pub static POOL: Family<PoolView> = Family {
         method(since(8), "RebindKeyring", "key_desc:s token_slot:(bu)", "results:b return_code:q return_string:s", NotServed),
         method(since(9), "ReencryptPool", "", "results:b return_code:q return_string:s", NotServed),
         method(ALL, "SetName", "name:s", "result:(bs) return_code:q return_string:s", NotServed),
-        method(ALL, "SnapshotFilesystem", "origin:o snapshot_name:s", "result:(bo) return_code:q return_string:s", NotServed),
+        method(ALL, "SnapshotFilesystem", "origin:o snapshot_name:s", "result:(bo) return_code:q return_string:s", Served(snapshot_filesystem, snapshotted_filesystem)),
         method(until(7), "UnbindClevis", "", "results:b return_code:q return_string:s", NotServed),
         method(since(8), "UnbindClevis", "token_slot:(bu)", "results:b return_code:q return_string:s", NotServed),
         method(until(7), "UnbindKeyring", "", "results:b return_code:q return_string:s", NotServed),
@@ -52,7 +52,7 @@ pub static POOL: Family<PoolView> = Family {
         property(until(8), "Encrypted", "b", Const, |_| Value::Flag(false)),
         property(since(9), "Encrypted", "b", True, |_| Value::Flag(false)),
         property(since(8), "FreeTokenSlots", "(by)", True, |_| Value::Struct(vec![Value::Flag(false), Value::Byte(0)])),
-        property_rw(since(1), "FsLimit", "t", True, |pool| Value::U64(pool.fs_limit), NotYet),
+        property_rw(since(1), "FsLimit", "t", True, |pool| Value::U64(pool.fs_limit), Decode(set_fs_limit)),
         property(ALL, "HasCache", "b", True, |pool| Value::Flag(pool.has_cache)),
         property(until(7), "KeyDescription", "(b(bs))", True, |_| consistent(Value::optional(None::<&str>, ""))),
         property(since(8), "KeyDescriptions", "v", True, |_| Value::text(UNENCRYPTED)),

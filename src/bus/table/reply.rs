@@ -102,6 +102,15 @@ pub(super) fn destroyed_filesystems(reply: &Replying<'_>) -> Value {
     changed(true, Value::Array("s", uuids.collect()))
 }
 
+/// `(bo)`: the path of the snapshot.
+pub(super) fn snapshotted_filesystem(reply: &Replying<'_>) -> Value {
+    let Answer::FilesystemSnapshotted(snapshot) = reply.answer else {
+        return changed(false, nowhere());
+    };
+    let path = reply.tree.filesystem_path(PoolUuid(reply.subject), *snapshot);
+    changed(true, path.map_or_else(nowhere, |path| path.value()))
+}
+
 /// `(bs)`: the device's UUID; 32 zeroes where nothing changed.
 pub(super) fn set_user_info_changed(reply: &Replying<'_>) -> Value {
     let set = *reply.answer == Answer::Set;

@@ -82,6 +82,7 @@ fn a_set_becomes_a_wish_and_is_answered_with_nothing() {
             Value::Flag(false),
             Wish::SetOverprovisioning(pool_id(1), false),
         ),
+        (&format!("{TOP}/0"), "pool", "FsLimit", Value::U64(200), Wish::SetFsLimit(pool_id(1), 200)),
         (&fs, "filesystem", "SizeLimit", some("1073741824"), Wish::SetSizeLimit(pool_id(1), fs_id(1), Some(GIB))),
         (&fs, "filesystem", "SizeLimit", pair(false, text("junk")), Wish::SetSizeLimit(pool_id(1), fs_id(1), None)),
         (&fs, "filesystem", "MergeScheduled", Value::Flag(true), Wish::SetMerge(pool_id(1), fs_id(1), true)),
@@ -119,8 +120,8 @@ fn wrong_sets_are_told_apart() {
         (&*r9, "Name", text("x"), UNKNOWN_PROPERTY),
         (&*r9, "Nothing", text("x"), UNKNOWN_PROPERTY),
         (&*r9, "FsLimit", Value::U32(200), INVALID_ARGS),
-        (&*r9, "FsLimit", Value::U64(200), NOT_SUPPORTED),
         ("org.storage.stratis3.pool.r0", "Overprovisioning", Value::Flag(true), UNKNOWN_PROPERTY),
+        ("org.storage.stratis3.pool.r0", "FsLimit", Value::U64(200), UNKNOWN_PROPERTY),
         ("org.storage.stratis3.pool.r10", "Overprovisioning", Value::Flag(true), UNKNOWN_INTERFACE),
         ("org.storage.stratis3.filesystem.r9", "Name", text("x"), UNKNOWN_INTERFACE),
         ("", "Name", text("x"), INVALID_ARGS),
@@ -175,11 +176,15 @@ fn changes(messages: &[Message]) -> Vec<(String, Vec<String>, Vec<String>)> {
 #[test]
 fn a_changed_property_is_announced_on_the_revisions_that_have_it() {
     let mut bus = bus();
-    bus.handle_views(vec![View::Pool(PoolView { overprovisioning: false, ..pool(1) })]);
-    let told = changes(&drain(&mut bus));
-    let expected: Vec<_> =
-        (1..=9).map(|rev| (pool_interface(rev), vec!["Overprovisioning".to_owned()], vec![])).collect();
-    assert_eq!(told, expected);
+    for (changed, name) in [
+        (PoolView { overprovisioning: false, ..pool(1) }, "Overprovisioning"),
+        (PoolView { overprovisioning: false, fs_limit: 200, ..pool(1) }, "FsLimit"),
+    ] {
+        bus.handle_views(vec![View::Pool(changed)]);
+        let told = changes(&drain(&mut bus));
+        let expected: Vec<_> = (1..=9).map(|rev| (pool_interface(rev), vec![name.to_owned()], vec![])).collect();
+        assert_eq!(told, expected);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::engine::filesystem::Filesystems;
 use crate::engine::layout::{self, Layout, LayoutFault};
 use crate::engine::pool::{Member, Pool, numbers};
 use crate::engine::stack::LowWater;
-use crate::engine::{devices, size, stack as tables};
+use crate::engine::{devices, size, stack as tables, volume};
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_CREATING, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
 use crate::format::record::{FS_LIMIT_DEFAULT, PoolRecord};
@@ -24,11 +24,12 @@ use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, MetadataVersion};
 use crate::probe;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, headers, stack, thin_pool};
+use crate::shard::ops::{Outcome, format, headers, stack, thin_pool};
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
+use crate::xfs::Log;
 
 /// The superblock of thin-pool metadata.
 const THIN_META_HEAD: Sectors = Sectors(8);
@@ -189,7 +190,7 @@ fn signed(plan: &Plan) -> Vec<(DeviceNumber, StaticHeader)> {
 }
 
 /// Activates the stack. What lies below the thin pool gets what it needs before the pool goes on top.
-async fn build<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
+async fn build<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Failure> {
     let (top, below) = plan.tables.split_last().expect("a stack has a thin pool");
     shard.sys.activate(below).await?;
     rt::stage("clear");
@@ -203,10 +204,17 @@ async fn build<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
     let clear = vec![zeroes(Role::Cache, size::CRYPT_RESERVE), zeroes(Role::ThinMeta, THIN_META_HEAD)];
     headers::put(&shard.sys, clear).await?;
     rt::stage("metadata volume");
-    shard.sys.format(Dm::Private(plan.pool, Role::Mdv), plan.pool.0).await?;
-    shard.sys.mdv_mount(plan.pool).await?;
+    make_metadata_volume(shard, plan).await?;
     rt::stage("thin pool");
-    shard.sys.activate(std::slice::from_ref(top)).await
+    Ok(shard.sys.activate(std::slice::from_ref(top)).await?)
+}
+
+async fn make_metadata_volume<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Failure> {
+    let device = Dm::Private(plan.pool, Role::Mdv);
+    let (_, table) = plan.tables.iter().find(|(other, _)| *other == device).expect("a stack has a metadata volume");
+    let shape = volume::metadata(table.length(), shard.sys.block_sizes(device).await?)?;
+    format::make(&shard.sys, device, &shape, Log::Zeroed, plan.pool.0).await?;
+    Ok(shard.sys.mdv_mount(plan.pool).await?)
 }
 
 fn running(plan: &Plan) -> Running {

@@ -2,13 +2,15 @@
 //!
 //! Commit point, for each filesystem by itself: its record is durably gone. Its thin id is noted as an
 //! intent before, so a start after a power failure deletes the volume of a record that is gone, and
-//! keeps the volume of one that is not.
+//! keeps the volume of one that is not. What follows the commit point (snapshots of it get its own origin,
+//! its volume is deleted) the intent sees through, whenever that is.
 
 use std::rc::Rc;
 
 use cores::rt;
 
 use crate::error::{Fault, Refusal};
+use crate::format::intent::Intent;
 use crate::message::{Answer, View};
 use crate::model::dm::{Dm, Table};
 use crate::model::filesystem::FilesystemRecord;
@@ -42,17 +44,15 @@ async fn destroy<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, victims: &[Fil
         }
     }
     let uuids: Vec<FsUuid> = victims.iter().map(|victim| victim.uuid).collect();
-    let ids: Vec<ThinId> = victims.iter().map(|victim| victim.thin_id).collect();
+    let intents: Vec<Intent> = victims.iter().map(Intent::of).collect();
     rt::stage("intent");
-    let named: Vec<(ThinId, FsUuid)> = ids.iter().copied().zip(uuids.iter().copied()).collect();
-    intents::note(&shard.sys, pool, &named).await?;
+    intents::note(&shard.sys, pool, &intents).await?;
     rt::stage("remove");
     if let Err(fault) = remove(shard, pool, &uuids).await {
         restore(shard, running, victims).await;
         return Err(fault.into());
     }
-    delete_volumes(shard, pool, &ids).await;
-    let survivors = adopt_orphans(shard, running, victims).await;
+    let survivors = finish(shard, running, &intents).await;
     show(shard, running, &uuids, survivors);
     log::info!("filesystems destroyed (pool={pool} count={})", uuids.len());
     Ok(Answer::FilesystemsDestroyed(uuids))
@@ -89,40 +89,40 @@ async fn restore<S: Sys>(shard: &Shard<S>, running: &Running, victims: &[Filesys
     }
 }
 
-/// The filesystems are gone; a volume that cannot be deleted now keeps its intent for the next setup.
-async fn delete_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ids: &[ThinId]) {
-    rt::stage("delete volumes");
-    let deleted: Result<(), Fault> = async {
-        for id in ids {
-            intents::delete(&shard.sys, pool, *id).await?;
-        }
-        shard.sys.thin_commit(pool).await?;
-        intents::drop_all(&shard.sys, pool, ids).await
+/// The filesystems are gone; gives back which others have changed for it. What of the rest cannot be done
+/// now is done when the pool is next set up, because the intents stay.
+async fn finish<S: Sys>(shard: &Shard<S>, running: &Running, gone: &[Intent]) -> Vec<FsUuid> {
+    let orphans = {
+        let filesystems = &mut running.pool.borrow_mut().filesystems;
+        gone.iter().for_each(|intent| filesystems.remove(intent.uuid));
+        let orphans = filesystems.orphans(gone);
+        // The intents say durably that it is so, whenever their records are saved.
+        orphans.iter().for_each(|orphan| filesystems.replace(orphan.clone()));
+        orphans
+    };
+    if let Err(fault) = see_through(shard, running.uuid, gone, &orphans).await {
+        log::warn!("the rest of a destruction follows when the pool is next set up (pool={}): {fault}", running.uuid);
     }
-    .await;
-    if let Err(fault) = deleted {
-        log::warn!("volumes are deleted when the pool is next set up (pool={pool}): {fault}");
-    }
+    orphans.iter().map(|orphan| orphan.uuid).collect()
 }
 
-/// Snapshots of a destroyed filesystem get its own origin. One that cannot be saved keeps an origin
-/// that no longer exists, as after a power failure here; every daemon must be ready for that.
-async fn adopt_orphans<S: Sys>(shard: &Shard<S>, running: &Running, victims: &[FilesystemRecord]) -> Vec<FsUuid> {
-    let mut adopted = Vec::new();
-    for victim in victims {
-        running.pool.borrow_mut().filesystems.remove(victim.uuid);
-        let orphans = running.pool.borrow().filesystems.orphans(victim);
-        for orphan in orphans {
-            match records::save(&shard.sys, running.uuid, &orphan).await {
-                Ok(()) => {
-                    adopted.push(orphan.uuid);
-                    running.pool.borrow_mut().filesystems.replace(orphan);
-                }
-                Err(fault) => log::warn!("a snapshot keeps an origin that is gone (pool={}): {fault}", running.uuid),
-            }
-        }
+async fn see_through<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    gone: &[Intent],
+    orphans: &[FilesystemRecord],
+) -> Result<(), Fault> {
+    rt::stage("adopt snapshots");
+    for orphan in orphans {
+        records::save(&shard.sys, pool, orphan).await?;
     }
-    adopted
+    rt::stage("delete volumes");
+    for intent in gone {
+        intents::delete(&shard.sys, pool, intent.thin_id).await?;
+    }
+    shard.sys.thin_commit(pool).await?;
+    let ids: Vec<ThinId> = gone.iter().map(|intent| intent.thin_id).collect();
+    intents::drop_all(&shard.sys, pool, &ids).await
 }
 
 fn show<S: Sys>(shard: &Shard<S>, running: &Running, gone: &[FsUuid], changed: Vec<FsUuid>) {

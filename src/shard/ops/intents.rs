@@ -4,23 +4,24 @@
 //! directions: a thin volume that has an intent and no record is deleted; an intent whose volume has
 //! a record is dropped. What merely lacks a record is never touched.
 //!
-//! So creating commits with the record, destroying commits with the removal of the record, and the
-//! volume itself follows. Other daemons neither read nor write this folder.
+//! So creating commits with the record, destroying commits with the removal of the record, and what is
+//! left to do follows: giving another origin to the snapshots of what was destroyed, deleting the volume.
+//! Other daemons neither read nor write this folder.
 
+use crate::engine::filesystem::adopted;
 use crate::error::{Fault, Why};
-use crate::model::dm::ThinMessage;
-use crate::model::ids::{FsUuid, PoolUuid, ThinId};
-use crate::shard::ops::records::Records;
+use crate::format::intent::{self, Intent};
+use crate::model::ids::{PoolUuid, ThinId};
+use crate::shard::ops::records::{self, Records};
 use crate::sys::{Folder, Sys};
 
 const HERE: Folder = Folder::Intents;
 
-/// Notes intents, all with one sync of the folder. Durable at the end. What the file holds is for
-/// people; only its name counts.
-pub async fn note<S: Sys>(sys: &S, pool: PoolUuid, volumes: &[(ThinId, FsUuid)]) -> Result<(), Fault> {
-    for (id, uuid) in volumes {
-        let file = id.to_string();
-        sys.mdv_write(pool, HERE, &file, format!("{{\"thin_id\":{id},\"uuid\":\"{uuid}\"}}").as_bytes()).await?;
+/// Notes intents, all with one sync of the folder. Durable at the end.
+pub async fn note<S: Sys>(sys: &S, pool: PoolUuid, intents: &[Intent]) -> Result<(), Fault> {
+    for intent in intents {
+        let file = intent.thin_id.to_string();
+        sys.mdv_write(pool, HERE, &file, &intent::encode(intent)).await?;
         sys.mdv_sync(pool, HERE, &file).await?;
     }
     sys.mdv_sync_folder(pool, HERE).await
@@ -42,7 +43,7 @@ pub async fn drop_durably<S: Sys>(sys: &S, pool: PoolUuid, volumes: &[ThinId]) -
 
 /// Applies the rule to every intent, after the thin pool is up. Gives back all ids that were named.
 /// As long as a record cannot be read nothing is deleted: the volume might be its.
-pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &Records) -> Result<Vec<ThinId>, Fault> {
+pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &mut Records) -> Result<Vec<ThinId>, Fault> {
     let mut ids = Vec::new();
     for file in sys.mdv_list(pool, HERE).await? {
         match file.parse() {
@@ -56,6 +57,7 @@ pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &Records) -> Resu
     }
     let recorded = |id: &ThinId| records.good.iter().any(|record| record.thin_id == *id);
     let (mut settled, orphans): (Vec<ThinId>, Vec<ThinId>) = ids.iter().copied().partition(recorded);
+    adopt(sys, pool, &orphans, records).await?;
     for id in orphans {
         log::info!("a volume of an operation that was cut off is deleted (pool={pool} thin_id={id})");
         match delete(sys, pool, id).await {
@@ -70,9 +72,24 @@ pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &Records) -> Resu
     Ok(ids)
 }
 
+/// Gives the snapshots of what was destroyed their new origins.
+async fn adopt<S: Sys>(sys: &S, pool: PoolUuid, gone: &[ThinId], records: &mut Records) -> Result<(), Fault> {
+    let mut destroyed = Vec::new();
+    for id in gone {
+        destroyed.extend(intent::decode(&sys.mdv_read(pool, HERE, &id.to_string()).await?));
+    }
+    for record in adopted(records.good.iter(), &destroyed) {
+        log::info!("the origin of a snapshot is gone (pool={pool} filesystem={})", record.uuid);
+        records::save(sys, pool, &record).await?;
+        let before = records.good.iter_mut().find(|before| before.uuid == record.uuid);
+        *before.expect("it is made of one of them") = record;
+    }
+    Ok(())
+}
+
 /// Deletes a thin volume; one that is gone already is fine.
 pub async fn delete<S: Sys>(sys: &S, pool: PoolUuid, id: ThinId) -> Result<(), Fault> {
-    match sys.thin_message(pool, ThinMessage::Delete(id)).await {
+    match sys.thin_delete(pool, id).await {
         Err(Fault { why: Why::Errno(libc::ENODATA), .. }) => Ok(()),
         other => other,
     }

@@ -8,13 +8,17 @@ pub mod create_filesystems;
 pub mod create_pool;
 pub mod destroy_filesystems;
 pub mod destroy_pool;
+pub mod format;
+pub mod fs_limit;
 pub mod gather;
 pub mod headers;
 pub mod intents;
 pub mod look;
+pub mod new_uuid;
 pub mod records;
 pub mod save;
 pub mod set;
+pub mod snapshot_filesystem;
 pub mod stack;
 pub mod start_pool;
 pub mod stop_pool;
@@ -41,10 +45,12 @@ pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish) -> Outcome {
         Wish::StopPool(pool) => stop_pool::run(shard, pool).await,
         Wish::CreateFilesystems(pool, specs) => create_filesystems::run(shard, pool, specs).await,
         Wish::DestroyFilesystems(pool, named) => destroy_filesystems::run(shard, pool, named).await,
+        Wish::SnapshotFilesystem(pool, origin, name) => snapshot_filesystem::run(shard, pool, origin, name).await,
         Wish::SetSizeLimit(pool, filesystem, limit) => set::size_limit(shard, pool, filesystem, limit).await,
         Wish::SetMerge(pool, filesystem, merge) => set::merge(shard, pool, filesystem, merge).await,
         Wish::SetUserInfo(pool, device, info) => set::user_info(shard, pool, device, info).await,
         Wish::SetOverprovisioning(pool, allowed) => set::overprovisioning(shard, pool, allowed).await,
+        Wish::SetFsLimit(pool, limit) => fs_limit::run(shard, pool, limit).await,
     }
 }
 
@@ -57,10 +63,12 @@ pub const fn task(wish: &Wish) -> &'static str {
         Wish::StopPool(_) => "stop pool",
         Wish::CreateFilesystems(..) => "create filesystems",
         Wish::DestroyFilesystems(..) => "destroy filesystems",
+        Wish::SnapshotFilesystem(..) => "snapshot filesystem",
         Wish::SetSizeLimit(..) => "set size limit",
         Wish::SetMerge(..) => "set merge",
         Wish::SetUserInfo(..) => "set user info",
         Wish::SetOverprovisioning(..) => "set overprovisioning",
+        Wish::SetFsLimit(..) => "set filesystem limit",
     }
 }
 
@@ -70,6 +78,8 @@ pub fn words(wish: &Wish) -> String {
         Wish::CreatePool { name, devices, .. } => format!(" name={:?} devices={}", name.as_str(), devices.len()),
         Wish::CreateFilesystems(_, specs) => format!(" count={}", specs.len()),
         Wish::DestroyFilesystems(_, named) => format!(" count={}", named.len()),
+        Wish::SnapshotFilesystem(_, origin, name) => format!(" origin={origin} name={:?}", name.as_str()),
+        Wish::SetFsLimit(_, limit) => format!(" limit={limit}"),
         Wish::DestroyPool(_)
         | Wish::StartPool { .. }
         | Wish::StopPool(_)

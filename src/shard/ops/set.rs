@@ -87,7 +87,7 @@ pub async fn overprovisioning<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, allo
 }
 
 /// Refuses a record that does not fit before anything is written, then saves.
-async fn durable<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+pub(super) async fn durable<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
     save::fits(&crate::format::record::encode(running.pool.borrow().record()))?;
     Ok(save::durable(shard, running).await?)
 }

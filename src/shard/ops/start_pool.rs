@@ -131,9 +131,9 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     stack::up(&shard.sys, &tables).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
-    let found = records::read_all(&shard.sys, pool).await?;
+    let mut found = records::read_all(&shard.sys, pool).await?;
     clear_volumes(shard, pool, &found).await?;
-    let noted = intents::recover(&shard.sys, pool, &found).await?;
+    let noted = intents::recover(&shard.sys, pool, &mut found).await?;
     rt::stage("filesystems");
     let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;

@@ -10,17 +10,22 @@ use std::path::{Path, PathBuf};
 
 use cores::side::Fd;
 
-use super::{FilesSys, Inner, Open, devices, dig, examine, fault, links, mdv, thin};
+use super::{FilesSys, Open, devices, examine, fault, links, mdv, thin};
 use crate::error::{Failure, Fault, Why};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolState};
+use crate::model::blank::ReadsZeroes;
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Role, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::jobs::why;
-use crate::sys::stack::Blocked;
+use crate::sys::stack::{Blocked, Likeness};
 use crate::sys::volume;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
+
+/// Why a volume is not copied.
+const MOUNTED: &str = "it is mounted or locked, and a file cannot be frozen as a device can: unmount it first";
+/// Why a log is not replayed: that takes a loop device, and root.
+const DIRTY: &str = "nothing is mounted with --files: mount the origin and unmount it, then its log is clean";
 
 impl FilesSys {
     /// Checks a table; what it needs on the host comes after.
@@ -51,7 +56,7 @@ impl FilesSys {
     }
 
     async fn activate_checked(&self, device: Dm, table: &Table) -> Result<(), Why> {
-        if self.inner.stack.borrow().adopt(device, table)? {
+        if self.inner.stack.borrow().likeness(device, table)? == Likeness::Same {
             return Ok(());
         }
         self.check(device, table)?;
@@ -87,50 +92,30 @@ impl FilesSys {
         }
     }
 
-    async fn change_thin(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Why> {
+    async fn create_thin(&self, pool: PoolUuid, id: ThinId) -> Result<ReadsZeroes, Why> {
         // A volume is only reached through its thin pool.
         self.inner.stack.borrow().thin_pool(pool)?;
+        let (folder, volume) = (self.inner.root.thin(pool), self.inner.root.volume(pool, id));
+        self.blocking(move || thin::create(&folder, &volume)).await?;
+        Ok(ReadsZeroes::of_new_file(pool, id))
+    }
+
+    /// Only what nobody writes to can be copied: there is no device that could be suspended.
+    async fn copy_thin(&self, pool: PoolUuid, origin: ThinId, id: ThinId) -> Result<(), Why> {
+        self.inner.stack.borrow().thin_pool(pool)?;
         let root = &self.inner.root;
-        let folder = root.thin(pool);
-        match message {
-            ThinMessage::Create(id) => {
-                let volume = root.volume(pool, id);
-                self.blocking(move || thin::create(&folder, &volume)).await
-            }
-            ThinMessage::Delete(id) => {
-                if self.inner.stack.borrow().is_thin_active(pool, id) {
-                    return Err(Why::Errno(libc::EBUSY));
-                }
-                let volume = root.volume(pool, id);
-                self.blocking(move || thin::delete(&folder, &volume)).await
-            }
-        }
+        let (folder, from, to) = (root.thin(pool), root.volume(pool, origin), root.volume(pool, id));
+        let job = move || if thin::busy(&from)? { Ok(false) } else { thin::copy(&folder, &from, &to).map(|()| true) };
+        if self.blocking(job).await? { Ok(()) } else { Err(Why::Data(MOUNTED)) }
     }
 
-    async fn format_thin(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Why> {
-        let volume = self.volume(device)?;
-        let Inner { side, lane, formats, .. } = &*self.inner;
-        formats.format(side, lane, &volume, uuid).await?;
-        let file = self
-            .blocking(move || {
-                let file = dig::open(&volume)?;
-                dig::dig(&file)?;
-                Ok(file)
-            })
-            .await?;
-        self.inner.side.fsync(&Fd::new(file.into()), false).await.map_err(|error| why(&error))
-    }
-
-    async fn format_mdv(&self, pool: PoolUuid) -> Result<(), Why> {
-        let device = Dm::Private(pool, Role::Mdv);
-        if self.inner.stack.borrow().table(device).is_none() {
-            return Err(Why::Errno(libc::ENXIO));
-        }
-        if self.inner.mounted.borrow().contains(&pool) {
+    async fn delete_thin(&self, pool: PoolUuid, id: ThinId) -> Result<(), Why> {
+        self.inner.stack.borrow().thin_pool(pool)?;
+        if self.inner.stack.borrow().is_thin_active(pool, id) {
             return Err(Why::Errno(libc::EBUSY));
         }
-        let volume = mdv::Volume::of(&self.inner.root, pool);
-        self.blocking(move || volume.format()).await
+        let (folder, volume) = (self.inner.root.thin(pool), self.inner.root.volume(pool, id));
+        self.blocking(move || thin::delete(&folder, &volume)).await
     }
 
     async fn place_link(&self, device: Dm, id: ThinId, link: PathBuf) -> Result<(), Why> {
@@ -259,6 +244,10 @@ impl Sys for FilesSys {
         self.flush_targets(&targets).await
     }
 
+    async fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Fault> {
+        self.blocks_of(device).map_err(fault("read the block sizes of", device))
+    }
+
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
         for (device, table) in tables {
             self.activate_checked(*device, table).await.map_err(fault("activate", device))?;
@@ -280,12 +269,18 @@ impl Sys for FilesSys {
         Ok(self.inner.stack.borrow().of(pool))
     }
 
-    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault> {
-        let (doing, id) = match message {
-            ThinMessage::Create(id) => ("create thin volume", id),
-            ThinMessage::Delete(id) => ("delete thin volume", id),
-        };
-        self.change_thin(pool, message).await.map_err(fault(doing, format!("{id} of pool {pool}")))
+    async fn thin_create(&self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Fault> {
+        let outcome = self.create_thin(pool, id).await;
+        outcome.map(Some).map_err(fault("create thin volume", format!("{id} of pool {pool}")))
+    }
+
+    async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Fault> {
+        self.delete_thin(pool, id).await.map_err(fault("delete thin volume", format!("{id} of pool {pool}")))
+    }
+
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let outcome = self.copy_thin(pool, origin.1, id).await;
+        outcome.map_err(fault("make a snapshot of", Dm::Thin(pool, origin.0)))
     }
 
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
@@ -311,15 +306,13 @@ impl Sys for FilesSys {
         }
     }
 
-    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
-        let outcome = match device {
-            Dm::Thin(..) => self.format_thin(device, uuid).await,
-            Dm::Private(pool, Role::Mdv) => self.format_mdv(pool).await,
-            Dm::Private(_, Role::OriginSub | Role::Cache | Role::ThinMeta | Role::ThinData | Role::ThinPool) => {
-                Err(Why::Errno(libc::EINVAL))
-            }
-        };
-        outcome.map_err(fault("format", device))
+    /// A file is mounted through a loop device, which is its owner's and keeps its size.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        Err(Fault::new("have the log replayed of", device, Why::Data(DIRTY)))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {
@@ -352,6 +345,10 @@ impl Sys for FilesSys {
         Ok(())
     }
 
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        self.on_folder("measure", pool, Folder::Filesystems, volume::size).await
+    }
+
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
         self.on_folder("list", pool, folder, volume::list).await
     }
@@ -380,11 +377,6 @@ impl Sys for FilesSys {
 
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
         self.on_folder("flush", pool, folder, volume::sync_folder).await
-    }
-
-    // Formatters that run are killed and no more are started.
-    fn cancel_long_work(&self) {
-        self.inner.formats.cancel();
     }
 
     async fn scrap(&self, pool: PoolUuid) -> Result<(), Fault> {

@@ -51,7 +51,7 @@ pub(super) fn open(candidate: &Candidate) -> Result<(File, Locked), Failure> {
 
 /// Turns direct I/O on where the host takes it in sectors, and leaves it off elsewhere (tmpfs, or a
 /// host with larger blocks).
-fn bypass_cache(file: &File) -> io::Result<()> {
+pub(super) fn bypass_cache(file: &File) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(file.as_fd(), FcntlArg::F_GETFL)?);
     if fcntl(file.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).is_err() {
         return Ok(());

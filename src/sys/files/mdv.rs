@@ -27,7 +27,7 @@ impl Volume {
     }
 
     /// Makes both folders, or empties them, durably.
-    pub(super) fn format(&self) -> io::Result<()> {
+    pub(super) fn empty(&self) -> io::Result<()> {
         make_folder(&self.pool)?;
         make_folders(&self.pool)?;
         for folder in FOLDERS.map(|folder| self.pool.join(name(folder))) {
@@ -39,7 +39,7 @@ impl Volume {
         sync_folder(&self.root)
     }
 
-    /// Makes the folders that are missing, durably. The volume itself must have been formatted.
+    /// Makes the folders that are missing, durably. The volume itself must have been made.
     pub(super) fn mount(&self) -> io::Result<()> {
         if !self.pool.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));

@@ -11,7 +11,6 @@
 
 mod calls;
 mod devices;
-mod dig;
 mod examine;
 mod links;
 mod mdv;
@@ -39,7 +38,6 @@ use crate::model::device::{DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table};
 use crate::model::ids::PoolUuid;
 use crate::sys::Target;
-use crate::sys::formats::Formats;
 use crate::sys::jobs;
 use crate::sys::stack::Stack;
 use crate::units::Sectors;
@@ -63,7 +61,6 @@ struct Inner {
     mounted: RefCell<BTreeSet<PoolUuid>>,
     /// The link to each announced volume, and where it leads.
     links: RefCell<BTreeMap<Dm, (PathBuf, PathBuf)>>,
-    formats: Formats,
 }
 
 /// The machine of files as one core sees it. Clones are the same.
@@ -95,7 +92,6 @@ impl FilesSys {
             stack: RefCell::new(Stack::new()),
             mounted: RefCell::default(),
             links: RefCell::default(),
-            formats: Formats::default(),
         };
         Ok(Self { inner: Rc::new(inner) })
     }

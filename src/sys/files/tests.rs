@@ -1,5 +1,5 @@
 //! The machine of files on a real core, with the host's real file system below and the host's tools
-//! as judges (mkfs.xfs, xfs_repair, blkid).
+//! as judges (xfs_repair, blkid).
 //!
 //! Deliberately absent: power failures. What the host makes durable is the host's own promise; which
 //! order we ask for is tested on the simulated machine.
@@ -13,13 +13,17 @@ use cores::executor::{CoreSpec, start};
 use uuid::Uuid;
 
 use super::{FilesRoot, FilesSys};
+use crate::engine::volume;
 use crate::error::{Failure, Fault, Refusal, Why};
+use crate::model::blank::ReadsZeroes;
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
-use crate::model::dm::{Below, Dm, LinearLine, Role, Table, ThinMessage};
+use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
+use crate::shard::ops::format;
 use crate::sys::{Folder, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
+use crate::xfs::Log;
 
 const POOL: PoolUuid = PoolUuid(Uuid::from_u128(1));
 const FS: FsUuid = FsUuid(Uuid::from_u128(2));
@@ -73,9 +77,20 @@ async fn set_up(sys: &FilesSys, path: &Path) {
     }
 }
 
-async fn make_volume(sys: &FilesSys, length: Sectors) {
-    sys.thin_message(POOL, ThinMessage::Create(ID)).await.expect("new");
+async fn make_volume(sys: &FilesSys, length: Sectors) -> Option<ReadsZeroes> {
+    let blank = sys.thin_create(POOL, ID).await.expect("new");
     sys.activate(&[(VOLUME, Table::Thin { length, id: ID })]).await.expect("it exists");
+    blank
+}
+
+async fn format_thin(sys: &FilesSys, length: Sectors, blank: Option<ReadsZeroes>) -> Result<(), Fault> {
+    let shape = volume::thin(length, sys.block_sizes(VOLUME).await?).expect("a shape");
+    format::make(sys, VOLUME, &shape, volume::log(&[], blank), XFS).await
+}
+
+async fn format_mdv(sys: &FilesSys) -> Result<(), Fault> {
+    let shape = volume::metadata(Sectors(1 << 20), sys.block_sizes(MDV).await?).expect("a shape");
+    format::make(sys, MDV, &shape, Log::Zeroed, XFS).await
 }
 
 fn bytes(target: Target, start: u64, value: u8, sectors: usize) -> Write {
@@ -216,20 +231,24 @@ fn a_device_under_another_number_is_remembered_once() {
     });
 }
 
-#[test]
-fn a_volume_is_formatted_small_and_clean() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = disk(folder.path(), "disk");
-    run(folder.path(), async move |sys| {
+fn a_volume_is_formatted_small_and_clean(folder: &Path) {
+    let path = disk(folder, "disk");
+    let length = Sectors(1 << 31); // 1 TiB
+    run(folder, async move |sys| {
         set_up(&sys, &path).await;
-        make_volume(&sys, Sectors(1 << 31)).await; // 1 TiB
+        let blank = make_volume(&sys, length).await;
+        assert!(blank.as_ref().is_some_and(|blank| blank.is_of(POOL, ID)));
         assert_eq!(sys.thin_used(POOL, FS).await.expect("active").0, 0);
-        sys.format(VOLUME, XFS).await.expect("mkfs.xfs");
+        format_thin(&sys, length, blank).await.expect("the host has room");
         let used = sys.thin_used(POOL, FS).await.expect("active").0;
-        assert!((1 << 17..1 << 23).contains(&used), "{used} bytes");
-        assert_eq!(sys.flush(vec![Target::Dm(VOLUME)]).await, [Ok(())]);
+        assert!((1 << 17..1 << 20).contains(&used), "{used} bytes");
+        assert_eq!(sys.read(Target::Dm(VOLUME), Sectors(0), Sectors(1)).await.expect("active")[..4], *b"XFSB");
+        let behind = bytes(Target::Dm(VOLUME), length.0 - 1, 1, 2);
+        assert_eq!(why(sys.write(vec![behind]).await.remove(0)), Why::Errno(libc::EIO));
+        sys.deactivate(&[VOLUME]).await.expect("free");
+        assert_eq!(why(format_thin(&sys, length, None).await), Why::Errno(libc::ENXIO));
     });
-    let volume = folder.path().join("machine").join(POOL.simple()).join("thin/5");
+    let volume = folder.join("machine").join(POOL.simple()).join("thin/5");
     let volume = volume.to_str().expect("UTF-8");
     assert_eq!(output("blkid", &["-p", "-s", "UUID", "-o", "value", volume]).trim(), XFS.to_string());
     output("xfs_repair", &["-n", volume]);
@@ -237,21 +256,29 @@ fn a_volume_is_formatted_small_and_clean() {
 }
 
 #[test]
-fn what_the_formatter_says_comes_with_its_failure() {
+fn a_volume_is_formatted_small_and_clean_on_disk() {
+    a_volume_is_formatted_small_and_clean(tempfile::tempdir().expect("a folder").path());
+}
+
+#[test]
+fn a_volume_is_formatted_small_and_clean_in_memory() {
+    a_volume_is_formatted_small_and_clean(tempfile::tempdir_in("/dev/shm").expect("a folder").path());
+}
+
+#[test]
+fn a_volume_that_held_something_is_formatted_with_a_zeroed_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = disk(folder.path(), "disk");
+    let volume = folder.path().join("machine").join(POOL.simple()).join("thin/5");
+    let own = volume.clone();
     run(folder.path(), async move |sys| {
         set_up(&sys, &path).await;
-        make_volume(&sys, Sectors(8)).await;
-        match why(sys.format(VOLUME, XFS).await) {
-            Why::Child { program: "mkfs.xfs", status, stderr } => {
-                assert!(status.contains('1') && !stderr.is_empty(), "{status}: {stderr}");
-            }
-            other => panic!("{other}"),
-        }
-        sys.cancel_long_work();
-        assert_eq!(why(sys.format(VOLUME, XFS).await), Why::Cancelled);
+        let length = Sectors(1 << 20);
+        make_volume(&sys, length).await;
+        fs::write(&own, vec![0xa5; 512 << 20]).expect("the host has room");
+        format_thin(&sys, length, None).await.expect("the host has room");
     });
+    output("xfs_repair", &["-n", volume.to_str().expect("UTF-8")]);
 }
 
 #[test]
@@ -260,20 +287,20 @@ fn volumes_are_made_once_kept_while_active_and_survive() {
     let path = disk(folder.path(), "disk");
     let own = path.clone();
     run(folder.path(), async move |sys| {
-        assert_eq!(why(sys.thin_message(POOL, ThinMessage::Create(ID)).await), Why::Errno(libc::ENXIO));
+        assert_eq!(why(sys.thin_create(POOL, ID).await), Why::Errno(libc::ENXIO));
         set_up(&sys, &own).await;
         let thin = Table::Thin { length: Sectors(4096), id: ID };
         assert_eq!(why(sys.activate(&[(VOLUME, thin)]).await), Why::Errno(libc::ENODATA));
         make_volume(&sys, Sectors(4096)).await;
-        assert_eq!(why(sys.thin_message(POOL, ThinMessage::Create(ID)).await), Why::Errno(libc::EEXIST));
-        assert_eq!(why(sys.thin_message(POOL, ThinMessage::Delete(ID)).await), Why::Errno(libc::EBUSY));
+        assert_eq!(why(sys.thin_create(POOL, ID).await), Why::Errno(libc::EEXIST));
+        assert_eq!(why(sys.thin_delete(POOL, ID).await), Why::Errno(libc::EBUSY));
         sys.thin_commit(POOL).await.expect("active");
     });
     run(folder.path(), async move |sys| {
         assert_eq!(sys.active(POOL).await.expect("a list"), [], "tables are gone, as after a reboot");
         set_up(&sys, &path).await;
-        sys.thin_message(POOL, ThinMessage::Delete(ID)).await.expect("there");
-        assert_eq!(why(sys.thin_message(POOL, ThinMessage::Delete(ID)).await), Why::Errno(libc::ENODATA));
+        sys.thin_delete(POOL, ID).await.expect("there");
+        assert_eq!(why(sys.thin_delete(POOL, ID).await), Why::Errno(libc::ENODATA));
     });
 }
 
@@ -303,10 +330,11 @@ fn records_are_written_listed_renamed_and_removed() {
     let own = path.clone();
     run(folder.path(), async move |sys| {
         set_up(&sys, &own).await;
-        sys.format(MDV, XFS).await.expect("active");
+        format_mdv(&sys).await.expect("active");
         assert_eq!(why(sys.mdv_list(POOL, Folder::Intents).await), Why::Errno(libc::ENOENT), "not mounted");
         sys.mdv_mount(POOL).await.expect("formatted");
         assert_eq!(why(sys.deactivate(&[MDV]).await), Why::Errno(libc::EBUSY));
+        assert_eq!(why(format_mdv(&sys).await), Why::Errno(libc::EBUSY), "mounted");
         sys.mdv_write(POOL, Folder::Filesystems, "b.temp", b"record").await.expect("mounted");
         sys.mdv_sync(POOL, Folder::Filesystems, "b.temp").await.expect("there");
         sys.mdv_rename(POOL, Folder::Filesystems, "b.temp", "b").await.expect("there");
@@ -324,7 +352,7 @@ fn records_are_written_listed_renamed_and_removed() {
         sys.mdv_remove(POOL, Folder::Filesystems, "b").await.expect("there");
         sys.mdv_remove(POOL, Folder::Filesystems, "b").await.expect("one that does not exist is fine");
         sys.mdv_unmount(POOL).await.expect("mounted");
-        sys.format(MDV, XFS).await.expect("active");
+        format_mdv(&sys).await.expect("active");
         sys.mdv_mount(POOL).await.expect("formatted");
         assert_eq!(sys.mdv_list(POOL, Folder::Filesystems).await.expect("mounted"), Vec::<String>::new());
     });
@@ -359,7 +387,7 @@ fn a_scrapped_pool_leaves_nothing() {
     run(folder.path(), async move |sys| {
         set_up(&sys, &path).await;
         make_volume(&sys, Sectors(4096)).await;
-        sys.format(MDV, XFS).await.expect("active");
+        format_mdv(&sys).await.expect("active");
         assert!(pool.exists());
         sys.scrap(POOL).await.expect("ours");
         assert!(!pool.exists());

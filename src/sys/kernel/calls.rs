@@ -5,15 +5,16 @@
 //! Invariant: no borrow of a cell lives across a wait. Deliberately absent: how each thing is done;
 //! that stands in the modules of its subject.
 
-use cores::rt::timed;
+use cores::rt::{book, timed};
 
 use super::{KernelSys, fault};
 use crate::error::{Failure, Fault, Why};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Below, Dm, Table, ThinMessage, ThinPoolState};
+use crate::model::blank::ReadsZeroes;
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Below, Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
 /// The devices that tables refer to.
@@ -68,12 +69,21 @@ impl Sys for KernelSys {
         outcome.map_err(|why| Fault::new("read", self.subject(target, start), why))
     }
 
+    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, Fault> {
+        let outcome = timed("read", self.read_places(target, places)).await;
+        outcome.map_err(|(start, why)| Fault::new("read", self.subject(target, start), why))
+    }
+
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
         timed("write", self.write_sectors(batch)).await
     }
 
     async fn flush(&self, targets: Vec<Target>) -> Vec<Result<(), Fault>> {
         timed("write", self.flush_targets(&targets)).await
+    }
+
+    async fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Fault> {
+        timed("probe", self.blocks_of(device)).await.map_err(fault("read the block sizes of", device))
     }
 
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
@@ -93,14 +103,21 @@ impl Sys for KernelSys {
         timed("dm", self.inner.mapper.active(pool)).await.map_err(fault("list dm devices of pool", pool))
     }
 
-    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault> {
-        let (doing, id) = match message {
-            ThinMessage::Create(id) => ("create thin volume", id),
-            ThinMessage::Delete(id) => ("delete thin volume", id),
-        };
-        timed("dm", self.inner.mapper.thin_message(pool, message))
-            .await
-            .map_err(fault(doing, format!("{id} of pool {pool}")))
+    async fn thin_create(&self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Fault> {
+        let outcome = timed("dm", self.inner.mapper.thin_create(pool, id)).await;
+        outcome.map_err(fault("create thin volume", format!("{id} of pool {pool}")))
+    }
+
+    async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Fault> {
+        let outcome = timed("dm", self.inner.mapper.thin_delete(pool, id)).await;
+        outcome.map_err(fault("delete thin volume", format!("{id} of pool {pool}")))
+    }
+
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let device = Dm::Thin(pool, origin.0);
+        let made = timed("dm", self.inner.mapper.thin_snapshot((device, origin.1), id)).await;
+        book("suspended", made.map_err(fault("make a snapshot of", device))?);
+        Ok(())
     }
 
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
@@ -120,8 +137,12 @@ impl Sys for KernelSys {
         timed("dm", self.inner.mapper.thin_used(device)).await.map(Sectors::bytes).map_err(fault("measure", device))
     }
 
-    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
-        timed("format", self.format_volume(device, uuid)).await.map_err(fault("format", device))
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault> {
+        timed("mount", self.grow_volume(device)).await.map_err(fault("grow the filesystem on", device))
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        timed("mount", self.mount_once(device)).await.map_err(fault("have the log replayed of", device))
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {
@@ -143,6 +164,10 @@ impl Sys for KernelSys {
 
     async fn mdv_unmount(&self, pool: PoolUuid) -> Result<(), Fault> {
         timed("mount", self.unmount_volume(pool)).await.map_err(fault("unmount the metadata volume of pool", pool))
+    }
+
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        timed("files", self.volume_size(pool)).await
     }
 
     async fn mdv_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {
@@ -171,10 +196,6 @@ impl Sys for KernelSys {
 
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault> {
         timed("files", self.volume_sync_folder(pool, folder)).await
-    }
-
-    fn cancel_long_work(&self) {
-        self.cancel_formats();
     }
 
     async fn scrap(&self, _pool: PoolUuid) -> Result<(), Fault> {

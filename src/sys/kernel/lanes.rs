@@ -1,7 +1,7 @@
 //! The threads of one core for calls that block, by what they may wait for.
 //!
 //! Invariant: a job waits only behind jobs of its own kind. The urgent lane never waits for udev, a
-//! mount, LUKS or a child process, so an event is answered whatever else goes on.
+//! mount or LUKS, so an event is answered whatever else goes on.
 
 use std::io;
 

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cores::rt;
-use cores::side::Fd;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::makedev;
@@ -21,7 +20,7 @@ use nix::sys::stat::makedev;
 use super::dm::node;
 use super::lanes::blocking;
 use super::namespace::MOUNTS;
-use super::{KernelSys, fault, why};
+use super::{KernelSys, fault};
 use crate::error::{Fault, Why};
 use crate::limits::{UNMOUNT_AGAIN_AFTER_MS, UNMOUNT_TRIES_MAX};
 use crate::model::device::DeviceNumber;
@@ -29,6 +28,7 @@ use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
 use crate::sys::Folder;
 use crate::sys::volume::{self, checked, make_folder, make_folders};
+use crate::units::Bytes;
 
 /// Where a pool's volume is mounted.
 fn mount_point(pool: PoolUuid) -> PathBuf {
@@ -67,7 +67,7 @@ fn unmount_there(there: &Path) -> nix::Result<()> {
     }
 }
 
-fn remove_mount_point(there: &Path) -> io::Result<()> {
+pub(super) fn remove_mount_point(there: &Path) -> io::Result<()> {
     match fs::remove_dir(there) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
@@ -81,13 +81,17 @@ impl KernelSys {
         blocking(&self.inner.lanes.mount, move || mount_there(device, &there)).await
     }
 
-    /// Unmounts a volume, and tries again while it is busy: whoever looks at mounts (df, udev) holds
-    /// one for moments.
     pub(super) async fn unmount_volume(&self, pool: PoolUuid) -> Result<(), Why> {
+        self.unmount(mount_point(pool)).await
+    }
+
+    /// Unmounts what is mounted there and removes the mount point. Tries again while it is busy: whoever
+    /// looks at mounts (df, udev) holds one for moments.
+    pub(super) async fn unmount(&self, mounted: PathBuf) -> Result<(), Why> {
         let lane = &self.inner.lanes.mount;
         let mut tries = 1;
         loop {
-            let there = mount_point(pool);
+            let there = mounted.clone();
             match blocking(lane, move || Ok(unmount_there(&there)?)).await {
                 Err(Why::Errno(libc::EBUSY)) if tries < UNMOUNT_TRIES_MAX => tries += 1,
                 Err(why) => return Err(why),
@@ -95,22 +99,7 @@ impl KernelSys {
             }
             rt::sleep(Duration::from_millis(UNMOUNT_AGAIN_AFTER_MS)).await;
         }
-        let there = mount_point(pool);
-        blocking(lane, move || remove_mount_point(&there)).await
-    }
-
-    /// Puts an XFS on a device and makes it durable.
-    pub(super) async fn format_volume(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Why> {
-        let volume = node(self.inner.mapper.number(device).await?);
-        let files = &self.inner.lanes.files;
-        self.inner.formats.format(&self.inner.side, files, &volume, uuid).await?;
-        // Not written through this descriptor, so udev need not look at the device because of it.
-        let file = blocking(files, move || fs::File::open(volume)).await?;
-        self.inner.side.fsync(&Fd::new(file.into()), false).await.map_err(|error| why(&error))
-    }
-
-    pub(super) fn cancel_formats(&self) {
-        self.inner.formats.cancel();
+        blocking(lane, move || remove_mount_point(&mounted)).await
     }
 
     /// Runs a job on a file of a volume.
@@ -143,6 +132,10 @@ impl KernelSys {
         let path = folder_path(pool, folder);
         let subject = path.display().to_string();
         blocking(&self.inner.lanes.files, move || job(&path)).await.map_err(fault(doing, subject))
+    }
+
+    pub(super) async fn volume_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        self.on_folder("measure", pool, Folder::Filesystems, volume::size).await
     }
 
     pub(super) async fn volume_list(&self, pool: PoolUuid, folder: Folder) -> Result<Vec<String>, Fault> {

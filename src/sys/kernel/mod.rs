@@ -14,10 +14,12 @@ mod devices;
 mod dm;
 mod examine;
 mod extents;
+mod grow;
 mod lanes;
 mod mdv;
 mod monitor;
 pub mod namespace;
+mod replay;
 mod sectors;
 mod writes;
 
@@ -37,7 +39,6 @@ use self::lanes::Lanes;
 use self::monitor::Ears;
 use crate::error::{Fault, Why};
 use crate::model::device::DeviceNumber;
-use crate::sys::formats::Formats;
 
 // The errno of a failed call.
 use crate::sys::jobs::why;
@@ -47,7 +48,6 @@ struct Inner {
     lanes: Rc<Lanes>,
     mapper: Mapper,
     open: RefCell<BTreeMap<DeviceNumber, Open>>,
-    formats: Formats,
     ears: Ears,
     /// What is being written, so that no two writes change one block at a time.
     writing: Busy,
@@ -81,7 +81,6 @@ impl KernelSys {
             lanes,
             mapper,
             open: RefCell::default(),
-            formats: Formats::default(),
             ears: Ears::default(),
             writing: Busy::default(),
         };

@@ -1,4 +1,4 @@
-//! What the process needs on a real machine before it has threads: root, device-mapper, the formatter,
+//! What the process needs on a real machine before it has threads: root, device-mapper,
 //! a mount namespace of its own with a folder for metadata volumes, and the process keyring.
 //!
 //! Threads inherit namespace and keyring, so both are made while there is one thread. Mounts of the
@@ -23,7 +23,6 @@ use nix::unistd::geteuid;
 use super::dm;
 use crate::error::{Fault, Why};
 use crate::limits::STALE_MOUNTS_MAX;
-use crate::sys::formats;
 use crate::sys::volume::make_folder;
 
 /// What a daemon keeps while it runs.
@@ -51,7 +50,6 @@ pub fn prepare() -> Result<(), Fault> {
         return Err(Fault::new("work with block devices as user", user, why));
     }
     check_dm()?;
-    formats::find_program().map_err(|error| Fault::io("find program", formats::PROGRAM, &error))?;
     take_namespace()?;
     make_keyring();
     dm::clear_cookies();

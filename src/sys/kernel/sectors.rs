@@ -108,6 +108,37 @@ impl KernelSys {
         outcome
     }
 
+    /// Reads several places, the device opened once; says at which one it failed.
+    pub(super) async fn read_places(
+        &self,
+        target: Target,
+        places: &[(Sectors, Sectors)],
+    ) -> Result<Vec<Vec<u8>>, (Sectors, Why)> {
+        let place = self.place(target, false).await.map_err(|why| (Sectors::ZERO, why))?;
+        let outcome = self.read_at(&place, places).await;
+        self.leave(vec![place]).await;
+        outcome
+    }
+
+    async fn read_at(&self, place: &Place, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, (Sectors, Why)> {
+        let mut ranges = Vec::with_capacity(places.len());
+        let mut reads = Vec::with_capacity(places.len());
+        for (start, count) in places {
+            let range = place.range(*start, *count).map_err(|why| (*start, why))?;
+            let blocks = extents::around(&range, u64::from(place.blocks.logical), place.size);
+            let wanted = usize::try_from(blocks.end - blocks.start).map_err(|_| (*start, Why::Errno(libc::EINVAL)))?;
+            reads.push((place.fd.clone(), blocks.start, Buffer::aligned(wanted, ALIGNMENT)));
+            ranges.push((*start, wanted, within(&range, &blocks)));
+        }
+        let read = self.inner.side.read_batch(reads).await;
+        let mut found = Vec::with_capacity(places.len());
+        for ((result, buffer), (start, wanted, part)) in read.into_iter().zip(ranges) {
+            whole(result, wanted).map_err(|why| (start, why))?;
+            found.push(buffer[part].to_vec());
+        }
+        Ok(found)
+    }
+
     async fn read_place(&self, place: &Place, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
         let range = place.range(start, count)?;
         let blocks = extents::around(&range, u64::from(place.blocks.logical), place.size);
@@ -140,8 +171,17 @@ impl KernelSys {
         targets.iter().map(fault).collect()
     }
 
+    /// Block sizes of a dm device.
+    pub(super) async fn blocks_of(&self, device: Dm) -> Result<BlockSizes, Why> {
+        let place = self.volume(device, false).await?;
+        let blocks = place.blocks;
+        self.leave(vec![place]).await;
+        Ok(blocks)
+    }
+
     async fn flush_one(&self, target: Target) -> Result<(), Why> {
-        let place = self.place(target, true).await?;
+        // Not open for writing: udev would look at a dm device again when that is closed.
+        let place = self.place(target, false).await?;
         let outcome = self.inner.side.fsync(&place.fd, true).await;
         self.leave(vec![place]).await;
         outcome.map_err(|error| why(&error))

@@ -14,22 +14,22 @@ use std::time::Duration;
 use cores::rt;
 
 use super::Machine;
+use super::disks::Disk;
 use super::gate::Pass;
-use super::state::State;
+use super::state::{Spot, State};
 use crate::error::{Failure, Fault, Refusal, Why};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolState};
+use crate::model::blank::ReadsZeroes;
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
+use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
-use crate::sys::linear::Piece;
-use crate::sys::{DeviceEvent, Folder, Kind, Opening, Sys, Target, Write};
+use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
 use crate::units::{Bytes, Sectors};
 
-/// What a fresh XFS of up to 10 GiB takes of its pool when mkfs.xfs 6.1 made it: 65,864 KiB.
-const FRESH_XFS: Bytes = Bytes(65_864 * 1_024);
+/// What an XFS on 512 MiB has room for: all but its log.
+const FRESH_MDV: Bytes = Bytes(448 << 20);
 /// Block sizes of a disk that is made up.
-const CONJURED_BLOCKS: crate::model::device::BlockSizes =
-    crate::model::device::BlockSizes { logical: 512, physical: 512 };
+const CONJURED_BLOCKS: BlockSizes = BlockSizes { logical: 512, physical: 512 };
 
 /// One process' view of a machine. Its calls end for ever when the process is killed, the power
 /// fails or the machine is stopped: their futures stay pending.
@@ -45,13 +45,13 @@ pub struct SimSys {
 struct Inflight<'a> {
     sys: &'a SimSys,
     id: u64,
-    pieces: Vec<Piece>,
+    spots: Vec<Spot>,
 }
 
 impl Drop for Inflight<'_> {
     fn drop(&mut self) {
         if !self.sys.over() {
-            self.sys.machine.state().end(self.id, &self.pieces);
+            self.sys.machine.state().end(self.id, &self.spots);
         }
     }
 }
@@ -127,37 +127,8 @@ impl SimSys {
             Pass::Fail(errno) => Some(errno),
             Pass::Stop => pending().await,
         };
-        let (id, pieces) = self.alive().await.submit(self.seat, write, errno.is_some()).map_err(fault)?;
-        errno.map_or(Ok(Inflight { sys: self, id, pieces }), |errno| Err(fault(Why::Errno(errno))))
-    }
-
-    async fn format_thin(&self, device: Dm, uuid: uuid::Uuid, time: Duration) -> Result<(), Fault> {
-        let id = self
-            .act("begin to format", device, |state| {
-                let id = state.thin_id(device)?;
-                let store = state.thin_store_mut(device.pool())?;
-                store.format(id, None).map_err(Why::Errno)?;
-                Ok(id)
-            })
-            .await?;
-        wait(time).await;
-        self.act("format", device, |state| {
-            let store = state.thin_store_mut(device.pool())?;
-            store.format(id, Some(uuid)).map_err(Why::Errno)?;
-            store.commit();
-            Ok(())
-        })
-        .await
-    }
-
-    async fn format_mdv(&self, device: Dm, uuid: uuid::Uuid, time: Duration) -> Result<(), Fault> {
-        let place = self.act("begin to format", device, |state| state.mdv_format_start(device.pool())).await?;
-        wait(time).await;
-        self.act("format", device, |state| {
-            state.mdv_format_end(place, uuid);
-            Ok(())
-        })
-        .await
+        let (id, spots) = self.alive().await.submit(self.seat, write, errno.is_some()).map_err(fault)?;
+        errno.map_or(Ok(Inflight { sys: self, id, spots }), |errno| Err(fault(Why::Errno(errno))))
     }
 }
 
@@ -215,7 +186,7 @@ impl Sys for SimSys {
         self.alive().await.news.listen();
         self.ask("discover", "devices", |state| {
             let readable = state.disks.values().filter(|disk| disk.reads_fail.is_none());
-            Ok(readable.filter(|disk| disk.has_signature()).map(super::disk::Disk::candidate).collect())
+            Ok(readable.filter(|disk| disk.has_signature()).map(Disk::candidate).collect())
         })
         .await
     }
@@ -252,6 +223,8 @@ impl Sys for SimSys {
     }
 
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
+        let slow = self.alive().await.write_time;
+        wait(slow).await;
         // The order in which the writes of a batch begin and end is the machine's choice.
         let mut moments = Vec::new();
         for index in 0..batch.len() {
@@ -290,15 +263,15 @@ impl Sys for SimSys {
         self.pause().await;
         let mut state = self.alive().await;
         let end = |(target, started): (&Target, Result<_, Fault>)| {
-            let (numbers, until): (Vec<DeviceNumber>, u64) = started?;
-            state.flush_end(&numbers, until);
-            if let Target::Dm(device @ (Dm::Thin(..) | Dm::Private(_, Role::ThinPool))) = target {
-                let fault = |why| Fault::new("flush", device, why);
-                state.thin_store_mut(device.pool()).map_err(fault)?.commit();
-            }
-            Ok(())
+            let (numbers, until) = started?;
+            let fault = |why| Fault::new("flush", subject(*target, Sectors::ZERO), why);
+            state.flush_end(*target, &numbers, until).map_err(fault)
         };
         targets.iter().zip(started).map(end).collect()
+    }
+
+    async fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Fault> {
+        self.ask("read the block sizes of", device, |state| state.block_sizes(device)).await
     }
 
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
@@ -322,12 +295,17 @@ impl Sys for SimSys {
         self.ask("list dm devices of pool", pool, |state| Ok(state.stack.of(pool))).await
     }
 
-    async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Fault> {
-        let (doing, id) = match message {
-            ThinMessage::Create(id) => ("create thin volume", id),
-            ThinMessage::Delete(id) => ("delete thin volume", id),
-        };
-        self.act(doing, format!("{id} of pool {pool}"), |state| state.thin_message(pool, message)).await
+    async fn thin_create(&self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Fault> {
+        self.act("create thin volume", format!("{id} of pool {pool}"), |state| state.thin_create(pool, id)).await
+    }
+
+    async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Fault> {
+        self.act("delete thin volume", format!("{id} of pool {pool}"), |state| state.thin_delete(pool, id)).await
+    }
+
+    async fn thin_snapshot(&self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Fault> {
+        let subject = format!("{id} of {} of pool {pool}", origin.1);
+        self.act("make snapshot", subject, |state| state.thin_snapshot(pool, origin, id)).await
     }
 
     async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Fault> {
@@ -339,13 +317,7 @@ impl Sys for SimSys {
     }
 
     async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
-        self.ask("read the state of the thin pool of", pool, |state| {
-            let well = state.stack.thin_pool(pool)?;
-            let ailing = state.news.ailing.get(&pool).copied();
-            let (mode, needs_check) = ailing.unwrap_or((well.mode, well.needs_check));
-            Ok(ThinPoolState { mode, needs_check, ..well })
-        })
-        .await
+        self.ask("read the state of the thin pool of", pool, |state| state.thin_pool(pool)).await
     }
 
     async fn dm_events(&self) -> Vec<Dm> {
@@ -362,31 +334,20 @@ impl Sys for SimSys {
 
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
-        self.ask("measure", device, |state| {
-            let id = state.thin_id(device)?;
-            let formatted = state.thin_store(pool)?.volumes().get(&id).is_some_and(Option::is_some);
-            Ok(if formatted { FRESH_XFS } else { Bytes(0) })
-        })
-        .await
+        self.ask("measure", device, |state| state.thin_used(device)).await
     }
 
-    async fn format(&self, device: Dm, uuid: uuid::Uuid) -> Result<(), Fault> {
-        let time = self.alive().await.format_time;
-        match device {
-            Dm::Thin(..) => self.format_thin(device, uuid, time).await,
-            Dm::Private(_, Role::Mdv) => self.format_mdv(device, uuid, time).await,
-            Dm::Private(_, Role::OriginSub | Role::Cache | Role::ThinMeta | Role::ThinData | Role::ThinPool) => {
-                Err(Fault::errno("format", device, libc::EINVAL))
-            }
-        }
+    /// Nothing is mounted here but metadata volumes.
+    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
+        Ok(Growth::NotMounted)
+    }
+
+    async fn replay_log(&self, device: Dm) -> Result<(), Fault> {
+        self.act("replay log of", device, |state| state.replay_log(device)).await
     }
 
     async fn busy(&self, device: Dm) -> Result<bool, Fault> {
-        self.ask("look at users of", device, |state| {
-            let mounted = device == Dm::Private(device.pool(), Role::Mdv) && state.mounted.contains_key(&device.pool());
-            Ok(mounted || state.in_use.contains(&device))
-        })
-        .await
+        self.ask("look at users of", device, |state| Ok(state.is_mounted(device))).await
     }
 
     async fn announce(&self, pool: (PoolUuid, &Name), filesystem: (FsUuid, &Name, ThinId)) {
@@ -410,6 +371,13 @@ impl Sys for SimSys {
         self.act("unmount metadata volume of pool", pool, |state| {
             state.mdv_unmount(pool);
             Ok(())
+        })
+        .await
+    }
+
+    async fn mdv_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
+        self.ask("measure", format!("the metadata volume of pool {pool}"), |state| {
+            state.mdv_store(pool).map(|_mounted| FRESH_MDV)
         })
         .await
     }
@@ -460,9 +428,6 @@ impl Sys for SimSys {
         })
         .await
     }
-
-    // Simulated work is never long: a format ends by itself.
-    fn cancel_long_work(&self) {}
 
     async fn scrap(&self, _pool: PoolUuid) -> Result<(), Fault> {
         Ok(()) // They went with the devices.

@@ -52,8 +52,6 @@ struct Content {
 /// One metadata volume.
 #[derive(Clone, Debug)]
 pub(super) struct MdvStore {
-    /// Says on the volume that it is this one's.
-    pub(super) mark: u64,
     /// The UUID of its XFS.
     pub(super) uuid: Uuid,
     durable: Names,
@@ -65,9 +63,8 @@ pub(super) struct MdvStore {
 
 impl MdvStore {
     /// An empty one.
-    pub(super) const fn new(mark: u64, uuid: Uuid) -> Self {
+    pub(super) const fn new(uuid: Uuid) -> Self {
         Self {
-            mark,
             uuid,
             durable: Names::new(),
             now: Names::new(),
@@ -182,7 +179,7 @@ mod tests {
     fn outcomes(work: impl Fn(&mut MdvStore)) -> Vec<Vec<(String, Vec<u8>)>> {
         let mut seen: Vec<_> = (0..256)
             .map(|seed| {
-                let mut store = MdvStore::new(0, Uuid::nil());
+                let mut store = MdvStore::new(Uuid::nil());
                 work(&mut store);
                 store.lose(&mut Dice::new(seed));
                 let content = |name: String| {
@@ -240,7 +237,7 @@ mod tests {
 
     #[test]
     fn syncing_one_folder_takes_the_journal_before_it_along() {
-        let mut store = MdvStore::new(0, Uuid::nil());
+        let mut store = MdvStore::new(Uuid::nil());
         store.write(Folder::Intents, "i", b"");
         store.write(RECORDS, "r", b"");
         store.write(Folder::Intents, "later", b"");

@@ -12,15 +12,16 @@
 
 mod calls;
 mod dice;
-mod disk;
 mod disks;
 mod events;
 mod gate;
 mod mdv;
+mod medium;
 mod state;
 #[cfg(test)]
 mod tests;
 mod thin;
+mod xfs;
 
 use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ use self::state::State;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolMode};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
-use crate::sys::DeviceEvent;
+use crate::sys::{DeviceEvent, Folder};
 use crate::units::Sectors;
 
 pub use self::calls::SimSys;
@@ -44,8 +45,6 @@ pub const CONJURED_SIZE: Sectors = Sectors(1 << 35);
 /// Longest delay before and after an action of a test machine: long enough to reorder, and free,
 /// because the time is virtual.
 const DELAY_MAX: Duration = Duration::from_micros(1_000);
-/// How long a test machine formats: longer than everything else, as on a real one.
-const FORMAT_TIME: Duration = Duration::from_millis(500);
 
 /// A simulated machine. Clones are the same machine.
 #[derive(Clone)]
@@ -62,9 +61,7 @@ impl fmt::Debug for Machine {
 impl Machine {
     /// A machine without disks for a test; every choice follows from the seed.
     pub fn new(seed: u64) -> Self {
-        let machine = Self { state: Rc::new(RefCell::new(State::new(seed, DELAY_MAX))) };
-        machine.state().format_time = FORMAT_TIME;
-        machine
+        Self { state: Rc::new(RefCell::new(State::new(seed, DELAY_MAX))) }
     }
 
     /// The machine of a daemon that was started with `--sim`: every absolute path is an empty disk
@@ -221,9 +218,9 @@ impl Machine {
         self.state().gate.set_delay_max(delay_max);
     }
 
-    /// Sets how long formatting takes.
-    pub fn set_format_time(&self, time: Duration) {
-        self.state().format_time = time;
+    /// Makes each batch of writes take this much longer.
+    pub fn set_write_time(&self, time: Duration) {
+        self.state().write_time = time;
     }
 
     /// The power fails, and comes back. What was not flushed is kept or lost, unit by unit, as the
@@ -264,12 +261,12 @@ impl Machine {
 
     /// What a reader of a disk sees.
     pub fn bytes(&self, path: &str, start: Sectors, count: Sectors) -> Vec<u8> {
-        self.state.borrow().disk(path).read(start, count)
+        self.state.borrow().disk(path).medium.read(start, count)
     }
 
     /// What a reader would see after a power failure that loses all that can be lost.
     pub fn durable_bytes(&self, path: &str, start: Sectors, count: Sectors) -> Vec<u8> {
-        self.state.borrow().disk(path).read_durable(start, count)
+        self.state.borrow().disk(path).medium.read_durable(start, count)
     }
 
     /// Writes to a disk durably and without being an action: damage, or somebody else's bytes.
@@ -278,11 +275,12 @@ impl Machine {
     /// When the bytes are not whole sectors.
     pub fn scribble(&self, path: &str, start: Sectors, bytes: &[u8]) {
         let mut state = self.state();
+        let write = state.tick();
         let disk = state.disk_mut(path);
         let (units, rest) = bytes.as_chunks();
         assert!(rest.is_empty(), "whole sectors are written");
         for (at, unit) in (start.0..).zip(units) {
-            disk.engrave(Sectors(at), unit);
+            disk.medium.engrave(write, Sectors(at), unit);
         }
         let number = disk.number;
         state.touched(number);
@@ -293,17 +291,31 @@ impl Machine {
         self.state.borrow().stack.tables().clone()
     }
 
-    /// The thin volumes of a pool, each with the UUID of the XFS on it, if a valid one is there.
+    /// The thin volumes of a pool, each with the UUID of the XFS on it, if a whole one is there.
     /// `None` while the thin pool is not active.
     pub fn volumes(&self, pool: PoolUuid) -> Option<BTreeMap<ThinId, Option<Uuid>>> {
+        let state = self.state.borrow();
         // The only error is that it is not active.
-        self.state.borrow().thin_store(pool).ok().map(|store| store.volumes().clone())
+        let store = state.thin_store(pool).ok()?;
+        Some(store.volumes().map(|(id, content)| (id, xfs::find(&content.medium))).collect())
+    }
+
+    /// How much of its metadata device the thin pool of a pool works with. `None` while it is not active.
+    pub fn thin_meta(&self, pool: PoolUuid) -> Option<Sectors> {
+        // The only error is that it is not active.
+        self.state.borrow().thin_store(pool).ok().map(|store| store.meta)
     }
 
     /// The UUID of the XFS on a mounted metadata volume. `None` while it is not mounted.
     pub fn mdv_uuid(&self, pool: PoolUuid) -> Option<Uuid> {
         // The only error is that it is not mounted.
         self.state.borrow().mdv_store(pool).ok().map(|store| store.uuid)
+    }
+
+    /// Names of the files in a folder of a mounted metadata volume. `None` while it is not mounted.
+    pub fn files(&self, pool: PoolUuid, folder: Folder) -> Option<Vec<String>> {
+        // The only error is that it is not mounted.
+        self.state.borrow().mdv_store(pool).ok().map(|store| store.list(folder))
     }
 
     /// Where `announce` made paths lead: pool and filesystem name, to the thin volume.

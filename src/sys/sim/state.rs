@@ -1,8 +1,9 @@
 //! What a simulated machine is made of, and what happens to it when the power or the process fails.
 //!
-//! Thin-pool metadata and metadata volumes are kept beside the disks but belong to places on them:
-//! a mark on the first sector of the place says whose it is. Overwrite or lose the mark, and they
-//! are gone, as they would be.
+//! Thin-pool metadata and the files of metadata volumes are kept beside the disks but belong to places
+//! on them: a mark on the first sector of the place says whose thin-pool metadata it is, and files
+//! belong to the write that made the volume's superblock. Overwrite or lose it, and they are gone, as
+//! they would be.
 //!
 //! Invariant: nothing here waits; each function is one moment of the machine.
 //!
@@ -12,27 +13,51 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::dice::Dice;
-use super::disk::{Disk, UNIT_BYTES};
+use super::disks::{Disk, refuse};
 use super::events::News;
 use super::gate::Gate;
 use super::mdv::MdvStore;
-use super::thin::ThinStore;
+use super::medium::UNIT_BYTES;
+use super::thin::{Content, ThinStore};
+use super::xfs::{self, Readable};
 use crate::error::Why;
-use crate::model::device::{DeviceNumber, DevicePath};
-use crate::model::dm::{Below, Dm, Role, Table, ThinMessage};
+use crate::model::blank::ReadsZeroes;
+use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
+use crate::model::dm::{Below, Dm, Role, Table, ThinFeature, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::linear::Piece;
-use crate::sys::stack::{Blocked, Stack};
+use crate::sys::stack::{Blocked, Likeness, META_BLOCK, Stack};
 use crate::sys::{Target, Write, WriteData};
-use crate::units::{SECTOR_BYTES, Sectors};
+use crate::units::{Bytes, SECTOR_BYTES, Sectors};
 
 /// A place on a disk.
 type Place = (DeviceNumber, Sectors);
 
-/// First bytes of a thin pool's metadata device and of a metadata volume here; a number follows.
+/// Sectors that are written or read, and whose they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    ground: Ground,
+    start: Sectors,
+    count: Sectors,
+}
+
+/// What sectors belong to in the end.
+#[derive(Clone, Copy, Debug)]
+enum Ground {
+    Disk(DeviceNumber),
+    /// A volume of the thin pool whose metadata is at this place.
+    Volume(Place, ThinId),
+}
+
+impl From<Piece> for Spot {
+    fn from(piece: Piece) -> Self {
+        Self { ground: Ground::Disk(piece.device), start: piece.start, count: piece.count }
+    }
+}
+
+/// First bytes of a thin pool's metadata device here; a number follows.
 const THIN_MARK: &[u8; 8] = b"sim-thin";
-const MDV_MARK: &[u8; 8] = b"sim-mdv\0";
 /// Who reads when it is the machine itself.
 const KERNEL: u64 = 0;
 /// Sectors that are zero on thin-pool metadata that was never used: the kernel looks at 4 KiB.
@@ -45,7 +70,8 @@ pub(super) struct State {
     pub(super) dice: Dice,
     /// Unknown absolute paths are empty disks of this size.
     pub(super) conjures: Option<Sectors>,
-    pub(super) format_time: Duration,
+    /// How long a batch of writes waits before it begins.
+    pub(super) write_time: Duration,
     pub(super) disks: BTreeMap<DeviceNumber, Disk>,
     /// Symbolic links.
     pub(super) links: BTreeMap<DevicePath, DevicePath>,
@@ -58,8 +84,9 @@ pub(super) struct State {
     pub(super) seats: u64,
     pub(super) stack: Stack,
     thin: BTreeMap<Place, ThinStore>,
-    mdv: BTreeMap<Place, MdvStore>,
-    pub(super) mounted: BTreeMap<PoolUuid, Place>,
+    /// By the place of the superblock and the write that made it.
+    mdv: BTreeMap<(Place, u64), MdvStore>,
+    pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
     /// Volumes that a user has mounted.
     pub(super) in_use: BTreeSet<Dm>,
     pub(super) announced: BTreeMap<FsUuid, (PoolUuid, Name, Name, ThinId)>,
@@ -76,7 +103,7 @@ impl State {
             gate: Gate::new(delay_max),
             dice: Dice::new(seed),
             conjures: None,
-            format_time: Duration::ZERO,
+            write_time: Duration::ZERO,
             disks: BTreeMap::new(),
             links: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -112,7 +139,7 @@ impl State {
     pub(super) fn crash(&mut self, seed: u64) {
         let mut dice = Dice::new(seed);
         for disk in self.disks.values_mut() {
-            disk.lose(&mut dice);
+            disk.medium.lose(&mut dice);
         }
         for store in self.thin.values_mut() {
             store.lose(&mut dice);
@@ -133,9 +160,8 @@ impl State {
     /// the process' own namespace are undone cleanly.
     pub(super) fn kill(&mut self) {
         let now = self.tick();
-        for disk in self.disks.values_mut() {
-            disk.end_all(now);
-        }
+        self.disks.values_mut().for_each(|disk| disk.medium.end_all(now));
+        self.thin.values_mut().for_each(|store| store.end_all(now));
         for (_, place) in std::mem::take(&mut self.mounted) {
             self.mdv.get_mut(&place).expect("a mounted volume exists").sync_all();
         }
@@ -155,33 +181,101 @@ impl State {
     // ---- sectors ------------------------------------------------------------------------------
 
     /// Where a target's sectors are. A device must be open to `who`.
-    pub(super) fn pieces(&self, who: u64, target: Target, start: Sectors, count: Sectors) -> Result<Vec<Piece>, Why> {
-        match target {
+    fn spots(&self, who: u64, target: Target, start: Sectors, count: Sectors) -> Result<Vec<Spot>, Why> {
+        let device = match target {
             Target::Device(number) if self.open.contains_key(&(who, number)) => {
-                Ok(vec![Piece { device: number, start, count }])
+                return Ok(vec![Piece { device: number, start, count }.into()]);
             }
-            Target::Device(_) => Err(Why::Errno(libc::EBADF)),
-            Target::Dm(device) => self.stack.resolve(device, start, count),
+            Target::Device(_) => return Err(Why::Errno(libc::EBADF)),
+            Target::Dm(device) => device,
+        };
+        let Some(Table::Thin { length, id }) = self.stack.table(device) else {
+            return Ok(self.stack.resolve(device, start, count)?.into_iter().map(Spot::from).collect());
+        };
+        if let Some(errno) = refuse(*length, self.block_sizes(device)?, start, count) {
+            return Err(Why::Errno(errno));
         }
+        Ok(vec![Spot { ground: Ground::Volume(self.thin_place(device.pool())?, *id), start, count }])
     }
 
     /// What a reader sees.
     pub(super) fn read(&self, who: u64, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
         let mut bytes = Vec::new();
-        for piece in self.pieces(who, target, start, count)? {
-            let disk = self.disks.get(&piece.device).ok_or(Why::Errno(libc::ENODEV))?;
-            if let Some(errno) = disk.reads_fail.or_else(|| disk.refuse(piece.start, piece.count)) {
-                return Err(Why::Errno(errno));
-            }
-            bytes.extend(disk.read(piece.start, piece.count));
+        for spot in self.spots(who, target, start, count)? {
+            bytes.extend(match spot.ground {
+                Ground::Volume(place, id) => self.content(place, id)?.read(spot.start, spot.count),
+                Ground::Disk(number) => {
+                    let disk = self.disks.get(&number).ok_or(Why::Errno(libc::ENODEV))?;
+                    if let Some(errno) = disk.reads_fail.or_else(|| disk.refuse(spot.start, spot.count)) {
+                        return Err(Why::Errno(errno));
+                    }
+                    disk.medium.read(spot.start, spot.count)
+                }
+            });
         }
         Ok(bytes)
     }
 
+    /// Block sizes of a dm device: those of the coarsest disk below.
+    pub(super) fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Why> {
+        let table = self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))?;
+        let below = match table {
+            Table::Linear(_) => device,
+            Table::ThinPool { .. } | Table::Thin { .. } => Dm::Private(device.pool(), Role::ThinData),
+        };
+        let mut blocks = BlockSizes { logical: 512, physical: 512 };
+        for number in self.disks_below(below)? {
+            let disk = self.disks.get(&number).ok_or(Why::Errno(libc::ENODEV))?;
+            blocks.logical = blocks.logical.max(disk.blocks.logical);
+            blocks.physical = blocks.physical.max(disk.blocks.physical);
+        }
+        Ok(blocks)
+    }
+
+    /// The disks that a linear device lies on.
+    fn disks_below(&self, device: Dm) -> Result<BTreeSet<DeviceNumber>, Why> {
+        let length = self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))?.length();
+        Ok(self.stack.resolve(device, Sectors::ZERO, length)?.iter().map(|piece| piece.device).collect())
+    }
+
     /// Starts a write and tells its number. `fails`: it will end with an error, and any part of it
     /// may get through.
-    pub(super) fn submit(&mut self, who: u64, write: &Write, fails: bool) -> Result<(u64, Vec<Piece>), Why> {
+    pub(super) fn submit(&mut self, who: u64, write: &Write, fails: bool) -> Result<(u64, Vec<Spot>), Why> {
         let count = length(&write.data)?;
+        self.harmless(write, count);
+        if let Target::Device(number) = write.target
+            && self.open.get(&(who, number)) == Some(&false)
+        {
+            return Err(Why::Errno(libc::EBADF));
+        }
+        let spots = self.spots(who, write.target, write.start, count)?;
+        for spot in &spots {
+            self.writable(spot, write.target)?;
+        }
+        let id = self.tick();
+        let mut done = 0;
+        for spot in &spots {
+            let data = part(&write.data, done, spot.count);
+            done += usize::try_from(spot.count.offset()).expect("a write fits memory");
+            let dice = &mut self.dice;
+            let medium = match spot.ground {
+                Ground::Disk(number) => &mut self.disks.get_mut(&number).expect("checked above").medium,
+                Ground::Volume(place, id) => {
+                    &mut self
+                        .thin
+                        .get_mut(&place)
+                        .and_then(|store| store.content_mut(id))
+                        .expect("checked above")
+                        .medium
+                }
+            };
+            medium.submit(id, spot.start, &data, || !fails || dice.coin());
+        }
+        Ok((id, spots))
+    }
+
+    /// What a kernel would let pass, and what loses data.
+    fn harmless(&mut self, write: &Write, count: Sectors) {
         let below = match write.target {
             Target::Device(number) => Below::Device(number),
             Target::Dm(device) => Below::Dm(device),
@@ -189,64 +283,78 @@ impl State {
         if let Some(owner) = self.stack.owner(below, write.start, count) {
             self.bug(format!("a write to {:?} at {} hits sectors of {owner}", write.target, write.start));
         }
-        if let Target::Device(number) = write.target
-            && self.open.get(&(who, number)) == Some(&false)
+        if let Target::Dm(device) = write.target
+            && self.is_mounted(device)
         {
-            return Err(Why::Errno(libc::EBADF));
+            self.bug(format!("a write to {device} at {}, which is mounted", write.start));
         }
-        let pieces = self.pieces(who, write.target, write.start, count)?;
-        for piece in &pieces {
-            let disk = self.disks.get(&piece.device).ok_or(Why::Errno(libc::ENODEV))?;
-            if let Some(errno) = disk.writes_fail.or_else(|| disk.refuse(piece.start, piece.count)) {
-                return Err(Why::Errno(errno));
+    }
+
+    /// Whether a write can be done; takes the blocks that it needs.
+    fn writable(&mut self, spot: &Spot, target: Target) -> Result<(), Why> {
+        match (spot.ground, target) {
+            (Ground::Disk(number), _) => {
+                let disk = self.disks.get(&number).ok_or(Why::Errno(libc::ENODEV))?;
+                disk.writes_fail
+                    .or_else(|| disk.refuse(spot.start, spot.count))
+                    .map_or(Ok(()), |errno| Err(Why::Errno(errno)))
+            }
+            (Ground::Volume(..), Target::Device(_)) => unreachable!("a device is no volume"),
+            (Ground::Volume(place, id), Target::Dm(device)) => {
+                self.flushable(self.disks_below(Dm::Private(device.pool(), Role::ThinData))?)?;
+                let pool = self.stack.table(Dm::Private(device.pool(), Role::ThinPool));
+                let Some(Table::ThinPool { length, block, .. }) = pool else { return Err(Why::Errno(libc::ENXIO)) };
+                let (blocks, block) = (length.0 / block.0, *block);
+                let store = self.thin.get_mut(&place).expect("an active thin pool has metadata");
+                let free = blocks.saturating_sub(store.used());
+                let content = store.content_mut(id).ok_or(Why::Errno(libc::ENODATA))?;
+                if content.dirty {
+                    self.bug(format!("a write to {device}, whose log is to be replayed first"));
+                }
+                if content.lacks(block, spot.start, spot.count) > free {
+                    return Err(Why::Errno(libc::ENOSPC));
+                }
+                content.take(block, spot.start, spot.count);
+                Ok(())
             }
         }
-        let id = self.tick();
-        let mut done = 0;
-        for piece in &pieces {
-            let data = part(&write.data, done, piece.count);
-            done += usize::try_from(piece.count.offset()).expect("a write fits memory");
-            let (disks, dice) = (&mut self.disks, &mut self.dice);
-            let disk = disks.get_mut(&piece.device).expect("checked above");
-            disk.submit(id, piece.start, &data, || !fails || dice.coin());
-        }
-        Ok((id, pieces))
     }
 
     /// Ends a write.
-    pub(super) fn end(&mut self, id: u64, pieces: &[Piece]) {
+    pub(super) fn end(&mut self, id: u64, spots: &[Spot]) {
         let now = self.tick();
-        for piece in pieces {
-            if let Some(disk) = self.disks.get_mut(&piece.device) {
-                disk.end(id, piece.start, piece.count, now);
+        for spot in spots {
+            // A disk may have been pulled, and a volume deleted.
+            let medium = match spot.ground {
+                Ground::Disk(number) => self.disks.get_mut(&number).map(|disk| &mut disk.medium),
+                Ground::Volume(place, id) => {
+                    let store = self.thin.get_mut(&place);
+                    store.and_then(|store| store.content_mut(id)).map(|content| &mut content.medium)
+                }
+            };
+            if let Some(medium) = medium {
+                medium.end(id, spot.start, spot.count, now);
             }
         }
     }
 
-    /// Starts a flush: which disks, and the thin pool whose metadata goes along.
-    pub(super) fn flush_start(&self, target: Target) -> Result<(Vec<DeviceNumber>, u64), Why> {
-        let (pool_wide, device) = match target {
-            Target::Device(number) => return self.flushable(vec![number]),
-            Target::Dm(device) => match self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))? {
-                Table::Linear(_) => (false, device),
-                Table::ThinPool { .. } | Table::Thin { .. } => (true, device),
-            },
+    /// Starts a flush: which disks, and until when.
+    pub(super) fn flush_start(&self, target: Target) -> Result<(BTreeSet<DeviceNumber>, u64), Why> {
+        let device = match target {
+            Target::Device(number) => return self.flushable(BTreeSet::from([number])),
+            Target::Dm(device) => device,
         };
-        let mut numbers = BTreeSet::new();
-        let roles: &[Role] = if pool_wide { &[Role::ThinMeta, Role::ThinData] } else { &[] };
-        let below = roles.iter().map(|role| Dm::Private(device.pool(), *role));
-        let mut devices: Vec<Dm> = below.collect();
-        if !pool_wide {
-            devices.push(device);
-        }
-        for device in devices {
-            let length = self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))?.length();
-            numbers.extend(self.stack.resolve(device, Sectors::ZERO, length)?.iter().map(|piece| piece.device));
-        }
-        self.flushable(numbers.into_iter().collect())
+        let numbers = match self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))? {
+            Table::Linear(_) => self.disks_below(device)?,
+            Table::ThinPool { .. } | Table::Thin { .. } => {
+                let below = |role| self.disks_below(Dm::Private(device.pool(), role));
+                below(Role::ThinMeta)?.into_iter().chain(below(Role::ThinData)?).collect()
+            }
+        };
+        self.flushable(numbers)
     }
 
-    fn flushable(&self, numbers: Vec<DeviceNumber>) -> Result<(Vec<DeviceNumber>, u64), Why> {
+    fn flushable(&self, numbers: BTreeSet<DeviceNumber>) -> Result<(BTreeSet<DeviceNumber>, u64), Why> {
         for number in &numbers {
             let disk = self.disks.get(number).ok_or(Why::Errno(libc::ENODEV))?;
             if let Some(errno) = disk.writes_fail {
@@ -256,20 +364,35 @@ impl State {
         Ok((numbers, self.clock))
     }
 
-    /// Ends a flush: what had ended when it began is durable.
-    pub(super) fn flush_end(&mut self, numbers: &[DeviceNumber], until: u64) {
+    /// Ends a flush: what had ended when it began is durable, and with a thin volume or pool the metadata of
+    /// the pool.
+    pub(super) fn flush_end(
+        &mut self,
+        target: Target,
+        numbers: &BTreeSet<DeviceNumber>,
+        until: u64,
+    ) -> Result<(), Why> {
         for number in numbers {
             if let Some(disk) = self.disks.get_mut(number) {
-                disk.flush(until);
+                disk.medium.flush(until);
             }
         }
+        let Target::Dm(device @ (Dm::Thin(..) | Dm::Private(_, Role::ThinPool))) = target else { return Ok(()) };
+        let volume = if let Dm::Thin(..) = device { Some(self.thin_id(device)?) } else { None };
+        let store = self.thin_store_mut(device.pool())?;
+        store.commit();
+        if let Some(content) = volume.and_then(|id| store.content_mut(id)) {
+            content.medium.flush(until);
+        }
+        Ok(())
     }
 
     // ---- device-mapper ------------------------------------------------------------------------
 
     pub(super) fn activate(&mut self, device: Dm, table: &Table) -> Result<(), Why> {
-        if self.stack.adopt(device, table)? {
-            return Ok(());
+        if self.stack.likeness(device, table)? == Likeness::Same {
+            // A thin pool that works with less metadata than its device has is shown the rest.
+            return if let Table::ThinPool { .. } = table { self.open_thin_pool(device.pool()) } else { Ok(()) };
         }
         match self.stack.check(device, table, |number| self.disks.get(&number).map(|disk| disk.size)) {
             Ok(()) => {}
@@ -280,9 +403,7 @@ impl State {
             Table::Linear(_) => {}
             Table::ThinPool { .. } => self.open_thin_pool(device.pool())?,
             Table::Thin { id, .. } => {
-                if !self.thin_store(device.pool())?.volumes().contains_key(id) {
-                    return Err(Why::Errno(libc::ENODATA));
-                }
+                self.thin_store(device.pool())?.content(*id).ok_or(Why::Errno(libc::ENODATA))?;
             }
         }
         self.stack.insert(device, table.clone());
@@ -290,8 +411,7 @@ impl State {
     }
 
     pub(super) fn deactivate(&mut self, device: Dm) -> Result<(), Why> {
-        let mounted = device == Dm::Private(device.pool(), Role::Mdv) && self.mounted.contains_key(&device.pool());
-        if mounted || self.in_use.contains(&device) {
+        if self.is_mounted(device) {
             return Err(Why::Errno(libc::EBUSY));
         }
         self.stack.remove(device)?;
@@ -301,38 +421,44 @@ impl State {
         Ok(())
     }
 
-    /// The mark on the first sector of a device, and where that is.
-    fn mark(&self, device: Dm, kind: &[u8; 8]) -> Result<(Place, Option<u64>), Why> {
+    /// Whether a device is mounted, by the daemon or by a user.
+    pub(super) fn is_mounted(&self, device: Dm) -> bool {
+        let volume = device == Dm::Private(device.pool(), Role::Mdv) && self.mounted.contains_key(&device.pool());
+        volume || self.in_use.contains(&device)
+    }
+
+    /// Where the first sector of a device is.
+    fn place(&self, device: Dm) -> Result<Place, Why> {
         let first = self.stack.resolve(device, Sectors::ZERO, Sectors(1))?;
         let piece = first.first().expect("one sector is one piece");
-        let sector = self.read(KERNEL, Target::Dm(device), Sectors::ZERO, Sectors(1))?;
-        let number = sector[8..16].try_into().expect("eight bytes");
-        let mark = sector.starts_with(kind).then_some(u64::from_le_bytes(number));
-        Ok(((piece.device, piece.start), mark))
+        Ok((piece.device, piece.start))
     }
 
-    fn engrave(&mut self, place: Place, kind: &[u8; 8], mark: u64) {
-        let mut sector = [0; UNIT_BYTES];
-        sector[..8].copy_from_slice(kind);
-        sector[8..16].copy_from_slice(&mark.to_le_bytes());
-        self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").engrave(place.1, &sector);
-    }
-
-    /// Finds the metadata of a thin pool, or begins it where there are only zeroes.
+    /// Finds the metadata of a thin pool, or begins it where there are only zeroes. It comes to use all of
+    /// its device, and never works on a smaller one again.
     fn open_thin_pool(&mut self, pool: PoolUuid) -> Result<(), Why> {
         let meta = Dm::Private(pool, Role::ThinMeta);
-        let (place, mark) = self.mark(meta, THIN_MARK)?;
-        let known = self.thin.get(&place).is_some_and(|store| Some(store.mark) == mark);
-        if known {
+        let length = self.stack.table(meta).ok_or(Why::Errno(libc::ENODEV))?.length();
+        let place = self.place(meta)?;
+        let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
+        let number = u64::from_le_bytes(start[8..16].try_into().expect("eight bytes"));
+        let mark = start.starts_with(THIN_MARK).then_some(number);
+        if let Some(store) = self.thin.get_mut(&place).filter(|store| Some(store.mark) == mark) {
+            if length < store.meta {
+                return Err(Why::Errno(libc::EINVAL));
+            }
+            store.meta = length;
             return Ok(());
         }
-        let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
         if start.iter().any(|byte| *byte != 0) {
             return Err(Why::Errno(libc::EILSEQ)); // As the kernel's superblock check answers.
         }
         let mark = self.tick();
-        self.engrave(place, THIN_MARK, mark);
-        self.thin.insert(place, ThinStore::new(mark));
+        let mut sector = [0; UNIT_BYTES];
+        sector[..8].copy_from_slice(THIN_MARK);
+        sector[8..16].copy_from_slice(&mark.to_le_bytes());
+        self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
+        self.thin.insert(place, ThinStore::new(mark, length));
         Ok(())
     }
 
@@ -340,23 +466,69 @@ impl State {
         if self.stack.table(Dm::Private(pool, Role::ThinPool)).is_none() {
             return Err(Why::Errno(libc::ENXIO));
         }
-        let meta = self.stack.resolve(Dm::Private(pool, Role::ThinMeta), Sectors::ZERO, Sectors(1))?;
-        let piece = meta.first().expect("one sector is one piece");
-        Ok((piece.device, piece.start))
+        self.place(Dm::Private(pool, Role::ThinMeta))
     }
 
-    /// Makes or drops a thin volume. One that is active is not dropped.
-    pub(super) fn thin_message(&mut self, pool: PoolUuid, message: ThinMessage) -> Result<(), Why> {
-        let outcome = match message {
-            ThinMessage::Create(id) => self.thin_store_mut(pool)?.create(id),
-            ThinMessage::Delete(id) => {
-                if self.stack.is_thin_active(pool, id) {
-                    return Err(Why::Errno(libc::EBUSY));
-                }
-                self.thin_store_mut(pool)?.delete(id)
-            }
+    /// Makes a thin volume.
+    pub(super) fn thin_create(&mut self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Why> {
+        let Some(Table::ThinPool { features, .. }) = self.stack.table(Dm::Private(pool, Role::ThinPool)) else {
+            return Err(Why::Errno(libc::ENXIO));
         };
-        outcome.map_err(Why::Errno)
+        let blank = ReadsZeroes::of_new_thin(pool, id, features);
+        // What a daemon's own machine held before is nothing.
+        let stale = features.contains(&ThinFeature::SkipBlockZeroing) && self.conjures.is_none();
+        self.thin_store_mut(pool)?.create(id, stale).map_err(Why::Errno)?;
+        Ok(blank)
+    }
+
+    /// Makes a thin volume of what another one is now.
+    pub(super) fn thin_snapshot(&mut self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Why> {
+        let mounted = self.is_mounted(Dm::Thin(pool, origin.0));
+        self.thin_store_mut(pool)?.copy(origin.1, id, mounted).map_err(Why::Errno)
+    }
+
+    /// Mounts a filesystem on a volume and unmounts it again.
+    pub(super) fn replay_log(&mut self, device: Dm) -> Result<(), Why> {
+        if self.is_mounted(device) {
+            return Err(Why::Errno(libc::EBUSY));
+        }
+        let id = self.thin_id(device)?;
+        let content = self.thin_store_mut(device.pool())?.content_mut(id).ok_or(Why::Errno(libc::ENODATA))?;
+        // As mount(2) answers where there is no XFS.
+        super::xfs::find(&content.medium).ok_or(Why::Errno(libc::EINVAL))?;
+        content.dirty = false;
+        Ok(())
+    }
+
+    /// Drops a thin volume, unless it is active.
+    pub(super) fn thin_delete(&mut self, pool: PoolUuid, id: ThinId) -> Result<(), Why> {
+        if self.stack.is_thin_active(pool, id) {
+            return Err(Why::Errno(libc::EBUSY));
+        }
+        self.thin_store_mut(pool)?.delete(id).map_err(Why::Errno)
+    }
+
+    /// How a thin pool is.
+    pub(super) fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
+        let store = self.thin_store(pool)?;
+        let meta_total = store.meta.0 / META_BLOCK.0;
+        let well = ThinPoolState { meta_total, data_used: store.used(), ..self.stack.thin_pool(pool)? };
+        let (mode, needs_check) = self.news.ailing.get(&pool).copied().unwrap_or((well.mode, well.needs_check));
+        Ok(ThinPoolState { mode, needs_check, ..well })
+    }
+
+    /// Space that an active thin volume takes.
+    pub(super) fn thin_used(&self, device: Dm) -> Result<Bytes, Why> {
+        let id = self.thin_id(device)?;
+        let content = self.thin_store(device.pool())?.content(id).ok_or(Why::Errno(libc::ENODATA))?;
+        match self.stack.table(Dm::Private(device.pool(), Role::ThinPool)) {
+            Some(Table::ThinPool { block, .. }) => Ok(Sectors(content.mapped() * block.0).bytes()),
+            Some(Table::Linear(_) | Table::Thin { .. }) | None => Err(Why::Errno(libc::ENXIO)),
+        }
+    }
+
+    fn content(&self, place: Place, id: ThinId) -> Result<&Content, Why> {
+        self.thin.get(&place).and_then(|store| store.content(id)).ok_or(Why::Errno(libc::ENODATA))
     }
 
     pub(super) fn thin_store(&self, pool: PoolUuid) -> Result<&ThinStore, Why> {
@@ -380,31 +552,14 @@ impl State {
 
     // ---- metadata volumes ---------------------------------------------------------------------
 
-    /// What was on the metadata volume is gone.
-    pub(super) fn mdv_format_start(&mut self, pool: PoolUuid) -> Result<Place, Why> {
-        let (place, _) = self.mark(Dm::Private(pool, Role::Mdv), MDV_MARK)?;
-        if self.mounted.contains_key(&pool) {
-            return Err(Why::Errno(libc::EBUSY));
-        }
-        let disk = self.disks.get_mut(&place.0).expect("a resolved place lies on a disk");
-        disk.engrave(place.1, &[0; UNIT_BYTES]);
-        self.mdv.remove(&place);
-        Ok(place)
-    }
-
-    /// An empty metadata volume is there.
-    pub(super) fn mdv_format_end(&mut self, place: Place, uuid: uuid::Uuid) {
-        let mark = self.tick();
-        self.engrave(place, MDV_MARK, mark);
-        self.mdv.insert(place, MdvStore::new(mark, uuid));
-    }
-
     pub(super) fn mdv_mount(&mut self, pool: PoolUuid) -> Result<(), Why> {
-        let (place, mark) = self.mark(Dm::Private(pool, Role::Mdv), MDV_MARK)?;
-        if self.mdv.get(&place).is_none_or(|store| Some(store.mark) != mark) {
-            return Err(Why::Errno(libc::EINVAL)); // As mount(2) answers where there is no XFS.
-        }
-        self.mounted.insert(pool, place);
+        let device = Dm::Private(pool, Role::Mdv);
+        let place = self.place(device)?;
+        // As mount(2) answers where there is no XFS.
+        let uuid = xfs::find(&Linear { state: self, device }).ok_or(Why::Errno(libc::EINVAL))?;
+        let maker = self.disks.get(&place.0).map_or(0, |disk| disk.medium.writer(place.1));
+        self.mdv.entry((place, maker)).or_insert_with(|| MdvStore::new(uuid));
+        self.mounted.insert(pool, (place, maker));
         Ok(())
     }
 
@@ -422,6 +577,26 @@ impl State {
     pub(super) fn mdv_store_mut(&mut self, pool: PoolUuid) -> Result<&mut MdvStore, Why> {
         let place = self.mounted.get(&pool).ok_or(Why::Errno(libc::ENOENT))?;
         Ok(self.mdv.get_mut(place).expect("a mounted volume exists"))
+    }
+}
+
+/// A linear device, as whoever mounts it reads it.
+struct Linear<'a> {
+    state: &'a State,
+    device: Dm,
+}
+
+impl Readable for Linear<'_> {
+    fn read(&self, start: Sectors, count: Sectors) -> Option<Vec<u8>> {
+        // What cannot be read is no filesystem.
+        self.state.read(KERNEL, Target::Dm(self.device), start, count).ok()
+    }
+
+    fn is_zero(&self, start: Sectors, count: Sectors) -> bool {
+        let zero = |piece: &Piece| {
+            self.state.disks.get(&piece.device).is_some_and(|disk| disk.medium.is_zero(piece.start, piece.count))
+        };
+        self.state.stack.resolve(self.device, start, count).is_ok_and(|pieces| pieces.iter().all(zero))
     }
 }
 

@@ -10,12 +10,15 @@ use cores::rt;
 use uuid::Uuid;
 
 use super::{Machine, SimSys};
+use crate::engine::volume;
 use crate::error::{Failure, Fault, Refusal, Why};
-use crate::model::device::{DeviceNumber, DevicePath, Occupant};
-use crate::model::dm::{Below, Dm, LinearLine, Role, Table, ThinFeature, ThinMessage};
+use crate::model::device::{BlockSizes, DeviceNumber, DevicePath, Occupant};
+use crate::model::dm::{Below, Dm, LinearLine, Role, Table, ThinFeature};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::shard::ops::format;
 use crate::sys::{Folder, Opening, Sys, Target, Write, WriteData};
-use crate::units::Sectors;
+use crate::units::{Bytes, Sectors};
+use crate::xfs::Log;
 
 const POOL: PoolUuid = PoolUuid(Uuid::from_u128(1));
 const FS: FsUuid = FsUuid(Uuid::from_u128(2));
@@ -25,6 +28,7 @@ const META: Dm = Dm::Private(POOL, Role::ThinMeta);
 const THIN_POOL: Dm = Dm::Private(POOL, Role::ThinPool);
 const VOLUME: Dm = Dm::Thin(POOL, FS);
 const ID: ThinId = ThinId(0);
+const LENGTH: Sectors = Sectors(1 << 21);
 const DISK: &str = "/dev/a";
 
 fn machine(seed: u64) -> Machine {
@@ -53,18 +57,39 @@ fn thin_pool_table() -> Table {
     Table::ThinPool { length: Sectors(1 << 20), block: Sectors(2048), low_water: 1, features: Vec::new() }
 }
 
+/// As new pools of stratisd 3.9.2 have it.
+fn skipping_table() -> Table {
+    let features = vec![ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing];
+    Table::ThinPool { length: Sectors(1 << 20), block: Sectors(2048), low_water: 1, features }
+}
+
 fn thin_table() -> Table {
-    Table::Thin { length: Sectors(1 << 30), id: ID }
+    Table::Thin { length: LENGTH, id: ID }
+}
+
+/// Puts a filesystem on the thin volume, which takes five blocks, or 69 more with its log and its end.
+async fn format_thin(sys: &SimSys, log: Log) -> Result<(), Fault> {
+    let shape = volume::thin(LENGTH, sys.block_sizes(VOLUME).await?).expect("a shape");
+    format::make(sys, VOLUME, &shape, log, XFS).await
+}
+
+async fn format_mdv(sys: &SimSys) -> Result<(), Fault> {
+    let shape = volume::metadata(Sectors(1 << 20), sys.block_sizes(MDV).await?).expect("a shape");
+    format::make(sys, MDV, &shape, Log::Zeroed, XFS).await
 }
 
 /// Opens the disk and sets up what lies below the thin volumes.
 async fn set_up(sys: &SimSys) {
+    set_up_with(sys, thin_pool_table()).await;
+}
+
+async fn set_up_with(sys: &SimSys, thin_pool: Table) {
     let device = Below::Device(open(sys, DISK).await);
     let layers = [
         (META, linear(device, 8192, 8192)),
         (Dm::Private(POOL, Role::ThinData), linear(device, 16384, 1 << 20)),
         (MDV, linear(device, 2 << 20, 1 << 20)),
-        (THIN_POOL, thin_pool_table()),
+        (THIN_POOL, thin_pool),
     ];
     for (dm, table) in layers {
         sys.activate(&[(dm, table)]).await.expect("what it needs is active");
@@ -86,9 +111,9 @@ fn a_device_needs_what_lies_below_it_and_holds_it() {
         assert_eq!(why(sys.activate(&[(THIN_POOL, thin_pool_table())]).await), Why::Errno(libc::ENODEV));
         set_up(&sys).await;
         assert_eq!(why(sys.activate(&[(VOLUME, thin_table())]).await), Why::Errno(libc::ENODATA));
-        sys.thin_message(POOL, ThinMessage::Create(ID)).await.expect("new");
+        sys.thin_create(POOL, ID).await.expect("new");
         sys.activate(&[(VOLUME, thin_table())]).await.expect("it exists");
-        assert_eq!(why(sys.thin_message(POOL, ThinMessage::Delete(ID)).await), Why::Errno(libc::EBUSY));
+        assert_eq!(why(sys.thin_delete(POOL, ID).await), Why::Errno(libc::EBUSY));
         assert_eq!(why(sys.deactivate(&[META]).await), Why::Errno(libc::EBUSY));
         assert_eq!(why(sys.deactivate(&[THIN_POOL]).await), Why::Errno(libc::EBUSY));
         for device in [VOLUME, THIN_POOL, META, META] {
@@ -113,7 +138,37 @@ fn an_active_device_is_adopted_only_with_its_table() {
         }
         sys.activate(&[(THIN_POOL, other)]).await.expect("low water and features may differ");
         let device = Below::Device(open(&sys, DISK).await);
-        assert_eq!(why(sys.activate(&[(META, linear(device, 8192, 8200))]).await), Why::OtherTable);
+        for (start, length) in [(8192, 8191), (8193, 8192)] {
+            assert_eq!(why(sys.activate(&[(META, linear(device, start, length))]).await), Why::OtherTable);
+        }
+    })
+    .finished();
+}
+
+#[test]
+fn a_thin_pool_uses_a_longer_metadata_device_when_it_is_shown_and_no_shorter_one_again() {
+    let machine = machine(0);
+    let total = async |sys: &SimSys| sys.thin_pool(POOL).await.expect("it is active").meta_total;
+    let set_up = async |sys: &SimSys, meta| {
+        let device = Below::Device(open(sys, DISK).await);
+        let data = (Dm::Private(POOL, Role::ThinData), linear(device, 16384, 1 << 20));
+        sys.activate(&[(META, linear(device, 8192, meta)), data, (THIN_POOL, thin_pool_table())]).await
+    };
+    run(&machine, async move |sys| {
+        set_up(&sys, 4096).await.expect("it is new");
+        assert_eq!(total(&sys).await, 512);
+        let device = Below::Device(open(&sys, DISK).await);
+        sys.activate(&[(META, linear(device, 8192, 8192))]).await.expect("its table begins like this");
+        assert_eq!(total(&sys).await, 512, "nobody has told it");
+        sys.activate(&[(THIN_POOL, thin_pool_table())]).await.expect("it has this table");
+        assert_eq!(total(&sys).await, 1024);
+    })
+    .finished();
+    machine.crash(1);
+    run(&machine, async move |sys| {
+        assert_eq!(why(set_up(&sys, 4096).await), Why::Errno(libc::EINVAL));
+        assert_eq!(set_up(&sys, 8192).await, Ok(()), "its table begins with what is active");
+        assert_eq!(total(&sys).await, 1024);
     })
     .finished();
 }
@@ -128,11 +183,16 @@ fn two_devices_on_one_sector_and_raw_writes_below_a_device_are_bugs() {
     });
     assert!(matches!(ended, Ended::Panicked(_)));
     let ended = run(&machine, async |sys| {
+        let device = Below::Device(open(&sys, DISK).await);
+        sys.activate(&[(META, linear(device, 8192, 8193))]).await
+    });
+    assert!(matches!(ended, Ended::Panicked(_)), "the data of the thin pool lies there");
+    let ended = run(&machine, async |sys| {
         let device = open(&sys, DISK).await;
         sys.write(vec![bytes(Target::Device(device), 8192, 1, 1)]).await
     });
     assert!(matches!(ended, Ended::Panicked(_)));
-    assert_eq!(machine.bugs().len(), 2);
+    assert_eq!(machine.bugs().len(), 3);
 }
 
 #[test]
@@ -250,43 +310,115 @@ fn one_seed_is_one_history_and_seeds_differ_in_order() {
     assert!((0..8).any(|seed| history(seed) != history(5)));
 }
 
-#[test]
-fn a_formatted_volume_survives_a_power_failure() {
-    let machine = machine(0);
-    run(&machine, async |sys| {
-        set_up(&sys).await;
-        sys.thin_message(POOL, ThinMessage::Create(ID)).await.expect("new");
-        assert_eq!(why(sys.thin_message(POOL, ThinMessage::Create(ID)).await), Why::Errno(libc::EEXIST));
-        sys.activate(&[(VOLUME, thin_table())]).await.expect("it exists");
-        sys.format(VOLUME, XFS).await.expect("a volume");
-        assert_ne!(sys.thin_used(POOL, FS).await.expect("active").0, 0);
-    })
-    .finished();
-    machine.crash(1);
-    assert_eq!(machine.tables().len(), 0);
-    run(&machine, async |sys| set_up(&sys).await).finished();
-    assert_eq!(machine.volumes(POOL).expect("active")[&ID], Some(XFS));
+/// Sets up, makes a volume and a filesystem on it. With `zeroed`, the permission to leave the log unwritten
+/// is not used.
+async fn make_filesystem(sys: &SimSys, thin_pool: Table, zeroed: bool) -> Result<(), Fault> {
+    set_up_with(sys, thin_pool).await;
+    let blank = sys.thin_create(POOL, ID).await?;
+    sys.thin_commit(POOL).await?;
+    sys.activate(&[(VOLUME, thin_table())]).await?;
+    let log = match blank {
+        Some(blank) if !zeroed => volume::log(&[], Some(blank)),
+        Some(_) | None => Log::Zeroed,
+    };
+    format_thin(sys, log).await
 }
 
 #[test]
-fn a_power_failure_in_the_middle_of_a_format_leaves_no_filesystem() {
-    for seed in 0..16 {
-        let machine = machine(seed);
-        // 4 activations, create, commit, activate, begin: the end of the format is action 8.
-        machine.stop_at(8);
-        let ended = run(&machine, async |sys| {
-            set_up(&sys).await;
-            sys.thin_message(POOL, ThinMessage::Create(ID)).await.expect("new");
-            sys.thin_commit(POOL).await.expect("active");
-            sys.activate(&[(VOLUME, thin_table())]).await.expect("it exists");
-            sys.format(VOLUME, XFS).await
-        });
-        assert_eq!(ended, Ended::Stalled);
-        assert!(machine.trace().last().expect("actions").contains("begin to format"));
-        machine.crash(seed);
+fn a_formatted_volume_survives_a_power_failure() {
+    for (thin_pool, zeroed, blocks) in
+        [(thin_pool_table as fn() -> Table, false, 5), (thin_pool_table, true, 70), (skipping_table, true, 70)]
+    {
+        let machine = machine(0);
+        run(&machine, async move |sys| {
+            make_filesystem(&sys, thin_pool(), zeroed).await.expect("nothing fails");
+            assert_eq!(why(sys.thin_create(POOL, ID).await), Why::Errno(libc::EEXIST));
+            assert_eq!(sys.thin_used(POOL, FS).await, Ok(Bytes(blocks << 20)));
+            assert_eq!(sys.thin_pool(POOL).await.expect("active").data_used, u64::try_from(blocks).expect("few"));
+        })
+        .finished();
+        machine.crash(1);
+        assert_eq!(machine.tables().len(), 0);
         run(&machine, async |sys| set_up(&sys).await).finished();
-        assert_eq!(machine.volumes(POOL).expect("active").get(&ID), Some(&None), "committed, not formatted");
+        assert_eq!(machine.volumes(POOL).expect("active")[&ID], Some(XFS));
     }
+}
+
+#[test]
+fn a_pool_that_does_not_zero_its_blocks_gives_no_permission_and_shows_why() {
+    let machine = machine(0);
+    run(&machine, async |sys| {
+        set_up_with(&sys, skipping_table()).await;
+        assert!(sys.thin_create(POOL, ID).await.expect("new").is_none());
+        sys.activate(&[(VOLUME, thin_table())]).await.expect("it exists");
+        // A permission that is another volume's, to see what it would do here.
+        let stolen = crate::model::blank::ReadsZeroes::of_new_file(POOL, ThinId(9));
+        format_thin(&sys, volume::log(&[], Some(stolen))).await.expect("nothing fails");
+    })
+    .finished();
+    assert_eq!(machine.volumes(POOL).expect("active")[&ID], None, "old bytes are in its log");
+}
+
+#[test]
+fn a_power_failure_in_the_middle_of_a_format_leaves_no_filesystem_unless_all_of_it_came_through() {
+    for thin_pool in [thin_pool_table, skipping_table] {
+        let whole = machine(0);
+        run(&whole, async move |sys| make_filesystem(&sys, thin_pool(), false).await).finished().expect("it works");
+        let mut seen = [0; 2];
+        // 4 activations, create, commit, activate: the format begins with action 7.
+        for stop in 8..whole.actions() {
+            for seed in 0..16 {
+                let machine = machine(seed);
+                machine.stop_at(stop);
+                let ended = run(&machine, async move |sys| make_filesystem(&sys, thin_pool(), false).await);
+                assert_eq!(ended, Ended::Stalled);
+                machine.crash(seed);
+                run(&machine, async |sys| set_up(&sys).await).finished();
+                let volume = *machine.volumes(POOL).expect("active").get(&ID).expect("it was committed");
+                assert!(volume.is_none_or(|uuid| uuid == XFS));
+                seen[usize::from(volume.is_some())] += 1;
+            }
+        }
+        assert!(seen[0] > 50, "hundreds of sectors are hardly ever all kept: {seen:?}");
+    }
+}
+
+#[test]
+fn a_full_pool_a_dead_disk_and_a_mounted_volume_take_no_filesystem() {
+    let full = || Table::ThinPool { length: Sectors(4 * 2048), block: Sectors(2048), low_water: 1, features: vec![] };
+    let ended = run(&machine(0), async move |sys| make_filesystem(&sys, full(), false).await);
+    let fault = ended.finished().expect_err("four blocks are not enough");
+    assert_eq!(fault.why, Why::Errno(libc::ENOSPC));
+    assert!(fault.to_string().contains(&VOLUME.to_string()), "{fault}");
+    let machine = machine(0);
+    let failing = machine.clone();
+    run(&machine, async move |sys| {
+        make_filesystem(&sys, thin_pool_table(), true).await.expect("nothing fails");
+        failing.fail_writes(DISK, Some(libc::EIO));
+        assert_eq!(why(format_thin(&sys, Log::Zeroed).await), Why::Errno(libc::EIO));
+        failing.fail_writes(DISK, None);
+        failing.set_in_use(POOL, FS, true);
+    })
+    .finished();
+    let ended = run(&machine, async |sys| format_thin(&sys, Log::Zeroed).await);
+    assert!(matches!(ended, Ended::Panicked(_)), "{ended:?}");
+    assert_eq!(machine.bugs().len(), 1);
+}
+
+#[test]
+fn a_dm_device_has_the_coarsest_blocks_below() {
+    let machine = Machine::new(0);
+    machine.add_disk_with(DISK, Sectors(1 << 22), BlockSizes { logical: 512, physical: 4096 });
+    run(&machine, async |sys| {
+        make_filesystem(&sys, thin_pool_table(), false).await.expect("nothing fails");
+        format_mdv(&sys).await.expect("active");
+        for device in [VOLUME, MDV] {
+            assert_eq!(sys.block_sizes(device).await, Ok(BlockSizes { logical: 512, physical: 4096 }));
+        }
+        sys.mdv_mount(POOL).await.expect("formatted");
+    })
+    .finished();
+    assert_eq!(machine.volumes(POOL).expect("active")[&ID], Some(XFS));
 }
 
 #[test]
@@ -312,7 +444,7 @@ fn the_metadata_volume_lives_on_its_sectors() {
     run(&machine, async |sys| {
         set_up(&sys).await;
         assert_eq!(why(sys.mdv_mount(POOL).await), Why::Errno(libc::EINVAL), "there is no XFS yet");
-        sys.format(MDV, XFS).await.expect("active");
+        format_mdv(&sys).await.expect("active");
         sys.mdv_mount(POOL).await.expect("formatted");
         assert_eq!(why(sys.deactivate(&[MDV]).await), Why::Errno(libc::EBUSY));
         sys.mdv_write(POOL, Folder::Filesystems, "a", b"record").await.expect("mounted");
@@ -341,7 +473,7 @@ fn a_killed_process_leaves_its_tables_and_loses_its_mount_without_loss() {
     let machine = machine(0);
     run(&machine, async |sys| {
         set_up(&sys).await;
-        sys.format(MDV, XFS).await.expect("active");
+        format_mdv(&sys).await.expect("active");
         sys.mdv_mount(POOL).await.expect("formatted");
         sys.mdv_write(POOL, Folder::Intents, "i", b"half").await.expect("mounted");
     })

@@ -63,6 +63,15 @@ pub(crate) fn tables() -> BTreeMap<String, String> {
     tables
 }
 
+/// The features of a thin pool, by its table.
+pub(crate) fn thin_features(table: &str) -> Option<String> {
+    let words: Vec<&str> = table.split_whitespace().collect();
+    let [_, _, "thin-pool", _meta, _data, _block, _low_water, _count, features @ ..] = words.as_slice() else {
+        return None;
+    };
+    Some(features.join(" "))
+}
+
 /// The status lines of one device; the kernel is not asked to commit for it.
 #[track_caller]
 pub(crate) fn status(name: &str) -> String {

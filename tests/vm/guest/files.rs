@@ -6,12 +6,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::run;
+use super::{run, udev};
 use crate::support::MIB;
 use crate::support::client::Client;
 use crate::support::interface;
 
-/// The dm device of a filesystem object: it is there at the reply, the link may come later.
+/// The dm device of a filesystem object, by the link in `/dev/mapper`, which may come later than the reply.
 #[track_caller]
 pub(crate) fn node(client: &Client, filesystem: &str) -> PathBuf {
     let get = |path: &str, family: &str, name: &str| {
@@ -20,7 +20,17 @@ pub(crate) fn node(client: &Client, filesystem: &str) -> PathBuf {
     let pool = get(filesystem, "filesystem", "Pool");
     let (pool, own) = (get(&pool, "pool", "Uuid"), get(filesystem, "filesystem", "Uuid"));
     let simple = |uuid: &str| uuid.replace('-', "");
-    PathBuf::from(format!("/dev/mapper/stratis-1-{}-thin-fs-{}", simple(&pool), simple(&own)))
+    linked(format!("/dev/mapper/stratis-1-{}-thin-fs-{}", simple(&pool), simple(&own)))
+}
+
+/// A path that udev makes, once it has.
+#[track_caller]
+pub(crate) fn linked(path: impl Into<PathBuf>) -> PathBuf {
+    let path = path.into();
+    if !path.exists() {
+        udev::settle();
+    }
+    path
 }
 
 /// Mounts a device at `/mnt/<name>`.

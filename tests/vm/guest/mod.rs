@@ -11,6 +11,7 @@ pub(crate) mod dm;
 pub(crate) mod files;
 pub(crate) mod state;
 pub(crate) mod udev;
+pub(crate) mod used;
 
 use std::env;
 use std::fs::{self, OpenOptions};

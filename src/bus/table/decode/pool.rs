@@ -1,6 +1,7 @@
 //! Calls of a pool, and its properties that can be set.
 //!
-//! Paths of filesystems become ids here; a path that names none of this pool's is left out.
+//! Paths of filesystems become ids here; a path that names none of this pool's is left out where several
+//! are asked for.
 
 use dbus::Path;
 
@@ -59,6 +60,18 @@ pub(in crate::bus::table) fn destroy_filesystems(ask: &Asked<'_>) -> Result<Deco
     Ok(Decoded::Wish(Wish::DestroyFilesystems(ask.on.uuid, filesystems)))
 }
 
+/// A path that is not a filesystem of this pool is refused: there must be one to copy.
+pub(in crate::bus::table) fn snapshot_filesystem(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (path, name): (Path<'static>, String) = ask.args.all()?;
+    let found = ask.tree.filesystem_at(&path).filter(|fs| fs.view.pool == ask.on.uuid);
+    let origin = found.ok_or_else(|| Refusal::NoFilesystemAt(path.to_string()))?.view.record.uuid;
+    Ok(Decoded::Wish(Wish::SnapshotFilesystem(ask.on.uuid, origin, Name::try_from(&*name).map_err(Refusal::from)?)))
+}
+
 pub(in crate::bus::table) fn set_overprovisioning(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {
     Ok(Wish::SetOverprovisioning(pool.uuid, args.value()?))
+}
+
+pub(in crate::bus::table) fn set_fs_limit(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {
+    Ok(Wish::SetFsLimit(pool.uuid, args.value()?))
 }

@@ -1,10 +1,14 @@
-//! Bringing one dm device to a table, from whatever a daemon before us left there; and removing one.
+//! Bringing one dm device to a table, from whatever a daemon before us left there; removing one; and
+//! copying a thin volume while it stands still.
 //!
 //! Everything here blocks; it runs on a lane. Invariant: a device is active with the table that is
 //! wanted, or an error came back and it is as it was found; one that had no table is gone then.
-//! Between loading a table and swapping it in there is nothing but those two calls.
+//! Between loading a table and swapping it in there is nothing but those two calls, and between
+//! suspending a device and resuming it nothing but what it is suspended for.
 //!
 //! Deliberately absent: the order of devices, trying again, waiting for udev.
+
+use std::time::{Duration, Instant};
 
 use super::control::{Ask, Control, Info};
 use super::cookie::{self, Cookie};
@@ -13,6 +17,7 @@ use super::status;
 use super::table::{Likeness, Lines, Numbered};
 use crate::error::Why;
 use crate::model::dm::{Dm, Role, Table};
+use crate::model::ids::ThinId;
 use crate::sys::kernel;
 
 /// Sectors in a block of a thin pool's metadata.
@@ -36,11 +41,12 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
         log::info!("a device that was left without a table is finished (device={device})");
         return Ok(());
     }
-    let Some(active) = Numbered::parse(&control.lines(device, Ask::Table)?) else {
+    let present = control.lines(device, Ask::Table)?;
+    let Some(active) = Numbered::parse(&present) else {
         return Err(Why::OtherTable);
     };
     match active.to(&wanted) {
-        Likeness::Same => adopt(control, device, info, &lines, cookie),
+        Likeness::Same => adopt(control, device, info, &present, cookie),
         Likeness::Beginning => {
             swap(control, device, &lines, cookie)?;
             log::info!("an active table is completed (device={device})");
@@ -50,9 +56,9 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
     }
 }
 
-/// Takes over a device that has its table. What is done is told afterwards: the log may be on a device that
-/// waits for it.
-fn adopt(control: &Control, device: Dm, info: Info, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
+/// Takes over a device that has its table: `present`, with the low water and features that it was given
+/// while it ran. What is done is told afterwards: the log may be on a device that waits for it.
+fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
     if info.inactive_table {
         send(control, Change::Clear, device, None)?;
     }
@@ -64,7 +70,7 @@ fn adopt(control: &Control, device: Dm, info: Info, lines: &Lines, cookie: Optio
         log::info!("a table that was never swapped in is dropped (device={device})");
     }
     if is_behind(control, device)? {
-        swap(control, device, lines, cookie)?;
+        swap(control, device, present, cookie)?;
         log::info!("a thin pool was shown that its metadata device has grown (device={device})");
     }
     Ok(())
@@ -108,6 +114,39 @@ fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -
         outcome.map_err(|error| kernel::why(&error))
     });
     settle(outcome, cookie)
+}
+
+/// Makes the thin volume `id` of what an origin is now, and tells how long the origin was suspended for
+/// that. A filesystem that is mounted on it is frozen meanwhile, so that all of what was written before
+/// is in the snapshot. An origin that somebody else has suspended goes on, too.
+pub(super) fn snapshot(
+    control: &Control,
+    (origin, number): (Dm, ThinId),
+    id: ThinId,
+    cookie: Option<&Cookie>,
+) -> Result<Duration, Why> {
+    let pool = Dm::Private(origin.pool(), Role::ThinPool);
+    // All that may be needed is made now: once the origin is suspended there is no time.
+    let cookie = expected(cookie);
+    let mut suspend = Request::new(Change::Suspend, origin, 0);
+    let mut copy = Request::message(pool, &format!("create_snap {id} {number}"));
+    let mut resume = Request::new(Change::Resume, origin, cookie::event(origin, cookie));
+    let began = Instant::now();
+    let (copied, resumed) = match suspend.send(control.descriptor()) {
+        Ok(_) => {
+            let copied = copy.send(control.descriptor());
+            (copied, resume.send(control.descriptor()))
+        }
+        // Nobody writes to what is not active.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => (copy.send(control.descriptor()), Ok(false)),
+        Err(error) => (Err(error), Ok(false)),
+    };
+    let suspended = began.elapsed();
+    if let Err(error) = &resumed {
+        log::error!("a device stays suspended (device={origin}): {error}");
+    }
+    settle(resumed.map_err(|error| kernel::why(&error)), cookie)?;
+    copied.map(|_told| suspended).map_err(|error| kernel::why(&error))
 }
 
 fn send(control: &Control, change: Change, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {

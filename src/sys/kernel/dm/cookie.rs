@@ -6,8 +6,9 @@
 //!
 //! Invariant: before a semaphore exists, a note in a folder that is emptied by each boot names it, and a
 //! semaphore goes before its note. So what a killed daemon leaves is found by the next one, by its own
-//! word: a semaphore that no note names, or that has another id than noted, is somebody else's. (Killed
-//! between making a semaphore and noting its id, a daemon leaves the semaphore.)
+//! word: a semaphore that no note names, or that has another id than noted, is somebody else's. A note without an
+//! id is of a daemon that died about when it made the semaphore: then one that is not older than the note and that
+//! nobody has counted in is ours. (Others count in theirs at once.)
 //!
 //! Deliberately absent: waiting without a limit, and who waits.
 
@@ -132,6 +133,16 @@ impl Note {
     fn id(&self, semaphore: &Semaphore) -> io::Result<()> {
         OpenOptions::new().write(true).open(&self.0)?.write_all(semaphore.id().to_string().as_bytes())
     }
+
+    /// The semaphore of this key, if the note is about it.
+    fn semaphore(&self, key: u32) -> Option<Semaphore> {
+        let said = fs::read_to_string(&self.0).ok()?;
+        if said.is_empty() {
+            let noted = fs::metadata(&self.0).and_then(|note| note.modified()).ok()?;
+            return Semaphore::unused(key, noted);
+        }
+        said.parse().ok().and_then(|id| Semaphore::left(key, id))
+    }
 }
 
 impl Drop for Note {
@@ -163,9 +174,7 @@ fn clear_in(notes: &Path) -> io::Result<usize> {
         let note = Note(entry?.path());
         let name = note.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let key = u32::from_str_radix(&name, 16).ok();
-        // Without an id the semaphore was perhaps never made; whose one of that key is, nobody knows.
-        let id: Option<i32> = fs::read_to_string(&note.0).ok().and_then(|id| id.parse().ok());
-        if let Some(semaphore) = key.zip(id).and_then(|(key, id)| Semaphore::left(key, id)) {
+        if let Some(semaphore) = key.and_then(|key| note.semaphore(key)) {
             drop(semaphore);
             removed += 1;
         }
@@ -175,6 +184,8 @@ fn clear_in(notes: &Path) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::model::dm::Role;
     use crate::model::ids::{FsUuid, PoolUuid};
@@ -237,16 +248,27 @@ mod tests {
         let dead = Cookie::in_folder(notes, random(0x34)).expect("a cookie");
         let alive = Semaphore::create(0x0d4d_3435).expect("free");
         fs::write(notes.join("0d4d3435"), (alive.id() + 1).to_string()).expect("written");
-        let unnumbered = Semaphore::create(0x0d4d_3436).expect("free");
+        let counted = Semaphore::create(0x0d4d_3436).expect("free");
+        counted.up().and_then(|()| counted.down()).expect("counts");
         fs::write(notes.join("0d4d3436"), "").expect("written");
+        let older = Semaphore::create(0x0d4d_3437).expect("free");
+        fs::write(notes.join("0d4d3437"), "").expect("written");
+        let later = SystemTime::now() + Duration::from_secs(10);
+        let note = OpenOptions::new().write(true).open(notes.join("0d4d3437")).expect("just written");
+        note.set_modified(later).expect("it is ours");
+        fs::write(notes.join("0d4d3438"), "").expect("written");
+        let unnumbered = Semaphore::create(0x0d4d_3438).expect("free");
+        let unnumbered_id = unnumbered.id();
+        std::mem::forget(unnumbered);
         fs::write(notes.join("what is this"), "17").expect("written");
         let dead_key = key(dead.low);
         let dead_id = dead.semaphore.id();
         std::mem::forget(dead);
-        assert_eq!(clear_in(notes).expect("readable"), 1);
+        assert_eq!(clear_in(notes).expect("readable"), 2);
         assert!(Semaphore::left(dead_key, dead_id).is_none());
+        assert!(Semaphore::left(0x0d4d_3438, unnumbered_id).is_none());
         assert_eq!(left(notes), 0);
-        for (semaphore, key) in [(&alive, 0x0d4d_3435), (&unnumbered, 0x0d4d_3436)] {
+        for (semaphore, key) in [(&alive, 0x0d4d_3435), (&counted, 0x0d4d_3436), (&older, 0x0d4d_3437)] {
             assert_eq!(Semaphore::create(key).expect_err("it is there").raw_os_error(), Some(libc::EEXIST));
             assert_eq!(semaphore.wait(Duration::ZERO).expect("it works"), Waited::Done);
         }

@@ -24,12 +24,14 @@ use cores::rt;
 
 use self::control::{Ask, Control, Info};
 use self::cookie::Cookie;
+use self::table::Numbered;
 use self::udev::Waits;
 use crate::error::Why;
 use crate::limits::{DM_BATCH_MAX, DM_BUSY_PAUSE_MS, DM_BUSY_TRIES};
+use crate::model::blank::ReadsZeroes;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::{Dm, Role, Table, ThinMessage, ThinPoolMode, ThinPoolState};
-use crate::model::ids::PoolUuid;
+use crate::model::dm::{Dm, Role, Table, ThinPoolMode, ThinPoolState};
+use crate::model::ids::{PoolUuid, ThinId};
 use crate::sys::kernel::lanes::{self, Lanes};
 use crate::units::Sectors;
 
@@ -151,13 +153,28 @@ impl Mapper {
         self.ask(move |control| control.of_pool(pool)).await
     }
 
-    /// As `Sys::thin_message`.
-    pub(super) async fn thin_message(&self, pool: PoolUuid, message: ThinMessage) -> Result<(), Why> {
-        let text = match message {
-            ThinMessage::Create(id) => format!("create_thin {id}"),
-            ThinMessage::Delete(id) => format!("delete {id}"),
+    /// As `Sys::thin_create`. Whether new blocks are zeroed is what the table that is active says, whoever
+    /// loaded it.
+    pub(super) async fn thin_create(&self, pool: PoolUuid, id: ThinId) -> Result<Option<ReadsZeroes>, Why> {
+        let create = move |control: &Control| {
+            let active = Numbered::parse(&control.lines(thin_pool(pool), Ask::Table)?);
+            let Some(Numbered::ThinPool { features, .. }) = active else { return Err(Why::OtherTable) };
+            control.message(thin_pool(pool), &format!("create_thin {id}"))?;
+            Ok(ReadsZeroes::of_new_thin(pool, id, &features))
         };
-        self.ask(move |control| control.message(thin_pool(pool), &text)).await
+        self.ask(create).await
+    }
+
+    /// As `Sys::thin_delete`.
+    pub(super) async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Why> {
+        self.ask(move |control| control.message(thin_pool(pool), &format!("delete {id}"))).await
+    }
+
+    /// As `Sys::thin_snapshot`; tells how long the origin was suspended. One job, so that the thread that
+    /// suspends is the one that resumes.
+    pub(super) async fn thin_snapshot(&self, origin: (Dm, ThinId), id: ThinId) -> Result<Duration, Why> {
+        let work = move |control: &Control, cookie: Option<&Cookie>| change::snapshot(control, origin, id, cookie);
+        self.change(vec![origin.0], work).await?
     }
 
     /// As `Sys::thin_commit`: the kernel commits when it is asked for a status.

@@ -4,10 +4,12 @@
 //! counted, and where its name is kept for the case that this process dies.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libc::{EAGAIN, EIDRM, EINTR, EINVAL, IPC_CREAT, IPC_EXCL, IPC_NOWAIT, IPC_RMID, c_int, c_short, sembuf};
 
+/// semctl's question for the value, which libc does not have; Linux' ABI for all architectures.
+const GETVAL: c_int = 12;
 /// Only root touches it.
 const MODE: c_int = 0o600;
 
@@ -37,6 +39,23 @@ impl Semaphore {
         let present = get(key, 0).is_ok_and(|present| present == id);
         // Made only when it is ours: dropping one removes it.
         if present { Some(Self { id }) } else { None }
+    }
+
+    /// The semaphore of a key, if it was made at `since` or later and nobody has counted in it: as it is between
+    /// `create` and the first `up`.
+    pub(super) fn unused(key: u32, since: SystemTime) -> Option<Self> {
+        let id = get(key, 0).ok()?;
+        // SAFETY: semid_ds is numbers; zero is a value of each.
+        let mut found: libc::semid_ds = unsafe { std::mem::zeroed() };
+        // SAFETY: IPC_STAT writes one semid_ds behind its pointer, which outlives the call.
+        let stat = unsafe { libc::semctl(id, 0, libc::IPC_STAT, &raw mut found) };
+        // SAFETY: GETVAL has no fourth argument.
+        let value = unsafe { libc::semctl(id, 0, GETVAL) };
+        let since = since.duration_since(UNIX_EPOCH).ok()?.as_secs();
+        let made = u64::try_from(found.sem_ctime).ok()?;
+        let unused = stat == 0 && value == 0 && found.sem_otime == 0 && made >= since;
+        // Made only when it is ours: dropping one removes it.
+        if unused { Some(Self { id }) } else { None }
     }
 
     /// The id that the system gave it; no other semaphore gets it soon.

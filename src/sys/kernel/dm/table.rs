@@ -53,7 +53,7 @@ pub(super) enum Numbered {
 pub(super) enum Likeness {
     /// The same, as far as it matters.
     Same,
-    /// Its beginning: the device has to grow.
+    /// Its beginning: the device has to grow. Or a thin pool that does not treat new blocks as it should.
     Beginning,
     /// Something else.
     Other,
@@ -140,15 +140,29 @@ impl Numbered {
         }
     }
 
-    /// What this active table is to the `wanted` one. Low water and features of a thin pool change
-    /// while it runs, so they do not count.
+    /// What this active table is to the `wanted` one. Low water of a thin pool and whether it waits for
+    /// space change while it runs, so they do not count. Whether it zeroes new blocks does: logs of
+    /// new filesystems are left unwritten because of that.
     pub(super) fn to(&self, wanted: &Self) -> Likeness {
         match (self, wanted) {
             (Self::Linear(active), Self::Linear(wanted)) => linear_to(active, wanted),
             (
-                Self::ThinPool { length, meta, data, block, .. },
-                Self::ThinPool { length: wanted, meta: other_meta, data: other_data, block: other_block, .. },
-            ) if (meta, data, block) == (other_meta, other_data, other_block) => grown(*length, *wanted),
+                Self::ThinPool { length, meta, data, block, features, .. },
+                Self::ThinPool {
+                    length: wanted,
+                    meta: other_meta,
+                    data: other_data,
+                    block: other_block,
+                    features: other_features,
+                    ..
+                },
+            ) if (meta, data, block) == (other_meta, other_data, other_block) => {
+                let skips = |features: &[ThinFeature]| features.contains(&ThinFeature::SkipBlockZeroing);
+                match grown(*length, *wanted) {
+                    Likeness::Same if skips(features) != skips(other_features) => Likeness::Beginning,
+                    likeness => likeness,
+                }
+            }
             (Self::Thin { length, pool, id }, Self::Thin { length: wanted, pool: other_pool, id: other_id })
                 if (pool, id) == (other_pool, other_id) =>
             {
@@ -294,9 +308,15 @@ mod tests {
     }
 
     #[test]
-    fn a_thin_pool_is_the_same_whatever_its_low_water_and_features() {
+    fn a_thin_pool_is_the_same_whatever_its_low_water_but_not_if_it_skips_zeroing() {
+        use ThinFeature::{ErrorIfNoSpace, NoDiscardPassdown, SkipBlockZeroing};
         let wanted = thin_pool(4_096, 169, &FEATURES);
-        assert_eq!(thin_pool(4_096, 1, &[]).to(&wanted), Likeness::Same);
+        assert_eq!(thin_pool(4_096, 1, &[SkipBlockZeroing]).to(&wanted), Likeness::Same);
+        let zeroing = thin_pool(4_096, 169, &[NoDiscardPassdown]);
+        assert_eq!(thin_pool(4_096, 169, &[ErrorIfNoSpace]).to(&zeroing), Likeness::Same);
+        assert_eq!(wanted.to(&zeroing), Likeness::Beginning);
+        assert_eq!(zeroing.to(&wanted), Likeness::Beginning);
+        assert_eq!(thin_pool(6_144, 169, &[]).to(&wanted), Likeness::Other);
         assert_eq!(thin_pool(2_048, 169, &FEATURES).to(&wanted), Likeness::Beginning);
         assert_eq!(thin_pool(6_144, 169, &FEATURES).to(&wanted), Likeness::Other);
         assert_eq!(thin(4_096, 1).to(&wanted), Likeness::Other);

@@ -77,10 +77,10 @@ impl Waits {
         .detach();
     }
 
-    /// Waits until nothing of the pool is waited for any more that is now.
+    /// Waits until nothing of a pool is waited for any more that is now.
     pub(super) async fn settle(&self, pool: PoolUuid) {
-        let of_pool = |pending: &&Rc<Pending>| pending.devices.iter().any(|device| device.pool() == pool);
-        let now: Vec<_> = self.pending.borrow().iter().filter(of_pool).cloned().collect();
+        let meant = |pending: &&Rc<Pending>| pending.devices.iter().any(|device| device.pool() == pool);
+        let now: Vec<_> = self.pending.borrow().iter().filter(meant).cloned().collect();
         for pending in now {
             pending.until_over().await;
         }

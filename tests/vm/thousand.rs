@@ -1,0 +1,65 @@
+//! A thousand filesystems in one pool, and what they take of it.
+//!
+//! Deliberately absent from `make test`: udev takes most of a second for each volume in a machine of one CPU, so
+//! this takes a quarter of an hour and more. `make test-long` runs it.
+
+use std::time::Instant;
+
+use crate::guest::{self, Guest, dm, files, state};
+use crate::host::{self, SPEC, Spec};
+use crate::limit;
+use crate::support::interface;
+
+const COUNT: u64 = 1_000;
+/// A quarter of the pool: a filesystem may take 16 MiB with everything that the pool keeps for itself.
+const USED_MIB_MAX: u64 = 16 << 10;
+
+#[test]
+#[ignore = "`make test-long` runs it: udev needs a quarter of an hour and more"]
+fn vm() {
+    // The disk is a sparse file: the host gives what is written.
+    host::run(module_path!(), &Spec { disks: &["64G"], limit_s: 3_600, memory_mib: 2_560, ..SPEC });
+}
+
+#[test]
+#[ignore = "the half of a scenario that runs in the virtual machine"]
+fn guest() {
+    guest::play(play);
+}
+
+fn play(guest: &mut Guest) {
+    let started = Instant::now();
+    guest.start();
+    let client = guest.client();
+    let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+    client.set(&pool, &interface("pool", 9), "FsLimit", COUNT).expect("there is room");
+    limit::create(&pool, 0..COUNT, None);
+    println!("thousand: {COUNT} filesystems of 1 TiB after {:.0?}", started.elapsed());
+    let filesystems = client.family("filesystem");
+    assert_eq!(filesystems.len() as u64, COUNT);
+    let used = used_mib();
+    println!("thousand: {used} MiB of the pool are used");
+    assert!(used <= USED_MIB_MAX, "{used} MiB are used");
+
+    let path = filesystems.keys().next_back().expect("there are some");
+    let device = files::node(&client, path);
+    let folder = files::mount(&device, "last");
+    files::Contents::write(folder.join("file"), 1 << 20, 1).check(&folder);
+    files::unmount(&folder);
+    files::check_xfs(&device);
+    state::expect_no_io_error();
+    guest.stop();
+}
+
+/// What filesystems take of the thin data, and all that the pool took for itself.
+fn used_mib() -> u64 {
+    let tables = dm::tables();
+    let named = |end: &str| tables.keys().find(|name| name.ends_with(end)).expect("the pool is active").clone();
+    let status = dm::status(&named("thinpool-pool"));
+    let (data, _) = status.split_ascii_whitespace().nth(5).and_then(|word| word.split_once('/')).expect("used/total");
+    let length = |line: &str| line.split(' ').nth(1).expect("a length").parse::<u64>().expect("a number");
+    let sectors = |end: &str| tables[&named(end)].lines().map(length).sum::<u64>();
+    // The thin data apart, all of the cap device; the spare has no device of its own.
+    let own = sectors("physical-cache") - sectors("flex-thindata");
+    data.parse::<u64>().expect("blocks of a MiB") + own / 2_048
+}
