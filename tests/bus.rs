@@ -12,6 +12,8 @@ mod support;
 mod errors;
 #[path = "bus/filesystems.rs"]
 mod filesystems;
+#[path = "bus/histories.rs"]
+mod histories;
 #[path = "bus/legacy.rs"]
 mod legacy;
 #[path = "bus/pools.rs"]
