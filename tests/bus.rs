@@ -20,6 +20,8 @@ mod legacy;
 mod pools;
 #[path = "bus/properties.rs"]
 mod properties;
+#[path = "bus/reports.rs"]
+mod reports;
 #[path = "bus/settings.rs"]
 mod settings;
 #[path = "bus/signals.rs"]
