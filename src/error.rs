@@ -155,6 +155,8 @@ pub enum Refusal {
     RecordTooLarge { bytes: usize, max: usize },
     #[error("filesystem {name:?} is in use: unmount it first", name = .name.as_str())]
     FilesystemInUse { name: Name },
+    #[error("there is no report {tried:?}: the one that there is is \"stopped_pools\"")]
+    Report { tried: String },
     #[error("the daemon is stopping")]
     Stopping,
     #[error("too much is going on: {what} is full with {max}")]

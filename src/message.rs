@@ -95,6 +95,10 @@ pub enum Wish {
     SetOverprovisioning(PoolUuid, bool),
     /// Allow more filesystems.
     SetFsLimit(PoolUuid, u64),
+    /// Say what a running pool's record is; true: as it would be written now, false: as it was last written.
+    Metadata(PoolUuid, bool),
+    /// Say what the records of a running pool's filesystems are: of all, or of the one with this name.
+    FilesystemMetadata(PoolUuid, Option<String>),
 }
 
 impl Wish {
@@ -112,7 +116,9 @@ impl Wish {
             | Self::SetMerge(pool, _, _)
             | Self::SetUserInfo(pool, _, _)
             | Self::SetOverprovisioning(pool, _)
-            | Self::SetFsLimit(pool, _) => *pool,
+            | Self::SetFsLimit(pool, _)
+            | Self::Metadata(pool, _)
+            | Self::FilesystemMetadata(pool, _) => *pool,
         }
     }
 }
@@ -147,6 +153,8 @@ pub enum Answer {
     FilesystemSnapshotted(FsUuid),
     /// A property has its new value.
     Set,
+    /// Nothing changed; this is what was asked for.
+    Text(String),
 }
 
 /// A copy of something public has changed or gone.

@@ -12,12 +12,16 @@ mod support;
 mod errors;
 #[path = "bus/filesystems.rs"]
 mod filesystems;
+#[path = "bus/histories.rs"]
+mod histories;
 #[path = "bus/legacy.rs"]
 mod legacy;
 #[path = "bus/pools.rs"]
 mod pools;
 #[path = "bus/properties.rs"]
 mod properties;
+#[path = "bus/reports.rs"]
+mod reports;
 #[path = "bus/settings.rs"]
 mod settings;
 #[path = "bus/signals.rs"]

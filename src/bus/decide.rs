@@ -279,6 +279,8 @@ pub fn subject(wish: &Wish) -> uuid::Uuid {
         | Wish::SetSizeLimit(..)
         | Wish::SetMerge(..)
         | Wish::SetOverprovisioning(..)
-        | Wish::SetFsLimit(..) => wish.pool().0,
+        | Wish::SetFsLimit(..)
+        | Wish::Metadata(..)
+        | Wish::FilesystemMetadata(..) => wish.pool().0,
     }
 }

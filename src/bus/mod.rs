@@ -27,6 +27,7 @@ pub mod facts;
 pub mod fragment;
 pub mod incoming;
 pub mod read;
+pub mod report;
 pub mod run;
 pub mod table;
 pub mod tree;

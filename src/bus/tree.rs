@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use log::error;
+use uuid::Uuid;
 
 use crate::bus::changes::{Change, changes};
 use crate::bus::encode::Buffer;
@@ -86,6 +87,29 @@ impl Tree {
     /// All paths below the top object, ascending.
     pub fn paths(&self) -> impl Iterator<Item = ObjectPath> {
         self.objects.keys().copied()
+    }
+
+    /// All running pools, by id.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolView> {
+        self.pools.keys().filter_map(|pool| self.pool(*pool))
+    }
+
+    /// The filesystems of a pool, by id.
+    pub fn filesystems_of(&self, pool: PoolUuid) -> impl Iterator<Item = &FilesystemView> {
+        let own = self.filesystems.range((pool, FsUuid(Uuid::nil()))..=(pool, FsUuid(Uuid::max())));
+        own.filter_map(|(_, path)| match self.object(*path)? {
+            Object::Filesystem(node) => Some(&node.facts.view),
+            Object::Pool(_) | Object::Device(_) => None,
+        })
+    }
+
+    /// The devices of a pool, by id.
+    pub fn devices_of(&self, pool: PoolUuid) -> impl Iterator<Item = &DeviceView> {
+        let own = self.devices.range((pool, DevUuid(Uuid::nil()))..=(pool, DevUuid(Uuid::max())));
+        own.filter_map(|(_, path)| match self.object(*path)? {
+            Object::Device(node) => Some(&node.facts.view),
+            Object::Pool(_) | Object::Filesystem(_) => None,
+        })
     }
 
     /// The running pool with this id.

@@ -188,7 +188,11 @@ pub fn stopped_view(pool: PoolUuid, devices: &[Read]) -> StoppedPoolView {
         Newest::Good(record, _) => Some(record),
         Newest::None | Newest::Strange => None,
     };
-    let device = |read: &Read| StoppedDevice { uuid: read.header.device, devnode: read.candidate.path.to_string() };
+    let device = |read: &Read| StoppedDevice {
+        uuid: read.header.device,
+        devnode: read.candidate.path.to_string(),
+        number: read.candidate.number,
+    };
     StoppedPoolView {
         uuid: pool,
         name: record.as_ref().and_then(|record| Name::try_from(record.name.as_str()).ok()),

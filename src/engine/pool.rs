@@ -346,6 +346,7 @@ impl Pool {
                 tier: if data { Tier::Data } else { Tier::Cache },
                 size: member.header.size,
                 new_size: (actual != member.header.size).then_some(actual),
+                blocks: member.candidate.blocks,
             })
         });
         views.collect()
@@ -353,8 +354,11 @@ impl Pool {
 
     /// The pool as clients see it once it is stopped.
     pub fn stopped_view(&self) -> StoppedPoolView {
-        let device =
-            |member: &Member| StoppedDevice { uuid: member.header.device, devnode: member.candidate.path.to_string() };
+        let device = |member: &Member| StoppedDevice {
+            uuid: member.header.device,
+            devnode: member.candidate.path.to_string(),
+            number: member.candidate.number,
+        };
         StoppedPoolView {
             uuid: self.uuid,
             name: Some(self.name.clone()),

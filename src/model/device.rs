@@ -118,6 +118,8 @@ pub struct DeviceView {
     pub size: Sectors,
     /// What the kernel reports, where that differs.
     pub new_size: Option<Sectors>,
+    /// Its block sizes.
+    pub blocks: BlockSizes,
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::device::DeviceNumber;
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::units::{Bytes, Sectors};
@@ -120,6 +121,8 @@ pub struct StoppedDevice {
     pub uuid: DevUuid,
     /// Where it is.
     pub devnode: String,
+    /// What identifies it.
+    pub number: DeviceNumber,
 }
 
 /// A pool that is known but not running.

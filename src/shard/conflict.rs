@@ -45,7 +45,7 @@ pub enum Operation {
     Snapshot(FsUuid),
     /// Changing what the pool's own record holds.
     ChangePool,
-    /// Looking at sizes in use: only the life cycle must stand still.
+    /// Looking at sizes in use, or at what is recorded: only the life cycle must stand still.
     Look,
 }
 
@@ -60,6 +60,7 @@ impl Operation {
             Wish::DestroyFilesystems(..) | Wish::SetSizeLimit(..) | Wish::SetMerge(..) => Self::ChangeFilesystems,
             Wish::SnapshotFilesystem(_, origin, _) => Self::Snapshot(*origin),
             Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => Self::ChangePool,
+            Wish::Metadata(..) | Wish::FilesystemMetadata(..) => Self::Look,
         }
     }
 

@@ -8,6 +8,7 @@
 mod events;
 mod format;
 mod limit;
+mod metadata;
 mod snapshots;
 mod strict;
 mod world;

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -27,20 +28,53 @@ const POLICY: &str = r#"<auth>EXTERNAL</auth>
   <limit name="max_replies_per_connection">10000</limit>
   <limit name="reply_timeout">600000</limit>"#;
 
+/// What a system bus denies and allows, and the policy that is installed with the daemon.
+const AS_INSTALLED: &str = concat!(
+    r#"<auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+  <include>"#,
+    env!("CARGO_MANIFEST_DIR"),
+    "/dist/stratisd.conf</include>"
+);
+
 /// A bus that ends with this value.
 pub(crate) struct PrivateBus {
     child: Child,
     address: String,
     // The socket lives here. In the system's own folder, because socket paths are short.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl PrivateBus {
     /// Starts a bus and waits until it listens.
     pub(crate) fn start() -> Self {
+        Self::with(POLICY)
+    }
+
+    /// The same with the policy that is installed, and a socket that every user can connect to.
+    pub(crate) fn as_installed() -> Self {
+        let bus = Self::with(AS_INSTALLED);
+        let everybody = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(bus.folder.path(), everybody).expect("the folder is ours");
+        bus
+    }
+
+    fn with(policy: &str) -> Self {
         let folder = TempDir::with_prefix("stratis-bus-").expect("a folder for the socket can be made");
         let config = folder.path().join("bus.conf");
-        fs::write(&config, configuration(folder.path())).expect("the bus configuration can be written");
+        fs::write(&config, configuration(folder.path(), policy)).expect("the bus configuration can be written");
         let mut child = Command::new("dbus-daemon")
             .arg(format!("--config-file={}", config.display()))
             .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address=1"])
@@ -53,7 +87,7 @@ impl PrivateBus {
         BufReader::new(output).read_line(&mut address).expect("dbus-daemon prints its address");
         let address = address.trim().to_owned();
         assert!(!address.is_empty(), "dbus-daemon ended before it listened");
-        Self { child, address, _folder: folder }
+        Self { child, address, folder }
     }
 
     /// Where it listens, as `DBUS_SYSTEM_BUS_ADDRESS` wants it.
@@ -83,11 +117,11 @@ impl Drop for PrivateBus {
     }
 }
 
-fn configuration(folder: &Path) -> String {
+fn configuration(folder: &Path, policy: &str) -> String {
     format!(
         "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\"\n \
          \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\n\
-         <busconfig>\n  <type>session</type>\n  <listen>unix:path={}/socket</listen>\n  {POLICY}\n</busconfig>\n",
+         <busconfig>\n  <type>session</type>\n  <listen>unix:path={}/socket</listen>\n  {policy}\n</busconfig>\n",
         folder.display()
     )
 }

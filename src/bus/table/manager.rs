@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::bus::facts::ManagerFacts;
 use crate::bus::table::decode::manager::*;
-use crate::bus::table::reply::{created_pool, destroyed_pool, started_pool, stopped_pool};
+use crate::bus::table::reply::{created_pool, destroyed_pool, started_pool, stopped_pool, text};
 use crate::bus::table::{ALL, Const, Family, NotServed, Served, True, method, only, property, since, until};
 use crate::bus::value::Value;
 use crate::model::ids::PoolUuid;
@@ -22,7 +22,7 @@ pub static MANAGER: Family<ManagerFacts> = Family {
         method(only(5, 7), "CreatePool", "name:s devices:as key_desc:(bs) clevis_info:(b(ss))", "result:(b(oao)) return_code:q return_string:s", Served(create_pool_r5, created_pool)),
         method(since(8), "CreatePool", "name:s devices:as key_desc:a((bu)s) clevis_info:a((bu)ss) journal_size:(bt) tag_spec:(bs) allocate_superblock:(bb)", "result:(b(oao)) return_code:q return_string:s", Served(create_pool_r8, created_pool)),
         method(ALL, "DestroyPool", "pool:o", "result:(bs) return_code:q return_string:s", Served(destroy_pool, destroyed_pool)),
-        method(ALL, "EngineStateReport", "", "result:s return_code:q return_string:s", NotServed),
+        method(ALL, "EngineStateReport", "", "result:s return_code:q return_string:s", Served(engine_state_report, text)),
         method(ALL, "ListKeys", "", "result:as return_code:q return_string:s", NotServed),
         method(since(2), "RefreshState", "", "return_code:q return_string:s", NotServed),
         method(ALL, "SetKey", "key_desc:s key_fd:h", "result:(bb) return_code:q return_string:s", NotServed),

@@ -4,7 +4,7 @@
 //! that, and neither do we.
 
 use crate::bus::table::decode::pool::*;
-use crate::bus::table::reply::{created_filesystems, destroyed_filesystems, snapshotted_filesystem};
+use crate::bus::table::reply::{created_filesystems, destroyed_filesystems, snapshotted_filesystem, text};
 use crate::bus::table::{
     ALL, Const, Decode, False, Family, NotServed, Served, True, method, property, property_rw, since, until,
 };
@@ -27,10 +27,10 @@ pub static POOL: Family<PoolView> = Family {
         method(since(9), "DecryptPool", "", "results:b return_code:q return_string:s", NotServed),
         method(ALL, "DestroyFilesystems", "filesystems:ao", "results:(bas) return_code:q return_string:s", Served(destroy_filesystems, destroyed_filesystems)),
         method(since(9), "EncryptPool", "key_descs:a((bu)s) clevis_infos:a((bu)ss)", "results:b return_code:q return_string:s", NotServed),
-        method(since(7), "FilesystemMetadata", "fs_name:(bs) current:b", "results:s return_code:q return_string:s", NotServed),
+        method(since(7), "FilesystemMetadata", "fs_name:(bs) current:b", "results:s return_code:q return_string:s", Served(filesystem_metadata, text)),
         method(since(3), "GrowPhysicalDevice", "dev:s", "results:b return_code:q return_string:s", NotServed),
         method(ALL, "InitCache", "devices:as", "results:(bao) return_code:q return_string:s", NotServed),
-        method(since(7), "Metadata", "current:b", "results:s return_code:q return_string:s", NotServed),
+        method(since(7), "Metadata", "current:b", "results:s return_code:q return_string:s", Served(metadata, text)),
         method(until(7), "RebindClevis", "", "results:b return_code:q return_string:s", NotServed),
         method(since(8), "RebindClevis", "token_slot:(bu)", "results:b return_code:q return_string:s", NotServed),
         method(until(7), "RebindKeyring", "key_desc:s", "results:b return_code:q return_string:s", NotServed),

@@ -111,6 +111,14 @@ pub(super) fn snapshotted_filesystem(reply: &Replying<'_>) -> Value {
     changed(true, path.map_or_else(nowhere, |path| path.value()))
 }
 
+/// `s`: what was asked for.
+pub(super) fn text(reply: &Replying<'_>) -> Value {
+    let Answer::Text(text) = reply.answer else {
+        return Value::text("");
+    };
+    Value::text(text)
+}
+
 /// `(bs)`: the device's UUID; 32 zeroes where nothing changed.
 pub(super) fn set_user_info_changed(reply: &Replying<'_>) -> Value {
     let set = *reply.answer == Answer::Set;

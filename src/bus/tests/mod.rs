@@ -9,6 +9,7 @@ mod live;
 mod order;
 mod pools;
 mod properties;
+mod reports;
 mod wrong;
 
 use dbus::{Message, MessageType};
@@ -22,7 +23,7 @@ use crate::bus::value::tests::from_item;
 use crate::error::{Failure, Refusal};
 use crate::limits::{CALLS_PER_SENDER_MAX, LISTING_PASSED_MAX};
 use crate::message::{Answer, Reply, Request, View, Wish};
-use crate::model::device::{DevicePath, DeviceView, Tier};
+use crate::model::device::{BlockSizes, DeviceNumber, DevicePath, DeviceView, Tier};
 use crate::model::filesystem::{FilesystemRecord, FilesystemSpec, FilesystemView};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
@@ -99,6 +100,7 @@ fn device(pool: u8, n: u8) -> DeviceView {
         tier: Tier::Data,
         size: GIB,
         new_size: None,
+        blocks: BlockSizes { logical: 512, physical: 4096 },
     }
 }
 
@@ -106,7 +108,11 @@ fn stopped(n: u8, called: Option<&str>) -> StoppedPoolView {
     StoppedPoolView {
         uuid: pool_id(n),
         name: called.map(name),
-        devices: vec![StoppedDevice { uuid: dev_id(n), devnode: format!("/dev/sd{n}") }],
+        devices: vec![StoppedDevice {
+            uuid: dev_id(n),
+            devnode: format!("/dev/sd{n}"),
+            number: DeviceNumber(8, u64::from(n)),
+        }],
         version: Some(MetadataVersion::V2),
         features: Some(std::collections::BTreeMap::new()),
     }

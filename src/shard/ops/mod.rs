@@ -14,6 +14,7 @@ pub mod gather;
 pub mod headers;
 pub mod intents;
 pub mod look;
+pub mod metadata;
 pub mod new_uuid;
 pub mod records;
 pub mod save;
@@ -51,6 +52,8 @@ pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish) -> Outcome {
         Wish::SetUserInfo(pool, device, info) => set::user_info(shard, pool, device, info).await,
         Wish::SetOverprovisioning(pool, allowed) => set::overprovisioning(shard, pool, allowed).await,
         Wish::SetFsLimit(pool, limit) => fs_limit::run(shard, pool, limit).await,
+        Wish::Metadata(pool, current) => metadata::pool(shard, pool, current).await,
+        Wish::FilesystemMetadata(pool, name) => metadata::filesystems(shard, pool, name.as_deref()),
     }
 }
 
@@ -69,6 +72,8 @@ pub const fn task(wish: &Wish) -> &'static str {
         Wish::SetUserInfo(..) => "set user info",
         Wish::SetOverprovisioning(..) => "set overprovisioning",
         Wish::SetFsLimit(..) => "set filesystem limit",
+        Wish::Metadata(..) => "pool metadata",
+        Wish::FilesystemMetadata(..) => "filesystem metadata",
     }
 }
 
@@ -86,7 +91,9 @@ pub fn words(wish: &Wish) -> String {
         | Wish::SetSizeLimit(..)
         | Wish::SetMerge(..)
         | Wish::SetUserInfo(..)
-        | Wish::SetOverprovisioning(..) => String::new(),
+        | Wish::SetOverprovisioning(..)
+        | Wish::Metadata(..)
+        | Wish::FilesystemMetadata(..) => String::new(),
     };
     format!("what={:?} pool={}{detail}", task(wish), wish.pool())
 }

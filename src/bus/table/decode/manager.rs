@@ -6,10 +6,11 @@
 use dbus::Path;
 
 use crate::bus::facts::ManagerFacts;
+use crate::bus::report;
 use crate::bus::table::decode::{Ask, CallFault, Decoded, optional};
 use crate::bus::tree::Tree;
 use crate::error::Refusal;
-use crate::limits::DEVICES_IN_REQUEST_MAX;
+use crate::limits::{BUS_LISTING_BYTES_MAX, DEVICES_IN_REQUEST_MAX};
 use crate::message::{Answer, Wish};
 use crate::model::device::DevicePath;
 use crate::model::ids::PoolUuid;
@@ -181,6 +182,26 @@ pub(in crate::bus::table) fn stop_pool_r6(ask: &Asked<'_>) -> Result<Decoded, Ca
         Found::Stopped(pool, _) if !(ask.busy)(pool) => Ok(Decoded::Known(Answer::Identity)),
         Found::Running(pool) | Found::Stopped(pool, _) => Ok(Decoded::Wish(Wish::StopPool(pool))),
     }
+}
+
+pub(in crate::bus::table) fn engine_state_report(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    Ok(Decoded::Known(Answer::Text(sendable(report::engine_state(ask.tree))?)))
+}
+
+pub(in crate::bus::table) fn get_report(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (name,): (String,) = ask.args.all()?;
+    if name != "stopped_pools" {
+        return Err(Refusal::Report { tried: name }.into());
+    }
+    Ok(Decoded::Known(Answer::Text(sendable(report::stopped_pools(ask.tree))?)))
+}
+
+/// The bus disconnects who sends it more.
+fn sendable(report: String) -> Result<String, Refusal> {
+    if report.len() > BUS_LISTING_BYTES_MAX {
+        return Err(Refusal::Full { what: "a message with a report", max: BUS_LISTING_BYTES_MAX });
+    }
+    Ok(report)
 }
 
 /// A pool that a client named.

@@ -68,6 +68,17 @@ pub(in crate::bus::table) fn snapshot_filesystem(ask: &Asked<'_>) -> Result<Deco
     Ok(Decoded::Wish(Wish::SnapshotFilesystem(ask.on.uuid, origin, Name::try_from(&*name).map_err(Refusal::from)?)))
 }
 
+pub(in crate::bus::table) fn metadata(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (current,): (bool,) = ask.args.all()?;
+    Ok(Decoded::Wish(Wish::Metadata(ask.on.uuid, current)))
+}
+
+/// A filesystem's record is changed and saved as one, so whether the current one is asked for makes no difference.
+pub(in crate::bus::table) fn filesystem_metadata(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (name, _current): ((bool, String), bool) = ask.args.all()?;
+    Ok(Decoded::Wish(Wish::FilesystemMetadata(ask.on.uuid, optional(name))))
+}
+
 pub(in crate::bus::table) fn set_overprovisioning(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {
     Ok(Wish::SetOverprovisioning(pool.uuid, args.value()?))
 }
