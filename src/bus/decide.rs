@@ -279,6 +279,11 @@ pub fn subject(wish: &Wish) -> uuid::Uuid {
         | Wish::SetSizeLimit(..)
         | Wish::SetMerge(..)
         | Wish::SetOverprovisioning(..)
-        | Wish::SetFsLimit(..) => wish.pool().0,
+        | Wish::SetFsLimit(..)
+        | Wish::ChangeTokens(..)
+        | Wish::EncryptPool(..)
+        | Wish::ReencryptPool(_)
+        | Wish::DecryptPool(_)
+        | Wish::Keys(_) => wish.pool().0,
     }
 }

@@ -6,6 +6,7 @@
 pub mod alloc;
 pub mod check;
 pub mod devices;
+pub mod encryption;
 pub mod filesystem;
 pub mod gather;
 pub mod layout;

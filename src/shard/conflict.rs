@@ -45,7 +45,7 @@ pub enum Operation {
     Snapshot(FsUuid),
     /// Changing what the pool's own record holds.
     ChangePool,
-    /// Looking at sizes in use: only the life cycle must stand still.
+    /// Looking at sizes in use, and what has to do with no pool: only the life cycle must stand still.
     Look,
 }
 
@@ -60,6 +60,11 @@ impl Operation {
             Wish::DestroyFilesystems(..) | Wish::SetSizeLimit(..) | Wish::SetMerge(..) => Self::ChangeFilesystems,
             Wish::SnapshotFilesystem(_, origin, _) => Self::Snapshot(*origin),
             Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => Self::ChangePool,
+            Wish::ChangeTokens(..) | Wish::EncryptPool(..) | Wish::ReencryptPool(_) | Wish::DecryptPool(_) => {
+                Self::ChangePool
+            }
+            // Each changes the key ring in one moment. A passphrase may be long in coming, and others do not wait.
+            Wish::Keys(_) => Self::Look,
         }
     }
 
