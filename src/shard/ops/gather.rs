@@ -8,7 +8,7 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::gather::{Read, Ready, Verdict, judge, stopped_view};
-use crate::error::Failure;
+use crate::error::{Failure, Fault, Why};
 use crate::message::{Claim, View};
 use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::ids::PoolUuid;
@@ -57,6 +57,12 @@ async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) ->
     match probe::signature(&shard.sys, &candidate).await {
         Ok(Some(header)) if header.pool == pool => {
             let regions = probe::regions(&shard.sys, candidate.number, &header).await;
+            // One that was pulled meanwhile looks damaged, and an older record of another device would count.
+            if probe::signature(&shard.sys, &candidate).await != Ok(Some(header)) {
+                shard.sys.close(candidate.number, false).await;
+                let why = Why::Data("it was pulled while its metadata was read");
+                return Err(Fault::new("read", &candidate.path, why).into());
+            }
             Ok(Some(Read { candidate, header, regions }))
         }
         other => {
