@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use cores::rt;
 
-use crate::engine::gather::{Read, Verdict, judge, stopped_view};
-use crate::error::Failure;
+use crate::engine::gather::{Read, Ready, Verdict, judge, stopped_view};
+use crate::error::{Failure, Fault, Why};
 use crate::message::{Claim, View};
 use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::ids::PoolUuid;
@@ -57,6 +57,12 @@ async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) ->
     match probe::signature(&shard.sys, &candidate).await {
         Ok(Some(header)) if header.pool == pool => {
             let regions = probe::regions(&shard.sys, candidate.number, &header).await;
+            // One that was pulled meanwhile looks damaged, and an older record of another device would count.
+            if probe::signature(&shard.sys, &candidate).await != Ok(Some(header)) {
+                shard.sys.close(candidate.number, false).await;
+                let why = Why::Data("it was pulled while its metadata was read");
+                return Err(Fault::new("read", &candidate.path, why).into());
+            }
             Ok(Some(Read { candidate, header, regions }))
         }
         other => {
@@ -101,18 +107,31 @@ pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     match judge(pool, &devices) {
         Verdict::HalfMade => clean_up(shard, pool, &devices, "creation").await,
         Verdict::Destroying => clean_up(shard, pool, &devices, "destruction").await,
-        Verdict::Ready(ready) if ready.record.started() => {
-            if let Err(failure) = start_pool::start(shard, pool, *ready).await {
+        Verdict::Ready(ready) => {
+            if let Err(failure) = start_or_list(shard, pool, ready, &devices).await {
                 log::error!("a pool stays stopped (pool={pool}): {failure}");
                 list(shard, pool, &devices).await;
             }
         }
-        Verdict::Ready(_) => list(shard, pool, &devices).await,
         Verdict::Unfit(refusal) => {
             log::error!("a pool stays stopped (pool={pool}): {refusal}");
             list(shard, pool, &devices).await;
         }
     }
+}
+
+async fn start_or_list<S: Sys>(
+    shard: &Rc<Shard<S>>,
+    pool: PoolUuid,
+    ready: Box<Ready>,
+    devices: &[Read],
+) -> Result<(), Failure> {
+    if start_pool::comes_up(shard, pool, &ready.record).await? {
+        start_pool::start(shard, pool, *ready).await?;
+    } else {
+        list(shard, pool, devices).await;
+    }
+    Ok(())
 }
 
 /// Lists a pool as stopped. It holds its devices, not its name.
