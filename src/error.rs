@@ -12,6 +12,7 @@ use crate::model::device::{DevicePath, RelativePath};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::{Name, NameFault};
 use crate::model::pool::Availability;
+use crate::model::token::{KeyDescription, TokenFault};
 use crate::units::{Bytes, Sectors};
 
 /// You asked for something that cannot be done. Nothing has changed.
@@ -20,6 +21,8 @@ use crate::units::{Bytes, Sectors};
 pub enum Refusal {
     #[error(transparent)]
     Name(#[from] NameFault),
+    #[error(transparent)]
+    Token(#[from] TokenFault),
     #[error("device paths must be absolute: {}", join(.0))]
     Paths(Vec<RelativePath>),
     #[error("{tried:?} is not a UUID")]
@@ -109,6 +112,18 @@ pub enum Refusal {
     PoolUnavailable { pool: PoolUuid, availability: Availability },
     #[error("pool {pool} is not encrypted: it is started without an unlock method or passphrase")]
     NotEncrypted { pool: PoolUuid },
+    #[error("pool {name:?} is not encrypted", name = .name.as_str())]
+    Unencrypted { name: Name },
+    #[error("pool {pool} is encrypted: it is started with an unlock method")]
+    Locked { pool: PoolUuid },
+    #[error("a passphrase was given for pool {pool} and no unlock method: it is not used without one")]
+    PassphraseAlone { pool: PoolUuid },
+    #[error("no key {:?} is in the key ring", .0.as_str())]
+    NoKey(KeyDescription),
+    #[error("a passphrase has at most {max} bytes, and more were given")]
+    PassphraseLong { max: usize },
+    #[error("no passphrase came through the descriptor within {seconds} seconds")]
+    PassphraseLate { seconds: u64 },
     #[error("pool {pool} misses {missing} of its {total} devices")]
     PoolIncomplete { pool: PoolUuid, missing: usize, total: usize },
     #[error("the metadata of pool {pool} cannot be read on any of its {devices} devices")]

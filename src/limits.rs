@@ -29,6 +29,25 @@ pub const FILESYSTEM_SECTORS_MIN: Sectors = Sectors(1_048_576);
 /// than 1 TiB.
 pub const FILESYSTEM_SECTORS_MAX: Sectors = Sectors(1_024 * ((1 << 31) - 2_048));
 
+/// Ways to unlock one pool. LUKS2 has room for 32, and a change of the volume key needs each twice.
+pub const TOKENS_MAX: usize = 15;
+
+/// Longest key description, in bytes: the kernel's bound of 4,095 less our prefix, with room.
+pub const KEY_DESCRIPTION_BYTES_MAX: usize = 4_000;
+
+/// Longest Clevis configuration with its pin, in bytes: the header that it goes to has 64 KiB for all.
+pub const CLEVIS_BYTES_MAX: usize = 32 << 10;
+
+/// Keys in the simulated key ring. Each takes a page of locked memory.
+pub const KEYS_MAX: usize = 1_000;
+
+/// Longest passphrase, in bytes: what clients of Stratis know.
+pub const PASSPHRASE_BYTES_MAX: usize = 64;
+
+/// Longest wait for a passphrase. Whoever passes a pipe has written to it, or is about to; D-Bus clients
+/// wait for 25 seconds and want to be told why.
+pub const PASSPHRASE_WAIT_MS: u64 = 5_000;
+
 /// Thin ids are 24 bits wide in the kernel.
 pub const THIN_ID_MAX: u32 = (1 << 24) - 1;
 

@@ -55,6 +55,8 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Ended {
     let _lock = Lock::take(&args.run_dir).map_err(words)?;
     start_log(args.log_level).map_err(words)?;
+    // Passphrases come through this process: no core dump holds one, and nobody attaches to read them.
+    nix::sys::prctl::set_dumpable(false).map_err(words)?;
     let machine = args.machine();
     if machine == Machine::Kernel {
         namespace::prepare().map_err(words)?;

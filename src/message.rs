@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: references, reference counts, callbacks. What is shared is copied.
 
+use crate::descriptors::Descriptors;
 use crate::error::Failure;
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView};
 use crate::model::dm::Dm;
@@ -12,6 +13,7 @@ use crate::model::filesystem::{FilesystemSpec, FilesystemView};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, PoolView, StoppedPoolView};
+use crate::model::token::{KeyChange, KeyDescription, TokenChange, Tokens};
 use crate::units::Sectors;
 
 /// Names one call from its request to its reply.
@@ -50,6 +52,8 @@ pub struct Request {
     pub call: CallId,
     /// What is asked for.
     pub wish: Wish,
+    /// The descriptors that came with it.
+    pub descriptors: Descriptors,
 }
 
 /// What can be asked for, always in its newest meaning.
@@ -65,6 +69,8 @@ pub enum Wish {
         devices: Vec<DevicePath>,
         /// Room to keep for an integrity layer.
         integrity: IntegritySpec,
+        /// What is to unlock it, if it is to be encrypted.
+        encryption: Option<Tokens>,
     },
     /// Take a pool apart and wipe its devices.
     DestroyPool(PoolUuid),
@@ -99,6 +105,27 @@ pub enum Wish {
     Metadata(PoolUuid, bool),
     /// Say what the records of a running pool's filesystems are: of all, or of the one with this name.
     FilesystemMetadata(PoolUuid, Option<String>),
+    /// Change what unlocks an encrypted pool.
+    ChangeTokens(PoolUuid, TokenChange),
+    /// Encrypt a pool that is not.
+    EncryptPool(PoolUuid, Tokens),
+    /// Give an encrypted pool another volume key.
+    ReencryptPool(PoolUuid),
+    /// Make an encrypted pool a plain one.
+    DecryptPool(PoolUuid),
+    /// Do something with the key ring. Sent to one home, whatever the key.
+    Keys(KeyWish),
+}
+
+/// What is done with the key ring.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeyWish {
+    /// Tell the descriptions of all keys.
+    List,
+    /// Keep the passphrase that comes through this one of the request's descriptors.
+    Set(KeyDescription, usize),
+    /// Forget a key.
+    Unset(KeyDescription),
 }
 
 impl Wish {
@@ -118,7 +145,13 @@ impl Wish {
             | Self::SetOverprovisioning(pool, _)
             | Self::SetFsLimit(pool, _)
             | Self::Metadata(pool, _)
-            | Self::FilesystemMetadata(pool, _) => *pool,
+            | Self::FilesystemMetadata(pool, _)
+            | Self::ChangeTokens(pool, _)
+            | Self::EncryptPool(pool, _)
+            | Self::ReencryptPool(pool)
+            | Self::DecryptPool(pool) => *pool,
+            // No pool has this id. It stands for the key ring, so that this has one home and one queue.
+            Self::Keys(_) => PoolUuid(uuid::Uuid::nil()),
         }
     }
 }
@@ -151,10 +184,14 @@ pub enum Answer {
     FilesystemsDestroyed(Vec<FsUuid>),
     /// A snapshot was made: this one.
     FilesystemSnapshotted(FsUuid),
-    /// A property has its new value.
+    /// A property has its new value, or whatever else was asked for is so now.
     Set,
     /// Nothing changed; this is what was asked for.
     Text(String),
+    /// A key is in the key ring.
+    KeySet(KeyChange),
+    /// The descriptions of all keys.
+    Keys(Vec<KeyDescription>),
 }
 
 /// A copy of something public has changed or gone.
@@ -176,6 +213,8 @@ pub enum View {
     DeviceGone(PoolUuid, DevUuid),
     /// A pool is no longer listed as stopped.
     StoppedGone(PoolUuid),
+    /// The descriptions of all keys that clients have set.
+    Keys(Vec<KeyDescription>),
 }
 
 /// What happened outside.

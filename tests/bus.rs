@@ -8,12 +8,16 @@
 
 mod support;
 
+#[path = "bus/encryption.rs"]
+mod encryption;
 #[path = "bus/errors.rs"]
 mod errors;
 #[path = "bus/filesystems.rs"]
 mod filesystems;
 #[path = "bus/histories.rs"]
 mod histories;
+#[path = "bus/keys.rs"]
+mod keys;
 #[path = "bus/legacy.rs"]
 mod legacy;
 #[path = "bus/pools.rs"]

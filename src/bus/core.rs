@@ -25,6 +25,7 @@ use crate::bus::incoming::{self, Incoming, Kind, Unreadable};
 use crate::bus::table::Replying;
 use crate::bus::tree::Tree;
 use crate::bus::value::Value;
+use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
 use crate::limits::{BUS_LISTING_BYTES_MAX, BUS_OUT_BYTES_MAX, LISTING_PASSED_MAX, REPLY_SMALL_BYTES_MAX};
 use crate::message::{Answer, Reply, Request, View, Wish};
@@ -81,11 +82,11 @@ impl Bus {
 
     // ---- what happened -------------------------------------------------------------------------
 
-    /// A whole message came from the bus, with so many descriptors. Its bytes are used up.
+    /// A whole message came from the bus, with its descriptors. Its bytes are used up.
     ///
     /// # Errors
     /// The bytes are no message: whoever sent them cannot be answered.
-    pub fn handle_message(&mut self, bytes: &mut [u8], descriptors: usize) -> Result<(), Unreadable> {
+    pub fn handle_message(&mut self, bytes: &mut [u8], descriptors: Descriptors) -> Result<(), Unreadable> {
         let incoming = incoming::read(bytes)?;
         match incoming.kind {
             Kind::Call => self.handle_call(incoming, descriptors),
@@ -202,7 +203,7 @@ impl Bus {
 
     // ---- calls -----------------------------------------------------------------------------------
 
-    fn handle_call(&mut self, call: Incoming, descriptors: usize) {
+    fn handle_call(&mut self, call: Incoming, descriptors: Descriptors) {
         let message = &call.message;
         let (Some(sender), Some(serial)) = (message.sender(), message.get_serial()) else {
             return warn!("a call without a sender cannot be answered");
@@ -212,7 +213,7 @@ impl Bus {
         self.read |= message.interface().is_some_and(|interface| READERS.contains(&&*interface));
         let context = Context {
             tree: &self.tree,
-            descriptors,
+            descriptors: descriptors.count(),
             random: &*self.random,
             busy: &|pool| self.calls.about(pool),
             machine_id: self.machine_id.as_deref(),
@@ -220,21 +221,21 @@ impl Bus {
         // `decide` changes nothing, so nothing is left half changed.
         let decision = catch_unwind(AssertUnwindSafe(|| decide(&context, call)));
         let bug = || Decision::Error(FAILED, "a bug in stratisd, see its log".to_owned());
-        self.carry_out(caller, decision.unwrap_or_else(|_panic| bug()));
+        self.carry_out(caller, decision.unwrap_or_else(|_panic| bug()), descriptors);
     }
 
-    fn carry_out(&mut self, caller: Caller, decision: Decision) {
+    fn carry_out(&mut self, caller: Caller, decision: Decision, descriptors: Descriptors) {
         match decision {
             Decision::Values(values) => self.reply(&caller, &values),
             Decision::Objects => self.list(caller),
-            Decision::Wish(wish, shape) => self.request(caller, wish, shape),
+            Decision::Wish(wish, shape) => self.request(caller, wish, shape, descriptors),
             Decision::Known(answer, shape) => self.conclude(&caller, shape, uuid::Uuid::nil(), &Ok(answer)),
             Decision::Refused(refusal, shape) => self.refuse(&caller, shape, refusal),
             Decision::Error(name, text) => self.reply_error(&caller, name, &text),
         }
     }
 
-    fn request(&mut self, caller: Caller, wish: Wish, shape: Shape) {
+    fn request(&mut self, caller: Caller, wish: Wish, shape: Shape, descriptors: Descriptors) {
         if self.stopping {
             return self.refuse(&caller, shape, Refusal::Stopping);
         }
@@ -243,7 +244,7 @@ impl Bus {
         }
         let pending = Pending { caller, shape, pool: wish.pool(), subject: subject(&wish) };
         let call = self.calls.push(pending);
-        self.requests.push_back(Box::new(Request { call, wish }));
+        self.requests.push_back(Box::new(Request { call, wish, descriptors }));
     }
 
     fn refuse(&mut self, caller: &Caller, shape: Shape, refusal: Refusal) {

@@ -281,6 +281,11 @@ pub fn subject(wish: &Wish) -> uuid::Uuid {
         | Wish::SetOverprovisioning(..)
         | Wish::SetFsLimit(..)
         | Wish::Metadata(..)
-        | Wish::FilesystemMetadata(..) => wish.pool().0,
+        | Wish::FilesystemMetadata(..)
+        | Wish::ChangeTokens(..)
+        | Wish::EncryptPool(..)
+        | Wish::ReencryptPool(_)
+        | Wish::DecryptPool(_)
+        | Wish::Keys(_) => wish.pool().0,
     }
 }

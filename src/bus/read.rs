@@ -86,7 +86,7 @@ async fn handle_all(reader: &mut Reader, shared: &Shared) -> Result<(), BusFault
                 shared.hand_on();
                 return Ok(());
             };
-            shared.handle_message(received.bytes, received.descriptors.len());
+            shared.handle_message(received.bytes, received.descriptors.into());
         }
         shared.hand_on();
         rt::yield_now().await;

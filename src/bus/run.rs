@@ -38,6 +38,7 @@ use crate::bus::daemon::{Event, NAME, NameFault};
 use crate::bus::incoming::Unreadable;
 use crate::bus::read::read;
 use crate::bus::write::write;
+use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
 use crate::limits::{BUS_SEND_BYTES, LOOK_AGAIN_AFTER_S, MESH_RECEIVE_MAX, OUTBOX_MAX};
 use crate::message::{Claim, Claimed, Message, Reply, Request};
@@ -207,7 +208,7 @@ impl Shared {
     }
 
     /// A message came. What it leads to waits for `hand_on`.
-    pub(super) fn handle_message(&self, bytes: &mut [u8], descriptors: usize) {
+    pub(super) fn handle_message(&self, bytes: &mut [u8], descriptors: Descriptors) {
         if let Err(unreadable) = self.bus.borrow_mut().handle_message(bytes, descriptors) {
             // Its bounds were right, so the next one can be read.
             error!("a message is left out: {unreadable}");

@@ -70,7 +70,7 @@ pub struct Tree {
 impl Tree {
     /// The top object alone.
     pub fn new(version: &str) -> Self {
-        let manager = ManagerFacts { version: version.to_owned(), stopped: BTreeMap::new() };
+        let manager = ManagerFacts { version: version.to_owned(), ..ManagerFacts::default() };
         Self { manager, ..Self::default() }
     }
 
@@ -227,6 +227,7 @@ impl Tree {
                 self.remove(path, notices);
             }
             View::StoppedGone(pool) => drop(self.manager.stopped.remove(&pool)),
+            View::Keys(keys) => self.manager.keys = keys.into_iter().collect(),
         }
     }
 

@@ -199,6 +199,7 @@ pub fn stopped_view(pool: PoolUuid, devices: &[Read]) -> StoppedPoolView {
         devices: devices.iter().map(device).collect(),
         version: version(devices),
         features: record.as_deref().map(features),
+        tokens: None,
     }
 }
 

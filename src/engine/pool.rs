@@ -9,10 +9,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::encryption;
 use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
 use crate::engine::gather::features;
 use crate::engine::limit::{self, Space, Terms};
 use crate::engine::size;
+use crate::engine::token;
 use crate::error::Refusal;
 use crate::format::header::{FLAG_CREATING, StaticHeader};
 use crate::format::mda::WallStamp;
@@ -23,6 +25,7 @@ use crate::model::filesystem::FilesystemView;
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::{Availability, PoolView, StoppedDevice, StoppedPoolView};
+use crate::model::token::{Encryption, TokenChange, Tokens};
 use crate::units::{Bytes, Sectors};
 
 /// A device of the pool.
@@ -53,6 +56,8 @@ pub struct Pool {
     last_save: Option<WallStamp>,
     availability: Availability,
     thin_pool: ThinPoolMode,
+    /// What the header of its encryption layer holds: there, exactly if the record says that there is one.
+    tokens: Option<Tokens>,
     /// Its filesystems.
     pub filesystems: Filesystems,
 }
@@ -79,7 +84,7 @@ impl Pool {
         filesystems: Filesystems,
     ) -> Self {
         let (availability, thin_pool) = (Availability::Full, ThinPoolMode::ReadWrite);
-        Self { uuid, name, record, members, last_save, availability, thin_pool, filesystems }
+        Self { uuid, name, record, members, last_save, availability, thin_pool, tokens: None, filesystems }
     }
 
     /// Its name.
@@ -199,6 +204,45 @@ impl Pool {
         found.is_some_and(|member| std::mem::replace(&mut member.candidate.size, size) != size)
     }
 
+    // ---- encryption -------------------------------------------------------------------------------
+
+    /// Its encryption, if it has any.
+    pub fn encryption(&self) -> Option<Encryption> {
+        let tokens = self.tokens.clone()?;
+        Some(Encryption { tokens, reencrypted: self.record.last_reencrypt })
+    }
+
+    /// What a change of its unlock mechanisms comes to; `None` where nothing changes.
+    pub fn plan_tokens(&self, change: &TokenChange) -> Result<Option<Tokens>, Refusal> {
+        let name = self.name.clone();
+        let tokens = self.tokens.as_ref().ok_or(Refusal::Unencrypted { name })?;
+        Ok(token::apply(tokens, change)?)
+    }
+
+    /// The header holds these now. True if the record says something else than before.
+    pub fn set_tokens(&mut self, tokens: Tokens) -> bool {
+        let changed = encryption::enter(&mut self.record, &tokens);
+        self.tokens = Some(tokens);
+        changed
+    }
+
+    /// The pool is a plain one from now on.
+    pub fn decrypt(&mut self) {
+        encryption::leave(&mut self.record);
+        self.tokens = None;
+    }
+
+    /// Undoes `decrypt`.
+    pub fn undecrypt(&mut self, before: Encryption) {
+        self.set_tokens(before.tokens);
+        self.record.last_reencrypt = before.reencrypted;
+    }
+
+    /// The pool got a new volume key. Gives back when that was the last time.
+    pub const fn set_reencrypted(&mut self, seconds: Option<u64>) -> Option<u64> {
+        std::mem::replace(&mut self.record.last_reencrypt, seconds)
+    }
+
     /// Allows or forbids overprovisioning. Gives back what was on record before, or `None` if nothing
     /// changed.
     pub fn set_overprovisioning(&mut self, allowed: bool) -> Result<Option<Option<bool>>, Refusal> {
@@ -310,6 +354,7 @@ impl Pool {
             no_alloc_space: self.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace),
             fs_limit: self.fs_limit(),
             overprovisioning: self.record.overprovisioning(),
+            encryption: self.encryption(),
         }
     }
 
@@ -365,6 +410,7 @@ impl Pool {
             devices: self.members.iter().map(device).collect(),
             version: Some(self.members[0].header.version),
             features: Some(features(&self.record)),
+            tokens: self.tokens.clone(),
         }
     }
 

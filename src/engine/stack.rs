@@ -6,12 +6,14 @@
 //! Invariant: each table refers only to devices before it in the list, so the list is the order of
 //! activation and, read backwards, of removal.
 //!
-//! Deliberately absent: caches and encryption layers; a record with one is refused.
+//! An encryption layer is the machine's: it lies between the cap device's header room and the rest, and tables
+//! name places below it. Deliberately absent: caches; a record with one is refused.
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+use crate::engine::encryption;
 use crate::engine::size::{self, DATA_BLOCK};
 use crate::format::record::{PoolRecord, Segment};
 use crate::model::device::DeviceNumber;
@@ -41,9 +43,6 @@ pub enum StackFault {
     /// It has a cache tier.
     #[error("the pool has a cache")]
     Cached,
-    /// It has an encryption layer.
-    #[error("the pool is encrypted")]
-    Encrypted,
 }
 
 impl StackFault {
@@ -52,7 +51,6 @@ impl StackFault {
         match self {
             Self::Missing(_) => "a device with segments is missing",
             Self::Cached => "it has a cache",
-            Self::Encrypted => "it is encrypted",
         }
     }
 }
@@ -61,7 +59,7 @@ impl StackFault {
 /// `OriginSub`, `Cache` (version 2), `ThinMeta`, `ThinData`, `Mdv`, `ThinPool`.
 ///
 /// # Errors
-/// When a device is missing, or the pool has a cache or is encrypted.
+/// When a device is missing, or the pool has a cache.
 pub fn tables(
     record: &PoolRecord,
     version: MetadataVersion,
@@ -72,26 +70,24 @@ pub fn tables(
     if record.backstore.cache_tier.is_some() {
         return Err(StackFault::Cached);
     }
-    if record.is_encrypted() {
-        return Err(StackFault::Encrypted);
-    }
     let private = |role| Dm::Private(pool, role);
     let origin = origin(record, numbers)?;
     let whole = Segment { start: Sectors::ZERO, length: origin.length() };
+    let base = encryption::base(record);
     let mut tables = vec![(private(Role::OriginSub), origin)];
     let cap = match version {
         MetadataVersion::V1 => private(Role::OriginSub),
         MetadataVersion::V2 => {
             // A placeholder: it holds the place of a cache that may come, so that what lies above
             // never has to be moved.
-            tables.push((private(Role::Cache), linear(private(Role::OriginSub), &[whole])));
+            tables.push((private(Role::Cache), linear(private(Role::OriginSub), &[whole], Sectors::ZERO)));
             private(Role::Cache)
         }
     };
     let flex = &record.flex_devs;
-    tables.push((private(Role::ThinMeta), linear(cap, &flex.thin_meta_dev)));
-    tables.push((private(Role::ThinData), linear(cap, &flex.thin_data_dev)));
-    tables.push((private(Role::Mdv), linear(cap, &flex.meta_dev)));
+    tables.push((private(Role::ThinMeta), linear(cap, &flex.thin_meta_dev, base)));
+    tables.push((private(Role::ThinData), linear(cap, &flex.thin_data_dev, base)));
+    tables.push((private(Role::Mdv), linear(cap, &flex.meta_dev, base)));
     tables.push((private(Role::ThinPool), thin_pool(record, low_water)));
     Ok(tables)
 }
@@ -121,8 +117,10 @@ fn origin(record: &PoolRecord, numbers: &BTreeMap<DevUuid, DeviceNumber>) -> Res
     Ok(Table::Linear(lines.collect::<Result<_, _>>()?))
 }
 
-fn linear(below: Dm, segments: &[Segment]) -> Table {
-    let line = |segment: &Segment| LinearLine { length: segment.length, below: Below::Dm(below), start: segment.start };
+/// Segments of a device whose addresses begin at `base` of the one below.
+fn linear(below: Dm, segments: &[Segment], base: Sectors) -> Table {
+    let below = Below::Dm(below);
+    let line = |segment: &Segment| LinearLine { length: segment.length, below, start: base + segment.start };
     Table::Linear(segments.iter().map(line).collect())
 }
 
@@ -207,9 +205,6 @@ mod tests {
         };
         assert_eq!(tables(&record(), &numbers()), Ok(6));
         assert_eq!(tables(&record(), &BTreeMap::new()), Err(StackFault::Missing(device())));
-        let mut encrypted = record();
-        encrypted.features.push("Encryption".into());
-        assert_eq!(tables(&encrypted, &numbers()), Err(StackFault::Encrypted));
         let mut cached = record();
         let blockdev = cached.backstore.data_tier.blockdev.clone();
         cached.backstore.cache_tier = Some(crate::format::record::CacheTier { blockdev });

@@ -45,7 +45,8 @@ pub enum Operation {
     Snapshot(FsUuid),
     /// Changing what the pool's own record holds.
     ChangePool,
-    /// Looking at sizes in use, or at what is recorded: only the life cycle must stand still.
+    /// Looking at sizes in use, or at what is recorded, and what has to do with no pool: only the life cycle must stand
+    /// still.
     Look,
 }
 
@@ -61,6 +62,11 @@ impl Operation {
             Wish::SnapshotFilesystem(_, origin, _) => Self::Snapshot(*origin),
             Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => Self::ChangePool,
             Wish::Metadata(..) | Wish::FilesystemMetadata(..) => Self::Look,
+            Wish::ChangeTokens(..) | Wish::EncryptPool(..) | Wish::ReencryptPool(_) | Wish::DecryptPool(_) => {
+                Self::ChangePool
+            }
+            // Each changes the key ring in one moment. A passphrase may be long in coming, and others do not wait.
+            Wish::Keys(_) => Self::Look,
         }
     }
 

@@ -10,22 +10,25 @@
 //!
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
+pub mod encryption;
 pub mod files;
 mod jobs;
 pub mod kernel;
 mod linear;
 mod occupant;
+pub mod passphrase;
 pub mod sim;
 mod stack;
 mod transfer;
 mod volume;
 
-use crate::error::{Failure, Fault};
+use crate::error::{Failure, Fault, Refusal};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
+use crate::sys::encryption::Encryption;
 use crate::units::{Bytes, Sectors};
 
 /// What can be read and written in sectors.
@@ -262,6 +265,14 @@ pub trait Sys: 'static {
 
     /// Makes creations, renames and removals in a folder durable.
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault>;
+
+    // ---- encryption ------------------------------------------------------------------------
+
+    /// What encrypts on this machine.
+    type Encryption: Encryption;
+
+    /// What encrypts on this machine, or that nothing does.
+    fn encryption(&self) -> Result<&Self::Encryption, Refusal>;
 
     /// Forgets the metadata volume and every thin volume of a pool that is gone. On a real machine
     /// they went with the devices and this does nothing.

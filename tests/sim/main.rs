@@ -5,6 +5,7 @@
 //! tearing what was not flushed (several seeds), or only the process dying. The next boot must show
 //! the state before the operation or the state after it, and after it if it was replied to.
 
+mod encryption;
 mod events;
 mod format;
 mod limit;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use cores::deterministic::{Ended, Universe};
 use cores::rt;
 use ring::{Endpoint, Lane, Sizes, mesh};
+use stratisd::descriptors::Descriptors;
 use stratisd::directory::Directory;
 use stratisd::error::Failure;
 use stratisd::event;
@@ -61,7 +62,7 @@ impl Driver {
         let call = CallId(self.next_call.get());
         self.next_call.set(call.0 + 1);
         let to = FIRST_SHARD + home(wish.pool(), SHARDS);
-        let request = Message::Request(Box::new(Request { call, wish }));
+        let request = Message::Request(Box::new(Request { call, wish, descriptors: Descriptors::default() }));
         self.endpoint.send(to, Lane::Normal, request).map_err(|_| ()).expect("the outbox has room");
         self.changed.until(|| self.replies.borrow_mut().remove(&call)).await
     }
@@ -133,6 +134,11 @@ fn apply(seen: &mut Seen, view: &View) {
             if pool.overprovisioning {
                 seen.settings.insert(format!("{} overprovisioning", pool.uuid));
             }
+            if let Some(encryption) = &pool.encryption {
+                let tokens = encryption.tokens.iter();
+                seen.settings.extend(tokens.map(|(slot, held)| format!("{} slot {slot} {held:?}", pool.uuid)));
+                seen.settings.extend(encryption.reencrypted.map(|_| format!("{} reencrypted", pool.uuid)));
+            }
             if pool.availability != Availability::Full {
                 seen.settings.insert(format!("{} {}", pool.uuid, pool.availability.as_str()));
             }
@@ -167,6 +173,7 @@ fn apply(seen: &mut Seen, view: &View) {
         View::StoppedGone(pool) => {
             seen.stopped.remove(pool);
         }
+        View::Keys(_) => {}
     }
 }
 
@@ -226,7 +233,7 @@ pub(crate) fn name(text: &str) -> Name {
 /// The wish for the pool of most stories on two disks.
 pub(crate) fn create_pool(devices: &[&str]) -> Wish {
     let devices = devices.iter().map(|path| DevicePath::try_from(*path).expect("absolute")).collect();
-    Wish::CreatePool { pool: pool(), name: name("p"), devices, integrity: IntegritySpec::default() }
+    Wish::CreatePool { pool: pool(), name: name("p"), devices, integrity: IntegritySpec::default(), encryption: None }
 }
 
 /// The wish for a filesystem of 1 GiB.

@@ -37,7 +37,8 @@ const NIL: &str = "00000000000000000000000000000000";
 /// RFC 3339 ends with the year 9999; a record from a broken clock must not end the daemon.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-fn time(seconds: u64) -> String {
+/// A time as clients read it.
+pub(super) fn time(seconds: u64) -> String {
     let since = std::time::Duration::from_secs(seconds.min(LAST_SECOND));
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }

@@ -13,6 +13,7 @@
 
 mod blockdev;
 mod decode;
+mod encryption;
 mod filesystem;
 mod manager;
 mod pool;

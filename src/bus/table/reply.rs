@@ -9,6 +9,7 @@ use crate::bus::tree::Tree;
 use crate::bus::value::Value;
 use crate::message::Answer;
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
+use crate::model::token::KeyChange;
 
 /// What a reply is made of.
 pub struct Replying<'a> {
@@ -44,6 +45,35 @@ fn changed(changed: bool, what: Value) -> Value {
 
 fn nowhere() -> Value {
     Value::Path("/".to_owned())
+}
+
+/// `b`: whether anything changed.
+pub(super) fn done(reply: &Replying<'_>) -> Value {
+    Value::Flag(*reply.answer == Answer::Set)
+}
+
+/// `(bb)`: whether the key has another value than before, and whether that was there before.
+pub(super) fn key_set(reply: &Replying<'_>) -> Value {
+    let Answer::KeySet(change) = reply.answer else {
+        return changed(false, Value::Flag(false));
+    };
+    changed(*change != KeyChange::Same, Value::Flag(*change == KeyChange::Replaced))
+}
+
+/// `as`: the descriptions.
+pub(super) fn listed_keys(reply: &Replying<'_>) -> Value {
+    let Answer::Keys(keys) = reply.answer else {
+        return Value::Array("s", Vec::new());
+    };
+    Value::Array("s", keys.iter().map(|key| Value::text(key.as_str())).collect())
+}
+
+/// `(bas)`: the UUIDs of the devices of a pool that was started.
+pub(super) fn unlocked_pool(reply: &Replying<'_>) -> Value {
+    let Answer::PoolStarted(_, devices, _) = reply.answer else {
+        return changed(false, Value::Array("s", Vec::new()));
+    };
+    changed(true, Value::Array("s", devices.iter().map(|device| Value::text(device.simple())).collect()))
 }
 
 /// `(b(oao))`: pool, data devices.

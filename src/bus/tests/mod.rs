@@ -5,6 +5,7 @@
 
 mod filesystems;
 mod fuzz;
+mod keys;
 mod live;
 mod order;
 mod pools;
@@ -67,6 +68,7 @@ fn pool(n: u8) -> PoolView {
         no_alloc_space: false,
         fs_limit: 100,
         overprovisioning: true,
+        encryption: None,
     }
 }
 
@@ -115,6 +117,7 @@ fn stopped(n: u8, called: Option<&str>) -> StoppedPoolView {
         }],
         version: Some(MetadataVersion::V2),
         features: Some(std::collections::BTreeMap::new()),
+        tokens: None,
     }
 }
 
@@ -167,7 +170,9 @@ fn values(message: &Message) -> Vec<Value> {
 }
 
 fn send(bus: &mut Bus, call: &Call<'_>) {
-    bus.handle_message(&mut call.bytes(), call.descriptors as usize).expect("a message");
+    let null = || std::fs::File::open("/dev/null").expect("it is there").into();
+    let descriptors: Vec<std::os::fd::OwnedFd> = (0..call.descriptors).map(|_| null()).collect();
+    bus.handle_message(&mut call.bytes(), descriptors.into()).expect("a message");
 }
 
 /// The one message that answers a call at once.

@@ -12,7 +12,7 @@ use crate::engine::filesystem::Filesystems;
 use crate::engine::layout::{self, Layout, LayoutFault};
 use crate::engine::pool::{Member, Pool, numbers};
 use crate::engine::stack::LowWater;
-use crate::engine::{devices, size, stack as tables, volume};
+use crate::engine::{devices, encryption, size, stack as tables, volume};
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_CREATING, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
 use crate::format::record::{FS_LIMIT_DEFAULT, PoolRecord};
@@ -22,11 +22,13 @@ use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, MetadataVersion};
+use crate::model::token::Tokens;
 use crate::probe;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{Outcome, format, headers, stack, thin_pool};
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
+use crate::sys::encryption::Encryption;
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
 use crate::xfs::Log;
@@ -45,6 +47,8 @@ pub struct Asked {
     pub devices: Vec<DevicePath>,
     /// Room for an integrity layer.
     pub integrity: IntegritySpec,
+    /// What is to unlock it, if it is to be encrypted.
+    pub encryption: Option<Tokens>,
 }
 
 /// What the creation will make, decided before anything is changed.
@@ -54,10 +58,15 @@ struct Plan {
     record: PoolRecord,
     members: Vec<Member>,
     tables: Vec<(Dm, Table)>,
+    encryption: Option<Tokens>,
 }
 
 /// Creates a pool, or finds that it exists with these devices.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, asked: Asked) -> Outcome {
+    if asked.encryption.is_some() {
+        // Whether it can be done at all, before anything is looked at.
+        shard.sys.encryption()?;
+    }
     rt::stage("examine");
     let paths = devices::distinct(&asked.name, &asked.devices)?;
     let candidates = examine(shard, &paths).await?;
@@ -142,10 +151,14 @@ fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, R
     for (device, member) in record.backstore.data_tier.blockdev.devs.iter_mut().zip(&members) {
         device.hardware_info.clone_from(&member.candidate.hardware);
     }
+    if let Some(tokens) = &asked.encryption {
+        encryption::enter(&mut record, tokens);
+    }
     let numbers = numbers(&members);
     let tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Creation)
         .expect("a layout that was just made has its tables");
-    Ok(Plan { pool: asked.pool, name: asked.name.clone(), record, members, tables })
+    let encryption = asked.encryption.clone();
+    Ok(Plan { pool: asked.pool, name: asked.name.clone(), record, members, tables, encryption })
 }
 
 /// A pool uses its first 50 GiB of thin data until it can grow, and says so.
@@ -203,6 +216,10 @@ async fn build<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Failure> {
     // begins with zeroes for a new thin pool.
     let clear = vec![zeroes(Role::Cache, size::CRYPT_RESERVE), zeroes(Role::ThinMeta, THIN_META_HEAD)];
     headers::put(&shard.sys, clear).await?;
+    if let Some(tokens) = &plan.encryption {
+        rt::stage("encrypt");
+        shard.sys.encryption()?.set_tokens(plan.pool, tokens).await?;
+    }
     rt::stage("metadata volume");
     make_metadata_volume(shard, plan).await?;
     rt::stage("thin pool");
@@ -219,7 +236,11 @@ async fn make_metadata_volume<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(
 
 fn running(plan: &Plan) -> Running {
     let filesystems = Filesystems::new(plan.pool, Vec::new(), Vec::new(), []);
-    let pool = Pool::new(plan.pool, plan.name.clone(), plan.record.clone(), plan.members.clone(), None, filesystems);
+    let mut pool =
+        Pool::new(plan.pool, plan.name.clone(), plan.record.clone(), plan.members.clone(), None, filesystems);
+    if let Some(tokens) = plan.encryption.clone() {
+        pool.set_tokens(tokens);
+    }
     Running { uuid: plan.pool, pool: pool.into(), saver: Saver::default() }
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use cores::rt;
 
-use crate::engine::gather::{Read, Verdict, judge, stopped_view};
+use crate::engine::gather::{Read, Ready, Verdict, judge, stopped_view};
 use crate::error::Failure;
 use crate::message::{Claim, View};
 use crate::model::device::{Candidate, DeviceNumber};
@@ -101,18 +101,31 @@ pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     match judge(pool, &devices) {
         Verdict::HalfMade => clean_up(shard, pool, &devices, "creation").await,
         Verdict::Destroying => clean_up(shard, pool, &devices, "destruction").await,
-        Verdict::Ready(ready) if ready.record.started() => {
-            if let Err(failure) = start_pool::start(shard, pool, *ready).await {
+        Verdict::Ready(ready) => {
+            if let Err(failure) = start_or_list(shard, pool, ready, &devices).await {
                 log::error!("a pool stays stopped (pool={pool}): {failure}");
                 list(shard, pool, &devices).await;
             }
         }
-        Verdict::Ready(_) => list(shard, pool, &devices).await,
         Verdict::Unfit(refusal) => {
             log::error!("a pool stays stopped (pool={pool}): {refusal}");
             list(shard, pool, &devices).await;
         }
     }
+}
+
+async fn start_or_list<S: Sys>(
+    shard: &Rc<Shard<S>>,
+    pool: PoolUuid,
+    ready: Box<Ready>,
+    devices: &[Read],
+) -> Result<(), Failure> {
+    if start_pool::comes_up(shard, pool, &ready.record).await? {
+        start_pool::start(shard, pool, *ready).await?;
+    } else {
+        list(shard, pool, devices).await;
+    }
+    Ok(())
 }
 
 /// Lists a pool as stopped. It holds its devices, not its name.

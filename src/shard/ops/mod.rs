@@ -8,11 +8,13 @@ pub mod create_filesystems;
 pub mod create_pool;
 pub mod destroy_filesystems;
 pub mod destroy_pool;
+pub mod encryption;
 pub mod format;
 pub mod fs_limit;
 pub mod gather;
 pub mod headers;
 pub mod intents;
+pub mod keys;
 pub mod look;
 pub mod metadata;
 pub mod new_uuid;
@@ -27,19 +29,21 @@ pub mod thin_pool;
 
 use std::rc::Rc;
 
+use crate::descriptors::Descriptors;
 use crate::error::Failure;
-use crate::message::{Answer, Wish};
+use crate::message::{Answer, KeyWish, Wish};
 use crate::shard::Shard;
 use crate::sys::Sys;
 
 /// What every operation comes to.
 pub type Outcome = Result<Answer, Failure>;
 
-/// Carries out a wish. The caller holds the place in the pool's queue.
-pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish) -> Outcome {
+/// Carries out a wish. The caller holds the place in the pool's queue. Descriptors that the operation does not
+/// read are closed.
+pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish, descriptors: Descriptors) -> Outcome {
     match wish {
-        Wish::CreatePool { pool, name, devices, integrity } => {
-            create_pool::run(shard, create_pool::Asked { pool, name, devices, integrity }).await
+        Wish::CreatePool { pool, name, devices, integrity, encryption } => {
+            create_pool::run(shard, create_pool::Asked { pool, name, devices, integrity, encryption }).await
         }
         Wish::DestroyPool(pool) => destroy_pool::run(shard, pool).await,
         Wish::StartPool { pool, unlock, remove_cache } => start_pool::run(shard, pool, unlock, remove_cache).await,
@@ -54,6 +58,11 @@ pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish) -> Outcome {
         Wish::SetFsLimit(pool, limit) => fs_limit::run(shard, pool, limit).await,
         Wish::Metadata(pool, current) => metadata::pool(shard, pool, current).await,
         Wish::FilesystemMetadata(pool, name) => metadata::filesystems(shard, pool, name.as_deref()),
+        Wish::ChangeTokens(pool, change) => encryption::change(shard, pool, &change).await,
+        Wish::EncryptPool(pool, tokens) => encryption::encrypt(shard, pool, tokens).await,
+        Wish::ReencryptPool(pool) => encryption::reencrypt(shard, pool).await,
+        Wish::DecryptPool(pool) => encryption::decrypt(shard, pool).await,
+        Wish::Keys(wish) => keys::run(shard, wish, descriptors).await,
     }
 }
 
@@ -74,6 +83,13 @@ pub const fn task(wish: &Wish) -> &'static str {
         Wish::SetFsLimit(..) => "set filesystem limit",
         Wish::Metadata(..) => "pool metadata",
         Wish::FilesystemMetadata(..) => "filesystem metadata",
+        Wish::ChangeTokens(..) => "change tokens",
+        Wish::EncryptPool(..) => "encrypt pool",
+        Wish::ReencryptPool(_) => "reencrypt pool",
+        Wish::DecryptPool(_) => "decrypt pool",
+        Wish::Keys(KeyWish::List) => "list keys",
+        Wish::Keys(KeyWish::Set(..)) => "set key",
+        Wish::Keys(KeyWish::Unset(_)) => "unset key",
     }
 }
 
@@ -85,6 +101,8 @@ pub fn words(wish: &Wish) -> String {
         Wish::DestroyFilesystems(_, named) => format!(" count={}", named.len()),
         Wish::SnapshotFilesystem(_, origin, name) => format!(" origin={origin} name={:?}", name.as_str()),
         Wish::SetFsLimit(_, limit) => format!(" limit={limit}"),
+        Wish::EncryptPool(_, tokens) => format!(" tokens={}", tokens.count()),
+        Wish::Keys(KeyWish::Set(key, _) | KeyWish::Unset(key)) => format!(" key={:?}", key.as_str()),
         Wish::DestroyPool(_)
         | Wish::StartPool { .. }
         | Wish::StopPool(_)
@@ -93,7 +111,11 @@ pub fn words(wish: &Wish) -> String {
         | Wish::SetUserInfo(..)
         | Wish::SetOverprovisioning(..)
         | Wish::Metadata(..)
-        | Wish::FilesystemMetadata(..) => String::new(),
+        | Wish::FilesystemMetadata(..)
+        | Wish::ChangeTokens(..)
+        | Wish::ReencryptPool(_)
+        | Wish::DecryptPool(_)
+        | Wish::Keys(KeyWish::List) => String::new(),
     };
     format!("what={:?} pool={}{detail}", task(wish), wish.pool())
 }

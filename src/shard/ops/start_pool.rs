@@ -12,23 +12,25 @@ use crate::engine::gather::{Read, Ready, Verdict, judge};
 use crate::engine::pool::{self as pools, Pool};
 use crate::engine::stack::{self as tables, LowWater};
 use crate::error::{Failure, Fault, Refusal};
+use crate::format::record::PoolRecord;
 use crate::message::{Answer, Claim, Taken, View};
 use crate::model::device::DeviceNumber;
-use crate::model::dm::{Dm, Table};
+use crate::model::dm::{Dm, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::PoolUuid;
 use crate::model::name::Name;
 use crate::model::pool::MetadataVersion;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack, thin_pool};
+use crate::shard::ops::{Outcome, create_pool, encryption, gather, intents, records, stack, thin_pool};
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys};
 
 /// Starts a stopped pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
-    if shard.running(pool).is_some() {
-        return if unlock { Err(Refusal::NotEncrypted { pool }.into()) } else { Ok(Answer::Identity) };
+    if let Some(running) = shard.running(pool) {
+        let plain = running.pool.borrow().encryption().is_none();
+        return if unlock && plain { Err(Refusal::NotEncrypted { pool }.into()) } else { Ok(Answer::Identity) };
     }
     if !shard.gathered.borrow().contains_key(&pool) {
         return Err(Refusal::NoPool(pool).into());
@@ -53,11 +55,10 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, rem
 
 /// Whether what was asked for fits what the pool is.
 fn fit(pool: PoolUuid, ready: Box<Ready>, unlock: bool, remove_cache: bool) -> Result<Box<Ready>, Refusal> {
-    if ready.record.is_encrypted() {
-        return Err(Refusal::Unsupported { what: "an encrypted pool" });
-    }
-    if unlock {
-        return Err(Refusal::NotEncrypted { pool });
+    match (ready.record.is_encrypted(), unlock) {
+        (true, true) | (false, false) => {}
+        (true, false) => return Err(Refusal::Locked { pool }),
+        (false, true) => return Err(Refusal::NotEncrypted { pool }),
     }
     if ready.record.backstore.cache_tier.is_some() {
         return Err(Refusal::Unsupported { what: "a pool with a cache" });
@@ -96,10 +97,20 @@ fn of_our_kind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
             return Err(Refusal::OtherKind { pool, made: "with --files", started: "without it" });
         }
     }
+    if ready.record.is_encrypted() {
+        shard.sys.encryption()?;
+    }
     match ready.members[0].header.version {
         MetadataVersion::V1 => Err(Refusal::Version1 { pool }),
         MetadataVersion::V2 => Ok(()),
     }
+}
+
+/// Whether a pool that is found comes up by itself: as its record says, unless it is encrypted and nobody has
+/// unlocked it. A daemon before this one may have; then its stack is up.
+pub async fn comes_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &PoolRecord) -> Result<bool, Fault> {
+    let unlocked = !record.is_encrypted() || shard.sys.active(pool).await?.contains(&Dm::Private(pool, Role::ThinPool));
+    Ok(record.started() && unlocked)
 }
 
 async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Result<(), Refusal> {
@@ -129,6 +140,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     let tables = tables::tables(&record, members[0].header.version, pool, &numbers, LowWater::Setup)
         .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
     stack::up(&shard.sys, &tables).await?;
+    let tokens = encryption::header(shard, pool, record.is_encrypted()).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
@@ -138,9 +150,12 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
     let filesystems = Filesystems::new(pool, filesystems, lost, seen);
-    let engine = Pool::new(pool, name, record, members, Some(time), filesystems);
+    let mut engine = Pool::new(pool, name, record, members, Some(time), filesystems);
+    // A change of the header may have been cut off before the record told of it.
+    let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
+    let started_anew = engine.set_started(true);
     let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
-    if running.pool.borrow_mut().set_started(true) {
+    if told_anew || started_anew {
         save::durable(shard, &running).await?;
     }
     create_pool::clear_marks(shard, &running).await;

@@ -5,13 +5,14 @@
 //!
 //! Deliberately absent: the host's calls themselves; they stand in the modules that are named here.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 
 use cores::side::Fd;
 
 use super::{FilesSys, Open, devices, examine, fault, links, mdv, thin};
-use crate::error::{Failure, Fault, Why};
+use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Role, Table, ThinPoolState};
@@ -173,6 +174,12 @@ impl FilesSys {
 }
 
 impl Sys for FilesSys {
+    type Encryption = Infallible;
+
+    fn encryption(&self) -> Result<&Infallible, Refusal> {
+        Err(Refusal::Unsupported { what: "encryption" })
+    }
+
     fn kind(&self) -> Kind {
         Kind::Files
     }

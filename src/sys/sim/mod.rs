@@ -11,6 +11,7 @@
 //! agrees with itself only because disks are numbered after their paths.
 
 mod calls;
+mod crypt;
 mod dice;
 mod disks;
 mod events;
@@ -35,6 +36,7 @@ use self::state::State;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolMode};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::model::token::Tokens;
 use crate::sys::{DeviceEvent, Folder};
 use crate::units::Sectors;
 
@@ -316,6 +318,12 @@ impl Machine {
     pub fn files(&self, pool: PoolUuid, folder: Folder) -> Option<Vec<String>> {
         // The only error is that it is not mounted.
         self.state.borrow().mdv_store(pool).ok().map(|store| store.list(folder))
+    }
+
+    /// What the encryption header of a pool holds, if it has one. `None` also while the backstore is not active.
+    pub fn tokens(&self, pool: PoolUuid) -> Option<Tokens> {
+        // The only errors are that it is not active, and a disk that cannot be read.
+        self.state.borrow().tokens(pool).ok().flatten()
     }
 
     /// Where `announce` made paths lead: pool and filesystem name, to the thin volume.

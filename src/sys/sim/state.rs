@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::crypt::Header;
 use super::dice::Dice;
 use super::disks::{Disk, refuse};
 use super::events::News;
@@ -26,13 +27,15 @@ use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Below, Dm, Role, Table, ThinFeature, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
+use crate::model::token::KeyDescription;
 use crate::sys::linear::Piece;
+use crate::sys::passphrase::Passphrase;
 use crate::sys::stack::{Blocked, Likeness, META_BLOCK, Stack};
 use crate::sys::{Target, Write, WriteData};
 use crate::units::{Bytes, SECTOR_BYTES, Sectors};
 
 /// A place on a disk.
-type Place = (DeviceNumber, Sectors);
+pub(super) type Place = (DeviceNumber, Sectors);
 
 /// Sectors that are written or read, and whose they are.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +62,7 @@ impl From<Piece> for Spot {
 /// First bytes of a thin pool's metadata device here; a number follows.
 const THIN_MARK: &[u8; 8] = b"sim-thin";
 /// Who reads when it is the machine itself.
-const KERNEL: u64 = 0;
+pub(super) const KERNEL: u64 = 0;
 /// Sectors that are zero on thin-pool metadata that was never used: the kernel looks at 4 KiB.
 const FRESH_SECTORS: Sectors = Sectors(8);
 
@@ -84,6 +87,9 @@ pub(super) struct State {
     pub(super) seats: u64,
     pub(super) stack: Stack,
     thin: BTreeMap<Place, ThinStore>,
+    /// Headers of encryption layers.
+    pub(super) headers: BTreeMap<Place, Header>,
+    pub(super) keys: BTreeMap<KeyDescription, Passphrase>,
     /// By the place of the superblock and the write that made it.
     mdv: BTreeMap<(Place, u64), MdvStore>,
     pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
@@ -112,6 +118,8 @@ impl State {
             seats: 0,
             stack: Stack::new(),
             thin: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
             mounted: BTreeMap::new(),
             in_use: BTreeSet::new(),
@@ -149,6 +157,7 @@ impl State {
         }
         self.stack.clear();
         self.in_use.clear();
+        self.keys.clear();
         self.announced.clear();
         self.mounted.clear();
         self.news.ailing.clear();
@@ -428,7 +437,7 @@ impl State {
     }
 
     /// Where the first sector of a device is.
-    fn place(&self, device: Dm) -> Result<Place, Why> {
+    pub(super) fn place(&self, device: Dm) -> Result<Place, Why> {
         let first = self.stack.resolve(device, Sectors::ZERO, Sectors(1))?;
         let piece = first.first().expect("one sector is one piece");
         Ok((piece.device, piece.start))
