@@ -14,6 +14,8 @@ mod errors;
 mod filesystems;
 #[path = "bus/legacy.rs"]
 mod legacy;
+#[path = "bus/names.rs"]
+mod names;
 #[path = "bus/pools.rs"]
 mod pools;
 #[path = "bus/properties.rs"]

@@ -4,7 +4,7 @@
 //! that, and neither do we.
 
 use crate::bus::table::decode::pool::*;
-use crate::bus::table::reply::{created_filesystems, destroyed_filesystems, snapshotted_filesystem};
+use crate::bus::table::reply::{created_filesystems, destroyed_filesystems, renamed_pool, snapshotted_filesystem};
 use crate::bus::table::{
     ALL, Const, Decode, False, Family, NotServed, Served, True, method, property, property_rw, since, until,
 };
@@ -36,7 +36,7 @@ pub static POOL: Family<PoolView> = Family {
         method(until(7), "RebindKeyring", "key_desc:s", "results:b return_code:q return_string:s", NotServed),
         method(since(8), "RebindKeyring", "key_desc:s token_slot:(bu)", "results:b return_code:q return_string:s", NotServed),
         method(since(9), "ReencryptPool", "", "results:b return_code:q return_string:s", NotServed),
-        method(ALL, "SetName", "name:s", "result:(bs) return_code:q return_string:s", NotServed),
+        method(ALL, "SetName", "name:s", "result:(bs) return_code:q return_string:s", Served(set_name, renamed_pool)),
         method(ALL, "SnapshotFilesystem", "origin:o snapshot_name:s", "result:(bo) return_code:q return_string:s", Served(snapshot_filesystem, snapshotted_filesystem)),
         method(until(7), "UnbindClevis", "", "results:b return_code:q return_string:s", NotServed),
         method(since(8), "UnbindClevis", "token_slot:(bu)", "results:b return_code:q return_string:s", NotServed),

@@ -5,7 +5,7 @@
 
 use dbus::Path;
 
-use crate::bus::table::decode::{Args, Ask, CallFault, Decoded, optional, size};
+use crate::bus::table::decode::{Args, Ask, CallFault, Decoded, name, optional, size};
 use crate::error::Refusal;
 use crate::limits::FILESYSTEMS_IN_REQUEST_MAX;
 use crate::message::{Answer, Wish};
@@ -66,6 +66,11 @@ pub(in crate::bus::table) fn snapshot_filesystem(ask: &Asked<'_>) -> Result<Deco
     let found = ask.tree.filesystem_at(&path).filter(|fs| fs.view.pool == ask.on.uuid);
     let origin = found.ok_or_else(|| Refusal::NoFilesystemAt(path.to_string()))?.view.record.uuid;
     Ok(Decoded::Wish(Wish::SnapshotFilesystem(ask.on.uuid, origin, Name::try_from(&*name).map_err(Refusal::from)?)))
+}
+
+pub(in crate::bus::table) fn set_name(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (text,): (String,) = ask.args.all()?;
+    Ok(Decoded::Wish(Wish::SetPoolName(ask.on.uuid, name(&text)?)))
 }
 
 pub(in crate::bus::table) fn set_overprovisioning(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {
