@@ -146,7 +146,9 @@ pub enum Refusal {
     FilesystemDiffers { name: Name, present: Sectors, asked: Sectors },
     #[error("filesystem {name:?} exists, but it could not be brought up; the log says why", name = .name.as_str())]
     FilesystemLost { name: Name },
-    #[error("filesystem {name:?} is being created or destroyed", name = .name.as_str())]
+    #[error("another filesystem of the pool has the name {name:?}", name = .name.as_str())]
+    FilesystemNameTaken { name: Name },
+    #[error("filesystem {name:?} is being created, destroyed or given this name", name = .name.as_str())]
     FilesystemBusy { name: Name },
     #[error("pool {name:?} is full: what is written to the origin would keep a snapshot of it waiting", name = .name.as_str())]
     PoolFull { name: Name },

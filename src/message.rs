@@ -33,7 +33,7 @@ pub enum Message {
     Event(Box<Event>),
     /// Shard to directory.
     Claim(Box<Claim>),
-    /// Directory to shard: the answer to a `Claim::Take`.
+    /// Directory to shard: the answer to a `Claim::Take` or `Claim::TakeMore`.
     Claimed(Box<Claimed>),
     /// Anybody to anybody: accept nothing new, finish, then say `Stopped`.
     Stop,
@@ -91,6 +91,10 @@ pub enum Wish {
     DestroyFilesystems(PoolUuid, Vec<FsUuid>),
     /// Make a filesystem that is what this one is now, and has this name.
     SnapshotFilesystem(PoolUuid, FsUuid, Name),
+    /// Give a filesystem another name.
+    SetFilesystemName(PoolUuid, FsUuid, Name),
+    /// Give a running pool another name.
+    SetPoolName(PoolUuid, Name),
     /// Change how far a filesystem may grow.
     SetSizeLimit(PoolUuid, FsUuid, Option<Sectors>),
     /// Schedule a snapshot to take its origin's place, or cancel that.
@@ -139,6 +143,8 @@ impl Wish {
             | Self::CreateFilesystems(pool, _)
             | Self::DestroyFilesystems(pool, _)
             | Self::SnapshotFilesystem(pool, _, _)
+            | Self::SetFilesystemName(pool, _, _)
+            | Self::SetPoolName(pool, _)
             | Self::SetSizeLimit(pool, _, _)
             | Self::SetMerge(pool, _, _)
             | Self::SetUserInfo(pool, _, _)
@@ -184,7 +190,7 @@ pub enum Answer {
     FilesystemsDestroyed(Vec<FsUuid>),
     /// A snapshot was made: this one.
     FilesystemSnapshotted(FsUuid),
-    /// A property has its new value, or whatever else was asked for is so now.
+    /// A name or a property has its new value, or whatever else was asked for is so now.
     Set,
     /// Nothing changed; this is what was asked for.
     Text(String),
@@ -254,8 +260,20 @@ pub enum Claim {
         /// The devices, which no other pool may hold.
         devices: Vec<(DeviceNumber, DevicePath)>,
     },
-    /// What was taken is now real: the pool runs.
+    /// Take a name that will replace the pool's, and devices, all or none, beside what a pool holds that runs.
+    /// Answered by `Claimed`. One at a time for each pool: it ends with `Commit` or `GiveBack`.
+    TakeMore {
+        /// For whom.
+        pool: PoolUuid,
+        /// Another name.
+        name: Option<Name>,
+        /// More devices.
+        devices: Vec<(DeviceNumber, DevicePath)>,
+    },
+    /// What was taken is now real: the pool runs, has its other name, has more devices.
     Commit(PoolUuid),
+    /// Give back what was taken beside what the pool holds.
+    GiveBack(PoolUuid),
     /// Give back the name, keep the devices: the pool has stopped, or did not start.
     ReleaseName(PoolUuid),
     /// Give back one device: it is gone, or it is somebody else's now.

@@ -20,6 +20,8 @@ mod histories;
 mod keys;
 #[path = "bus/legacy.rs"]
 mod legacy;
+#[path = "bus/names.rs"]
+mod names;
 #[path = "bus/pools.rs"]
 mod pools;
 #[path = "bus/properties.rs"]

@@ -269,6 +269,7 @@ fn arguments_differ(member: &str, expected: &str, given: &str) -> Decision {
 pub fn subject(wish: &Wish) -> uuid::Uuid {
     match wish {
         Wish::SetUserInfo(_, device, _) => device.0,
+        Wish::SetFilesystemName(_, filesystem, _) => filesystem.0,
         Wish::CreatePool { .. }
         | Wish::DestroyPool(_)
         | Wish::StartPool { .. }
@@ -276,6 +277,7 @@ pub fn subject(wish: &Wish) -> uuid::Uuid {
         | Wish::CreateFilesystems(..)
         | Wish::DestroyFilesystems(..)
         | Wish::SnapshotFilesystem(..)
+        | Wish::SetPoolName(..)
         | Wish::SetSizeLimit(..)
         | Wish::SetMerge(..)
         | Wish::SetOverprovisioning(..)

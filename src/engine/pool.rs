@@ -197,6 +197,21 @@ impl Pool {
         self.record.started = started;
     }
 
+    /// Enters another name into the record. Gives back what was on record before.
+    pub fn record_name(&mut self, name: &Name) -> String {
+        std::mem::replace(&mut self.record.name, name.as_str().to_owned())
+    }
+
+    /// Puts back what was on record before, because the name could not be saved.
+    pub fn unrecord_name(&mut self, before: String) {
+        self.record.name = before;
+    }
+
+    /// The name on record is durable: from now on it is the pool's.
+    pub fn set_name(&mut self, name: Name) {
+        self.name = name;
+    }
+
     /// The kernel reports a size of a device; true if it is another one than before. What the pool uses of
     /// the device stays as it is.
     pub fn device_resized(&mut self, device: DeviceNumber, size: Sectors) -> bool {

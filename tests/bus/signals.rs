@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::time::Duration;
 
-use crate::support::client::{Client, Objects, Signal, present};
+use crate::support::client::{Answer, Client, Objects, Signal, present};
 use crate::support::rig::Rig;
 use crate::support::value::Value;
 use crate::support::{GIB, REVISIONS, TOP, interface};
@@ -210,6 +210,48 @@ fn a_stopped_and_started_pool_is_announced_with_the_list_of_stopped_pools() {
         let expected = [(&pool, "pool"), (&filesystems[0], "filesystem"), (&devices[0], "blockdev")];
         assert_added(&client, &heard, &expected.map(|(path, family)| (path.as_str(), family)));
         assert_changed(&client, &heard, TOP, ("Manager", "StoppedPools"), 2);
+    }
+}
+
+/// That a path was declared to be another one, on every revision, without saying which.
+#[track_caller]
+fn assert_path_invalidated(heard: &Heard, paths: &[&str]) {
+    let keys = paths.iter().flat_map(|path| {
+        (0..REVISIONS).map(|revision| ((*path).to_owned(), interface("filesystem", revision), "Devnode".to_owned()))
+    });
+    assert_eq!(heard.invalidated, keys.collect());
+}
+
+#[test]
+fn other_names_are_announced_and_paths_invalidated_before_the_reply() {
+    for kind in KINDS {
+        let rig = Rig::new(kind);
+        let _daemon = rig.start();
+        let client = listener(&rig);
+        let pool = make_pool(&rig, &client, "p");
+        let (one, two) = (client.make_filesystem(&pool, "one"), client.make_filesystem(&pool, "two"));
+        for revision in 0..REVISIONS {
+            let set = |path: &str, family: &str, name: String| -> Heard {
+                let on = interface(family, revision);
+                let answer: Answer<(bool, String)> = client.ask(path, &on, "SetName", (name,));
+                assert!(answer.done().0);
+                let heard = sort(client.signals());
+                assert_silent(&client);
+                assert!(heard.added.is_empty() && heard.removed.is_empty(), "{heard:?}");
+                heard
+            };
+            let heard = set(&one, "filesystem", format!("one{revision}"));
+            assert_eq!(heard.changed.len(), usize::from(REVISIONS), "the name and nothing else: {heard:?}");
+            assert_path_invalidated(&heard, &[&one]);
+            assert_changed(&client, &heard, &one, ("filesystem", "Name"), 0);
+            let heard = set(&pool, "pool", format!("p{revision}"));
+            assert_eq!(heard.changed.len(), usize::from(REVISIONS), "the name and nothing else: {heard:?}");
+            assert_path_invalidated(&heard, &[&one, &two]);
+            assert_changed(&client, &heard, &pool, ("pool", "Name"), 0);
+        }
+        let same: Answer<(bool, String)> = client.ask(&pool, &interface("pool", 9), "SetName", ("p9",));
+        assert!(!same.done().0);
+        assert_eq!(client.signals(), []);
     }
 }
 

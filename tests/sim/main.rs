@@ -10,6 +10,7 @@ mod events;
 mod format;
 mod limit;
 mod metadata;
+mod names;
 mod snapshots;
 mod strict;
 mod world;
@@ -250,6 +251,8 @@ fn every_fault_is_unwound() {
         (Before::Snapshots, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "s")])),
         (Before::Filesystem, |_| Wish::StopPool(pool())),
         (Before::Filesystem, |_| Wish::SetFsLimit(pool(), 500)),
+        (Before::Filesystem, |_| Wish::SetPoolName(pool(), name("q"))),
+        (Before::Filesystem, |seen| Wish::SetFilesystemName(pool(), filesystem(seen, "one"), name("uno"))),
         (Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false }),
     ] {
         let (actions, _) = attempt(&machine(), before, wish, None);

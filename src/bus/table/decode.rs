@@ -20,6 +20,7 @@ use crate::error::Refusal;
 use crate::limits::FILESYSTEM_SECTORS_MIN;
 use crate::message::{Answer, Wish};
 use crate::model::ids::PoolUuid;
+use crate::model::name::Name;
 use crate::units::{Bytes, SECTOR_BYTES, Sectors};
 
 /// What a decoding function may look at.
@@ -105,6 +106,11 @@ impl Args {
 /// The D-Bus optional `(bT)`.
 fn optional<T>((present, value): (bool, T)) -> Option<T> {
     present.then_some(value)
+}
+
+/// A name that somebody is to have.
+fn name(text: &str) -> Result<Name, Refusal> {
+    Ok(Name::try_from(text)?)
 }
 
 /// A filesystem size or size limit: decimal bytes, at least 512 MiB, at most what sectors can count.

@@ -8,7 +8,9 @@ use crate::bus::table::decode::pool::*;
 use crate::bus::table::encryption::{
     clevis_info, clevis_infos, free_slots, key_description, key_descriptions, reencrypted,
 };
-use crate::bus::table::reply::{created_filesystems, destroyed_filesystems, done, snapshotted_filesystem, text};
+use crate::bus::table::reply::{
+    created_filesystems, destroyed_filesystems, done, renamed_pool, snapshotted_filesystem, text,
+};
 use crate::bus::table::{
     ALL, Const, Decode, False, Family, NotServed, Served, True, method, property, property_rw, since, until,
 };
@@ -40,7 +42,7 @@ pub static POOL: Family<PoolView> = Family {
         method(until(7), "RebindKeyring", "key_desc:s", "results:b return_code:q return_string:s", Served(rebind_keyring_r0, done)),
         method(since(8), "RebindKeyring", "key_desc:s token_slot:(bu)", "results:b return_code:q return_string:s", Served(rebind_keyring_r8, done)),
         method(since(9), "ReencryptPool", "", "results:b return_code:q return_string:s", Served(reencrypt_pool, done)),
-        method(ALL, "SetName", "name:s", "result:(bs) return_code:q return_string:s", NotServed),
+        method(ALL, "SetName", "name:s", "result:(bs) return_code:q return_string:s", Served(set_name, renamed_pool)),
         method(ALL, "SnapshotFilesystem", "origin:o snapshot_name:s", "result:(bo) return_code:q return_string:s", Served(snapshot_filesystem, snapshotted_filesystem)),
         method(until(7), "UnbindClevis", "", "results:b return_code:q return_string:s", Served(unbind_clevis_r0, done)),
         method(since(8), "UnbindClevis", "token_slot:(bu)", "results:b return_code:q return_string:s", Served(unbind_clevis_r8, done)),

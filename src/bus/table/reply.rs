@@ -149,8 +149,14 @@ pub(super) fn text(reply: &Replying<'_>) -> Value {
     Value::text(text)
 }
 
-/// `(bs)`: the device's UUID; 32 zeroes where nothing changed.
-pub(super) fn set_user_info_changed(reply: &Replying<'_>) -> Value {
+/// `(bs)`: the UUID without hyphens; an empty text where nothing changed.
+pub(super) fn renamed_pool(reply: &Replying<'_>) -> Value {
+    let set = *reply.answer == Answer::Set;
+    changed(set, Value::text(if set { PoolUuid(reply.subject).simple() } else { String::new() }))
+}
+
+/// `(bs)`: the UUID of the filesystem or device; 32 zeroes where nothing changed.
+pub(super) fn changed_subject(reply: &Replying<'_>) -> Value {
     let set = *reply.answer == Answer::Set;
     changed(set, Value::text(if set { reply.subject } else { Uuid::nil() }.simple()))
 }

@@ -21,6 +21,7 @@ pub mod new_uuid;
 pub mod records;
 pub mod save;
 pub mod set;
+pub mod set_name;
 pub mod snapshot_filesystem;
 pub mod stack;
 pub mod start_pool;
@@ -51,6 +52,8 @@ pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish, descriptors: Descri
         Wish::CreateFilesystems(pool, specs) => create_filesystems::run(shard, pool, specs).await,
         Wish::DestroyFilesystems(pool, named) => destroy_filesystems::run(shard, pool, named).await,
         Wish::SnapshotFilesystem(pool, origin, name) => snapshot_filesystem::run(shard, pool, origin, name).await,
+        Wish::SetFilesystemName(pool, filesystem, name) => set_name::filesystem(shard, pool, filesystem, name).await,
+        Wish::SetPoolName(pool, name) => set_name::pool(shard, pool, name).await,
         Wish::SetSizeLimit(pool, filesystem, limit) => set::size_limit(shard, pool, filesystem, limit).await,
         Wish::SetMerge(pool, filesystem, merge) => set::merge(shard, pool, filesystem, merge).await,
         Wish::SetUserInfo(pool, device, info) => set::user_info(shard, pool, device, info).await,
@@ -76,6 +79,8 @@ pub const fn task(wish: &Wish) -> &'static str {
         Wish::CreateFilesystems(..) => "create filesystems",
         Wish::DestroyFilesystems(..) => "destroy filesystems",
         Wish::SnapshotFilesystem(..) => "snapshot filesystem",
+        Wish::SetFilesystemName(..) => "rename filesystem",
+        Wish::SetPoolName(..) => "rename pool",
         Wish::SetSizeLimit(..) => "set size limit",
         Wish::SetMerge(..) => "set merge",
         Wish::SetUserInfo(..) => "set user info",
@@ -100,6 +105,8 @@ pub fn words(wish: &Wish) -> String {
         Wish::CreateFilesystems(_, specs) => format!(" count={}", specs.len()),
         Wish::DestroyFilesystems(_, named) => format!(" count={}", named.len()),
         Wish::SnapshotFilesystem(_, origin, name) => format!(" origin={origin} name={:?}", name.as_str()),
+        Wish::SetFilesystemName(_, filesystem, name) => format!(" filesystem={filesystem} name={:?}", name.as_str()),
+        Wish::SetPoolName(_, name) => format!(" name={:?}", name.as_str()),
         Wish::SetFsLimit(_, limit) => format!(" limit={limit}"),
         Wish::EncryptPool(_, tokens) => format!(" tokens={}", tokens.count()),
         Wish::Keys(KeyWish::Set(key, _) | KeyWish::Unset(key)) => format!(" key={:?}", key.as_str()),

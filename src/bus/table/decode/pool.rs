@@ -5,7 +5,7 @@
 
 use dbus::Path;
 
-use crate::bus::table::decode::{Args, Ask, CallFault, Decoded, optional, size};
+use crate::bus::table::decode::{Args, Ask, CallFault, Decoded, name, optional, size};
 use crate::error::Refusal;
 use crate::limits::FILESYSTEMS_IN_REQUEST_MAX;
 use crate::message::{Answer, Wish};
@@ -77,6 +77,11 @@ pub(in crate::bus::table) fn metadata(ask: &Asked<'_>) -> Result<Decoded, CallFa
 pub(in crate::bus::table) fn filesystem_metadata(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
     let (name, _current): ((bool, String), bool) = ask.args.all()?;
     Ok(Decoded::Wish(Wish::FilesystemMetadata(ask.on.uuid, optional(name))))
+}
+
+pub(in crate::bus::table) fn set_name(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (text,): (String,) = ask.args.all()?;
+    Ok(Decoded::Wish(Wish::SetPoolName(ask.on.uuid, name(&text)?)))
 }
 
 pub(in crate::bus::table) fn set_overprovisioning(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {
