@@ -99,6 +99,7 @@ install: ## lay out under DESTDIR and PREFIX (/usr): programs, udev rules, polic
 	sed 's|^ExecStart=/usr/libexec/|ExecStart=$(LIBEXECDIR)/|' dist/stratisd.service \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/stratisd.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/stratisd.service
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/stratisd dist/stratisd-large.conf
 	install -D -m 644 dist/stratisd.8 $(DESTDIR)$(PREFIX)/share/man/man8/stratisd.8
 	install -D -m 644 dist/stratisd.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/stratisd
 

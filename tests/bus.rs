@@ -12,6 +12,8 @@ mod support;
 mod errors;
 #[path = "bus/filesystems.rs"]
 mod filesystems;
+#[path = "bus/large.rs"]
+mod large;
 #[path = "bus/legacy.rs"]
 mod legacy;
 #[path = "bus/pools.rs"]
