@@ -10,6 +10,7 @@ mod live;
 mod order;
 mod pools;
 mod properties;
+mod wire;
 mod wrong;
 
 use std::os::fd::OwnedFd;
