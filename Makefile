@@ -85,6 +85,8 @@ demo: packages build ## a pool, a filesystem, a restart: in a minute, on files, 
 
 bench: ## the measurements (minutes)
 	$(CARGO) bench --workspace --bench '*'
+	$(CARGO) build --release
+	$(BUILT)/stratisd-bench bus --start '$(BUILT)/stratisd --sim'
 
 install: ## lay out under DESTDIR and PREFIX (/usr): programs, udev rules, policy, unit, manual page, completion
 	@for program in stratisd $(UDEV_HELPERS); do \
