@@ -68,10 +68,24 @@ pub const CALLS_MAX: usize = 8_192;
 /// Method calls in flight from one client (unique name), so that one cannot use up `CALLS_MAX`.
 pub const CALLS_PER_SENDER_MAX: usize = 512;
 
-/// Bytes queued towards the bus. The bus daemon itself disconnects a service past 32 MiB a message.
+/// Bytes queued towards the bus. Beyond it no more calls are read until some have left.
 pub const BUS_OUT_BYTES_MAX: usize = 256 << 20;
 
-/// Largest message taken from or given to the bus: the D-Bus specification's own bound.
+/// Bytes of answers that wait for one client; beyond it calls of that client are refused. As much as the
+/// bus takes in one message, so that a client that asks faster than it reads delays nobody by more.
+pub const SENDER_BYTES_MAX: usize = 32 << 20;
+
+/// Callers that wait for a listing, all clients together. Each is a few hundred bytes and 10 ms of the bus.
+pub const LISTINGS_WAITING_MAX: usize = 8_192;
+
+/// Longest message that the bus takes from a service, if it is not told otherwise: the default of
+/// dbus-daemon (`max_message_size`). It cuts the connection of a service that sends a longer one.
+pub const BUS_MESSAGE_BYTES_DEFAULT: usize = 32 << 20;
+
+/// Least that may be said of a bus: the answers of a machine with some hundred filesystems.
+pub const BUS_MESSAGE_BYTES_MIN: usize = 1 << 20;
+
+/// Longest message taken from or given to any bus: the D-Bus specification's own bound.
 pub const BUS_MESSAGE_BYTES_MAX: usize = 128 << 20;
 
 /// Jobs waiting on one lane of blocking threads; more are refused, their operation fails cleanly.
@@ -97,16 +111,8 @@ pub const DEVICE_EVENTS_MAX: usize = 256;
 /// not lost; what is lost costs a look at every device. Memory is used only while messages wait.
 pub const MONITOR_BYTES: usize = 8 << 20;
 
-/// Replies up to this many bytes are sent in turn; larger listings wait until nothing else does.
-/// At 64 KiB the bus daemon's own buffer takes one in a single write.
-pub const REPLY_SMALL_BYTES_MAX: usize = 64 << 10;
-
 /// Messages that may pass a waiting listing. At 20,000 calls a second they delay it by 3 ms.
 pub const LISTING_PASSED_MAX: usize = 64;
-
-/// Largest listing of all objects: what a system bus daemon takes from a service in one message
-/// (32 MiB, its default), less room for the header. Beyond, it would cut the connection.
-pub const BUS_LISTING_BYTES_MAX: usize = (32 << 20) - 4_096;
 
 /// Bytes asked of the bus socket at a time: a few hundred calls.
 pub const BUS_READ_BYTES: usize = 64 << 10;

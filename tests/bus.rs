@@ -18,6 +18,8 @@ mod filesystems;
 mod histories;
 #[path = "bus/keys.rs"]
 mod keys;
+#[path = "bus/large.rs"]
+mod large;
 #[path = "bus/legacy.rs"]
 mod legacy;
 #[path = "bus/names.rs"]

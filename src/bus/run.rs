@@ -36,6 +36,7 @@ use crate::bus::auth::{Auth, AuthFault};
 use crate::bus::core::Bus;
 use crate::bus::daemon::{Event, NAME, NameFault};
 use crate::bus::incoming::Unreadable;
+use crate::bus::queue::Out;
 use crate::bus::read::read;
 use crate::bus::write::write;
 use crate::descriptors::Descriptors;
@@ -55,6 +56,8 @@ pub struct BusConfig {
     pub first_shard: usize,
     /// What the property `Version` says.
     pub version: String,
+    /// Longest message that the bus takes.
+    pub message_max: usize,
 }
 
 /// Why the role ended.
@@ -96,8 +99,8 @@ pub async fn run(
     let socket = OwnedFd::from(connect(&side, &config.address).await?);
     let socket: Fd = Rc::new(socket);
     let shards = config.first_shard..config.first_shard + config.shards;
-    let shared =
-        Rc::new(Shared::new(Bus::new(&config.version, machine_id(), rt::random), endpoint, shards, Box::new(home)));
+    let bus = Bus::new(&config.version, machine_id(), rt::random).with_message_max(config.message_max);
+    let shared = Rc::new(Shared::new(bus, endpoint, shards, Box::new(home)));
     shared.with(Bus::greet);
     let reader = rt::spawn("bus read", read(side.clone(), socket.clone(), shared.clone()));
     let writer = rt::spawn("bus write", write(side, socket.clone(), shared.clone()));
@@ -269,12 +272,14 @@ impl Shared {
     }
 
     /// Resolves with what to send next; `None` when we leave.
-    pub(super) async fn to_send(&self) -> Option<Vec<u8>> {
+    pub(super) async fn to_send(&self) -> Option<Out> {
         poll_fn(|context| {
             let mut bus = self.bus.borrow_mut();
-            if let Some(mut bytes) = bus.poll_bytes() {
-                bus.poll_more(&mut bytes, BUS_SEND_BYTES);
-                return Poll::Ready(Some(bytes));
+            if let Some(mut out) = bus.poll_out() {
+                if let Out::Bytes(bytes) = &mut out {
+                    bus.poll_more(bytes, BUS_SEND_BYTES);
+                }
+                return Poll::Ready(Some(out));
             }
             if self.leaving.get() {
                 return Poll::Ready(None);

@@ -1,5 +1,7 @@
 //! What is not a Stratis answer but a D-Bus error: unknown things, malformed calls, unserved methods.
 
+use std::collections::BTreeSet;
+
 use crate::support::client::{BusError, Client, method};
 use crate::support::introspection::golden;
 use crate::support::rig::Rig;

@@ -14,6 +14,7 @@
 mod alarm;
 mod message;
 mod operation;
+mod slices;
 mod slots;
 
 use std::cell::{Cell, RefCell};
@@ -30,12 +31,14 @@ use io_uring::{IoUring, opcode, squeue};
 use self::alarm::Alarm;
 use self::message::Message;
 use self::operation::{Kind, Operation, count};
+use self::slices::Slices;
 use self::slots::{Completed, Found, Key, Left, Slots};
 use crate::clock::Instant;
 use crate::limits::{SIDE_COMPLETIONS, SIDE_OPERATIONS_MAX, SIDE_SUBMISSIONS};
 use crate::rt::{self, Panicked};
 use crate::scheduler::Bell;
 
+pub use self::slices::Slice;
 pub use crate::buffer::Buffer;
 
 /// A descriptor that operations in flight keep open.
@@ -153,6 +156,19 @@ impl Side {
     pub async fn send(self: &Rc<Self>, socket: &Fd, bytes: Buffer, from: usize) -> (io::Result<usize>, Buffer) {
         let (result, operation) = self.run(socket, Kind::Send { buffer: bytes, from }).await;
         (count(result), operation.into_buffer())
+    }
+
+    /// Sends the bytes of at most `SLICES_MAX` slices, one after the other, from position `from` on;
+    /// possibly fewer than all. Kernels since 5.19 come back only when all has left, older ones as
+    /// soon as the socket is full. A closed peer is an error (EPIPE), never a signal.
+    pub async fn send_slices(
+        self: &Rc<Self>,
+        socket: &Fd,
+        slices: Vec<Slice>,
+        from: usize,
+    ) -> (io::Result<usize>, Vec<Slice>) {
+        let (result, operation) = self.run(socket, Kind::SendSlices(Slices::new(slices, from))).await;
+        (count(result), operation.into_slices())
     }
 
     /// Operations that the kernel holds or whose result nobody has fetched, orphans included.

@@ -11,7 +11,7 @@ use crate::bus::table::decode::encryption::{Clevis, Key, OldClevis, OldKey, old_
 use crate::bus::table::decode::{Ask, CallFault, Decoded, optional};
 use crate::bus::tree::Tree;
 use crate::error::Refusal;
-use crate::limits::{BUS_LISTING_BYTES_MAX, DEVICES_IN_REQUEST_MAX};
+use crate::limits::DEVICES_IN_REQUEST_MAX;
 use crate::message::{Answer, Wish};
 use crate::model::device::DevicePath;
 use crate::model::ids::PoolUuid;
@@ -211,7 +211,7 @@ pub(in crate::bus::table) fn stop_pool_r6(ask: &Asked<'_>) -> Result<Decoded, Ca
 }
 
 pub(in crate::bus::table) fn engine_state_report(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
-    Ok(Decoded::Known(Answer::Text(sendable(report::engine_state(ask.tree))?)))
+    Ok(Decoded::Known(Answer::Text(report::engine_state(ask.tree))))
 }
 
 pub(in crate::bus::table) fn get_report(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
@@ -219,15 +219,7 @@ pub(in crate::bus::table) fn get_report(ask: &Asked<'_>) -> Result<Decoded, Call
     if name != "stopped_pools" {
         return Err(Refusal::Report { tried: name }.into());
     }
-    Ok(Decoded::Known(Answer::Text(sendable(report::stopped_pools(ask.tree))?)))
-}
-
-/// The bus disconnects who sends it more.
-fn sendable(report: String) -> Result<String, Refusal> {
-    if report.len() > BUS_LISTING_BYTES_MAX {
-        return Err(Refusal::Full { what: "a message with a report", max: BUS_LISTING_BYTES_MAX });
-    }
-    Ok(report)
+    Ok(Decoded::Known(Answer::Text(report::stopped_pools(ask.tree))))
 }
 
 /// A pool that a client named.
