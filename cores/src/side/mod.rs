@@ -2,7 +2,8 @@
 //!
 //! Operations that one turn queues go to the kernel in one system call, at the end of the turn (see
 //! `task`). What the kernel answers at once is taken right after that call; for the rest a busy core
-//! looks at the ring after each turn, and for a sleeping one the kernel rings its bell.
+//! looks at the ring after each turn, and one that has nothing to do sleeps in the ring. There it also
+//! waits for its bell, which other threads ring, and for its alarm.
 //!
 //! Invariant: buffer and descriptor of an operation belong to its slot, never to the future. A
 //! dropped future cancels its operation, and the slot is freed when the kernel says that it is done;
@@ -51,6 +52,9 @@ const CANCEL: u64 = u64::MAX;
 /// Marks the completion of the alarm, which no key looks like for the same reason.
 const ALARM: u64 = u64::MAX - 1;
 
+/// Marks the bell, likewise.
+const BELL: u64 = u64::MAX - 2;
+
 /// The side ring of one core; `rt::side()` gives it.
 pub struct Side {
     ring: RefCell<IoUring>,
@@ -61,14 +65,14 @@ pub struct Side {
     queued: Cell<bool>,
     alarm: Alarm,
     bell: Arc<Bell>,
+    /// The ring has an operation that waits for the bell.
+    listening: Cell<bool>,
 }
 
 impl Side {
     /// Sets up the ring of the core with this bell.
     pub(crate) fn new(bell: Arc<Bell>) -> io::Result<Rc<Side>> {
         let ring = IoUring::builder().setup_cqsize(SIDE_COMPLETIONS).build(SIDE_SUBMISSIONS)?;
-        // Not register_eventfd_async: completions that come from task work do not ring that one.
-        ring.submitter().register_eventfd(bell.raw())?;
         Ok(Rc::new(Side {
             ring: RefCell::new(ring),
             slots: RefCell::new(Slots::new(SIDE_OPERATIONS_MAX)),
@@ -76,6 +80,7 @@ impl Side {
             queued: Cell::new(false),
             alarm: Alarm::new()?,
             bell,
+            listening: Cell::new(false),
         }))
     }
 
@@ -176,12 +181,24 @@ impl Side {
         self.slots.borrow().used()
     }
 
-    /// Rings the bell at `deadline`, which lies after `now`, or earlier.
+    /// Ends the next sleep at `deadline`, which lies after `now`, or earlier.
     pub(crate) fn set_alarm(&self, deadline: Instant, now: Instant) {
         if let Some(entry) = self.alarm.set(deadline, now) {
             self.push(&entry.user_data(ALARM));
-            self.flush();
         }
+    }
+
+    /// Lets the next sleep end when the bell rings.
+    pub(crate) fn listen(&self) {
+        if !self.listening.replace(true) {
+            self.push(&self.bell.entry().user_data(BELL));
+        }
+    }
+
+    /// Blocks this thread until an operation completes, the alarm goes off or the bell rings.
+    pub(crate) fn sleep(&self) {
+        self.enter(1);
+        self.drain();
     }
 
     fn run(self: &Rc<Self>, fd: &Fd, kind: Kind) -> Flight {
@@ -196,7 +213,7 @@ impl Side {
     fn push(&self, entry: &squeue::Entry) {
         loop {
             // SAFETY: what the entry points at belongs to an operation in a slot, which is freed only
-            // at its completion; a cancel and the alarm point at nothing.
+            // at its completion; a cancel, the alarm and the bell point at nothing.
             if unsafe { self.ring.borrow_mut().submission().push(entry) }.is_ok() {
                 break;
             }
@@ -216,24 +233,30 @@ impl Side {
     }
 
     fn submit(&self) {
-        loop {
-            let ring = &mut *self.ring.borrow_mut();
-            if ring.submission().is_empty() {
+        while !self.ring.borrow_mut().submission().is_empty() {
+            if !self.enter(0) {
                 return;
             }
-            let Err(error) = ring.submit() else { continue };
-            match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                // No memory, or completions are waiting: later, when the bell's turn comes.
-                Some(libc::EAGAIN | libc::EBUSY) => {
-                    self.queued.set(true);
-                    self.bell.ring();
-                    return;
-                }
-                _ => {
-                    let message = format!("the kernel does not take its entries: {error}");
-                    rt::current().singleton_panicked(Panicked { task: "side ring", message });
-                }
+        }
+    }
+
+    /// Hands over entries and waits for so many completions. False if the kernel takes no more now: it has
+    /// no memory, or completions are waiting. The core comes again, because it looks before it sleeps, and
+    /// to sleep it must come here.
+    fn enter(&self, wait: usize) -> bool {
+        let Err(error) = self.ring.borrow_mut().submit_and_wait(wait) else {
+            return true;
+        };
+        match error.raw_os_error() {
+            Some(libc::EINTR) => true,
+            Some(libc::EAGAIN | libc::EBUSY) => {
+                self.queued.set(true);
+                false
+            }
+            _ => {
+                let message = format!("the kernel does not take its entries: {error}");
+                rt::current().singleton_panicked(Panicked { task: "side ring", message });
+                false
             }
         }
     }
@@ -256,6 +279,10 @@ impl Side {
                 match entry.user_data() {
                     CANCEL => {}
                     ALARM => self.alarm.has_rung(),
+                    BELL => {
+                        self.listening.set(false);
+                        self.bell.heard();
+                    }
                     key => match slots.complete(Key::from_user_data(key), entry.result()) {
                         Completed::Wake(waker) => wakers.push(waker),
                         Completed::Kept => {}
