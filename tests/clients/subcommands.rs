@@ -2,13 +2,13 @@
 //!
 //! A row is a command line, how it must end, and what there is afterwards. A row that fails must change nothing that
 //! any property shows. In a line `@alpha` stands for the UUID of a pool, `@alpha/f` for that of a filesystem and
-//! `@/dev/one` for that of a device.
+//! `@/dev/one` for that of a device; `KEY`, `OTHER` and `LONG` are files with passphrases, the last of 128 bytes.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 use crate::support::client::{Client, Objects, Properties};
-use crate::support::rig::Rig;
+use crate::support::rig::{Rig, text};
 use crate::{Cli, NEW, OLD, Release};
 
 use Ends::{Done, Fails, Misused, Says};
@@ -16,8 +16,8 @@ use Ends::{Done, Fails, Misused, Says};
 /// How a command ends.
 #[derive(Clone, Copy, Debug)]
 enum Ends {
-    /// It succeeds, and this is there afterwards: each pool with its data and cache devices and its filesystems, then
-    /// those that are stopped.
+    /// It succeeds, and this is there afterwards: each pool, with a star if it is encrypted, with its data and cache
+    /// devices and its filesystems, then those that are stopped.
     Done(&'static str),
     /// It succeeds and prints this; nothing changes.
     Says(&'static str),
@@ -139,6 +139,62 @@ const ROWS: &[Row] = &[
     ("pool extend-data nobody", Fails("does not exist")),
     ("pool destroy alpha", Fails("filesystems")),
 
+    ("pool rename beta bravo", Done("alpha 2+0 f g h; bravo 1+0")),
+    ("pool rename bravo bravo", Fails("bravo")),
+    ("pool rename bravo alpha", Fails("alpha")),
+    ("pool rename bravo a!b", Fails("a!b")),
+    ("pool rename nobody x", Fails("does not exist")),
+    ("pool rename bravo beta", Done("alpha 2+0 f g h; beta 1+0")),
+    ("filesystem rename alpha f ff", Done("alpha 2+0 ff g h; beta 1+0")),
+    ("filesystem rename alpha ff ff", Fails("ff")),
+    ("filesystem rename alpha ff g", Fails("g")),
+    ("filesystem rename alpha ff a!b", Fails("a!b")),
+    ("filesystem rename alpha nobody x", Fails("does not exist")),
+    ("filesystem rename alpha ff f", Done("alpha 2+0 f g h; beta 1+0")),
+
+    ("key", Says("Key Description")),
+    ("key list", Says("Key Description")),
+    ("key set k1 --keyfile-path KEY", Done("alpha 2+0 f g h; beta 1+0")),
+    ("key set k1 --keyfile-path KEY", Fails("k1")),
+    ("key set k2 --keyfile-path LONG", Fails("64")),
+    ("key set k2 --keyfile-path no-such-file", Fails("no-such-file")),
+    ("key set k2", Misused),
+    ("key reset k1 --keyfile-path KEY", Fails("k1")),
+    ("key reset k1 --keyfile-path OTHER", Done("alpha 2+0 f g h; beta 1+0")),
+    ("key reset k9 --keyfile-path KEY", Fails("k9")),
+    ("key set k2 --keyfile-path KEY", Done("alpha 2+0 f g h; beta 1+0")),
+    ("key set k3 --keyfile-path KEY", Done("alpha 2+0 f g h; beta 1+0")),
+    ("key list", Says("k3")),
+    ("pool create crypt /dev/c --key-desc k9", Fails("k9")),
+    ("pool create crypt /dev/c --clevis tang", Misused),
+    ("pool create crypt /dev/c --key-desc k1 --clevis tpm2", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool list", Says("crypt")),
+    ("pool bind keyring crypt k2", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool bind keyring crypt k2", Fails("crypt")),
+    ("pool bind keyring alpha k2", Fails("encrypted")),
+    ("pool bind tpm2 crypt", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool bind tpm2 alpha", Fails("encrypted")),
+    ("pool bind nbde crypt http://x --trust-url", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool bind tang crypt http://x --thumbprint abc", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool bind tang crypt http://x", Misused),
+    ("pool rebind clevis crypt", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool rebind clevis alpha", Fails("encrypted")),
+    ("pool rebind keyring crypt k3", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool rebind keyring crypt k3", Fails("crypt")),
+    ("pool unbind keyring crypt", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool unbind clevis crypt --token-slot 32", Fails("crypt")),
+    ("pool unbind keyring alpha", Fails("encrypted")),
+    ("pool stop --name crypt", Done("alpha 2+0 f g h; beta 1+0; stopped crypt")),
+    ("pool list --stopped", Says("crypt")),
+    ("pool start --name crypt", Fails("encrypted")),
+    ("pool start --name crypt --unlock-method clevis", Fails("token-slot")),
+    ("pool start --name crypt --unlock-method any", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool stop --name crypt", Done("alpha 2+0 f g h; beta 1+0; stopped crypt")),
+    ("pool start --name crypt --token-slot 1", Done("alpha 2+0 f g h; beta 1+0; crypt* 1+0")),
+    ("pool destroy crypt", Done("alpha 2+0 f g h; beta 1+0")),
+    ("key unset k1", Done("alpha 2+0 f g h; beta 1+0")),
+    ("key unset k1", Fails("k1")),
+
     ("pool start --name alpha", Fails("alpha")),
     ("pool start --name alpha --unlock-method any", Fails("not encrypted")),
     ("pool stop --name alpha", Done("beta 1+0; stopped alpha")),
@@ -168,22 +224,31 @@ const ROWS: &[Row] = &[
 const ROWS_NEW: &[Row] = &[
     ("pool create delta /dev/five --journal-size 18446744073709551616B", Fails("journal-size")),
     ("pool start --name nobody --remove-cache", Fails("nobody")),
+    ("pool create delta /dev/five", Done("delta 1+0")),
+    ("pool encryption on --name delta --clevis tpm2", Fails("in-place")),
+    ("pool encryption on --in-place --name delta", Fails("encrypt with")),
+    ("pool encryption on --in-place --name delta --clevis tpm2", Done("delta* 1+0")),
+    ("pool encryption on --in-place --name delta --clevis tpm2", Fails("delta")),
+    ("pool encryption bind keyring k2 --name delta", Done("delta* 1+0")),
+    ("pool encryption bind tpm2 --uuid @delta", Done("delta* 1+0")),
+    ("pool encryption bind nbde http://x --trust-url --name delta", Done("delta* 1+0")),
+    ("pool encryption rebind clevis --name delta", Done("delta* 1+0")),
+    ("pool encryption rebind keyring k3 --name delta", Done("delta* 1+0")),
+    ("pool encryption unbind keyring --name delta", Done("delta* 1+0")),
+    ("pool encryption unbind keyring --name delta", Fails("delta")),
+    ("pool encryption reencrypt --in-place --name delta", Done("delta* 1+0")),
+    ("pool encryption off --in-place --name delta", Done("delta 1+0")),
+    ("pool encryption off --in-place --name delta", Fails("delta")),
+    ("pool encryption reencrypt --in-place --name delta", Fails("encrypted")),
+    ("pool encryption bind tpm2 --name delta", Fails("encrypted")),
+    ("pool destroy delta", Done("")),
 ];
 
 /// Subcommands whose success is not in the table because the daemon does not serve what they need.
-const NOT_SERVED: &[&str] = &[
-    "debug refresh",
-    "filesystem rename",
-    "key",
-    "pool add-cache",
-    "pool add-data",
-    "pool bind",
-    "pool encryption",
-    "pool init-cache",
-    "pool rebind",
-    "pool rename",
-    "pool unbind",
-];
+const NOT_SERVED: &[&str] = &["debug refresh", "pool add-cache", "pool add-data", "pool init-cache"];
+
+/// Files with passphrases.
+const KEYS: [(&str, &[u8]); 3] = [("KEY", &[b'k'; 32]), ("OTHER", &[b'o'; 32]), ("LONG", &[b'l'; 128])];
 
 /// Everything that properties show.
 #[derive(Debug, Eq, PartialEq)]
@@ -210,7 +275,8 @@ impl State {
             let devices = |tier: u64| own("blockdev").filter(|device| device["Tier"].number() == tier).count();
             let names: BTreeSet<String> = own("filesystem").map(|one| format!(" {}", one["Name"].text())).collect();
             let names: String = names.into_iter().collect();
-            format!("{} {}+{}{names}", pool["Name"].text(), devices(0), devices(1))
+            let star = if pool["Encrypted"].is_true() { "*" } else { "" };
+            format!("{}{star} {}+{}{names}", pool["Name"].text(), devices(0), devices(1))
         };
         let running: BTreeSet<String> = self.family("pool").map(pool).collect();
         let stopped = self.stopped.values().map(|pool| format!("stopped {}", pool["name"].text()));
@@ -239,11 +305,18 @@ fn walk(release: Release, rows: &[Row]) {
     let rig = Rig::sim();
     let Some(cli) = Cli::new(release, &rig) else { return };
     let mut daemon = rig.start();
+    for (key, passphrase) in KEYS {
+        std::fs::write(rig.run_folder().join(key), passphrase).expect("the folder is ours");
+    }
     let client = rig.client();
     let mut faults = Vec::new();
     for (line, ends) in rows {
         let before = State::of(&client);
-        let word = |word: &str| word.strip_prefix('@').map_or_else(|| word.to_owned(), |what| before.uuid(what));
+        let word = |word: &str| match word.strip_prefix('@') {
+            Some(what) => before.uuid(what),
+            None if KEYS.iter().any(|(key, _)| *key == word) => text(&rig.run_folder().join(word)),
+            None => word.to_owned(),
+        };
         let words: Vec<String> = line.split_whitespace().map(word).collect();
         let said = cli.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
         let after = State::of(&client);
