@@ -32,7 +32,14 @@ pub async fn read<S: Sys>(
             log::warn!("a device of pool {pool} is in use by pool {holder}: {}", candidate.path);
             continue;
         }
-        match read_one(shard, pool, candidate.clone()).await {
+        let mut outcome = read_one(shard, pool, candidate.clone()).await;
+        if let Err(Failure::Faulted(fault)) = &outcome
+            && probe::is_gone(fault)
+        {
+            // It may have been pulled and put back, which is no news to anybody by now.
+            outcome = read_one(shard, pool, candidate.clone()).await;
+        }
+        match outcome {
             Ok(Some(device)) => devices.push(device),
             Ok(None) => {
                 log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path);
@@ -57,7 +64,10 @@ async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) ->
     match probe::signature(&shard.sys, &candidate).await {
         Ok(Some(header)) if header.pool == pool => {
             let regions = probe::regions(&shard.sys, candidate.number, &header).await;
-            Ok(Some(Read { candidate, header, regions }))
+            if regions.is_err() {
+                shard.sys.close(candidate.number, false).await;
+            }
+            Ok(Some(Read { candidate, header, regions: regions? }))
         }
         other => {
             shard.sys.close(candidate.number, false).await;
