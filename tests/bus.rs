@@ -8,6 +8,8 @@
 
 mod support;
 
+#[path = "bus/devices.rs"]
+mod devices;
 #[path = "bus/errors.rs"]
 mod errors;
 #[path = "bus/filesystems.rs"]

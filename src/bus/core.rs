@@ -10,7 +10,7 @@
 //!
 //! A panic in decoding or reading (our bug) fails that call: `decide` is pure, so the state is whole.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use log::{debug, error, warn};
@@ -27,7 +27,8 @@ use crate::bus::tree::Tree;
 use crate::bus::value::Value;
 use crate::error::{Failure, Refusal};
 use crate::limits::{BUS_LISTING_BYTES_MAX, BUS_OUT_BYTES_MAX, LISTING_PASSED_MAX, REPLY_SMALL_BYTES_MAX};
-use crate::message::{Answer, Reply, Request, View, Wish};
+use crate::message::{Answer, CallId, Reply, Request, View, Wish};
+use crate::model::ids::PoolUuid;
 
 /// Interfaces through which properties are read.
 const READERS: [&str; 2] = ["org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"];
@@ -44,6 +45,10 @@ pub struct Bus {
     read: bool,
     serial: u32,
     requests: VecDeque<Box<Request>>,
+    /// Calls that want every device to be looked at and have not been passed on yet.
+    refreshes: VecDeque<CallId>,
+    /// All of these that are not answered.
+    refreshing: BTreeSet<CallId>,
     events: VecDeque<Event>,
     out: VecDeque<Vec<u8>>,
     out_bytes: usize,
@@ -66,6 +71,8 @@ impl Bus {
             read: false,
             serial: 0,
             requests: VecDeque::new(),
+            refreshes: VecDeque::new(),
+            refreshing: BTreeSet::new(),
             events: VecDeque::new(),
             out: VecDeque::new(),
             out_bytes: 0,
@@ -109,10 +116,19 @@ impl Bus {
 
     /// A call has ended. The views that show its effect came before.
     pub fn handle_reply(&mut self, reply: Reply) {
+        self.refreshing.remove(&reply.call);
         let Some(pending) = self.calls.take(reply.call) else {
             return error!("a reply came to a call that is not in flight (call={})", reply.call.0);
         };
         self.conclude(&pending.caller, pending.shape, pending.subject, &reply.outcome);
+    }
+
+    /// Nobody is left who would look at devices.
+    pub fn end_refreshes(&mut self) {
+        self.refreshes.clear();
+        for call in std::mem::take(&mut self.refreshing) {
+            self.handle_reply(Reply { call, outcome: Err(Refusal::Stopping.into()) });
+        }
     }
 
     /// Accept nothing new that changes anything; go on answering.
@@ -146,6 +162,11 @@ impl Bus {
     /// The next request, for the home of `wish.pool()`.
     pub fn poll_request(&mut self) -> Option<Box<Request>> {
         self.requests.pop_front()
+    }
+
+    /// The next call for which every device is to be looked at.
+    pub fn poll_refresh(&mut self) -> Option<CallId> {
+        self.refreshes.pop_front()
     }
 
     /// The next answer of the bus daemon.
@@ -228,6 +249,7 @@ impl Bus {
             Decision::Values(values) => self.reply(&caller, &values),
             Decision::Objects => self.list(caller),
             Decision::Wish(wish, shape) => self.request(caller, wish, shape),
+            Decision::Refresh => self.refresh(caller),
             Decision::Known(answer, shape) => self.conclude(&caller, shape, uuid::Uuid::nil(), &Ok(answer)),
             Decision::Refused(refusal, shape) => self.refuse(&caller, shape, refusal),
             Decision::Error(name, text) => self.reply_error(&caller, name, &text),
@@ -246,6 +268,19 @@ impl Bus {
         self.requests.push_back(Box::new(Request { call, wish }));
     }
 
+    fn refresh(&mut self, caller: Caller) {
+        if self.stopping {
+            return self.refuse(&caller, Shape::Code, Refusal::Stopping);
+        }
+        if let Err(reached) = self.calls.admit(&caller.sender) {
+            return self.reply_limit(&caller, reached.0, reached.1);
+        }
+        let (pool, subject) = (PoolUuid(uuid::Uuid::nil()), uuid::Uuid::nil());
+        let call = self.calls.push(Pending { caller, shape: Shape::Code, pool, subject });
+        self.refreshing.insert(call);
+        self.refreshes.push_back(call);
+    }
+
     fn refuse(&mut self, caller: &Caller, shape: Shape, refusal: Refusal) {
         self.conclude(caller, shape, uuid::Uuid::nil(), &Err(Failure::Refused(refusal)));
     }
@@ -261,6 +296,7 @@ impl Bus {
                 let first = first(&Replying { tree: &self.tree, subject, answer });
                 self.reply(caller, &[first, Value::U16(code), Value::Text(text)]);
             }
+            Shape::Code => self.reply(caller, &[Value::U16(code), Value::Text(text)]),
             Shape::Set if code == 0 => self.reply(caller, &[]),
             Shape::Set => self.reply_error(caller, SET_FAILED, &text),
         }

@@ -13,4 +13,5 @@ pub mod limit;
 pub mod pool;
 pub mod size;
 pub mod stack;
+pub mod tier;
 pub mod volume;

@@ -86,7 +86,7 @@ impl Default for IntegritySpec {
     }
 }
 
-/// A running pool as clients see it. Encryption and cache are always absent so far.
+/// A running pool as clients see it. Encryption is always absent so far.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PoolView {
     /// Its id.

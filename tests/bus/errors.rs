@@ -8,7 +8,13 @@ use crate::support::{GIB, OBJECT_MANAGER, PROPERTIES, TOP, interface};
 use crate::{make_pool, text_of};
 
 /// Methods that the first release serves; all others answer NotSupported.
-const SERVED: [&str; 8] = [
+const SERVED: [&str; 14] = [
+    "AddCacheDevs",
+    "AddDataDevs",
+    "GrowPhysicalDevice",
+    "InitCache",
+    "RefreshState",
+    "SetName",
     "CreatePool",
     "DestroyPool",
     "StartPool",
@@ -144,7 +150,7 @@ fn what_is_not_served_says_so_on_every_revision() {
             }
         }
     }
-    assert!(counted > 150, "the golden files were walked: {counted}");
+    assert!(counted > 100, "the golden files were walked: {counted}");
     assert_eq!(client.objects(), before);
 }
 

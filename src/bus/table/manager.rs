@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::bus::facts::ManagerFacts;
 use crate::bus::table::decode::manager::*;
 use crate::bus::table::reply::{created_pool, destroyed_pool, started_pool, stopped_pool};
-use crate::bus::table::{ALL, Const, Family, NotServed, Served, True, method, only, property, since, until};
+use crate::bus::table::{ALL, Const, Family, NotServed, Refresh, Served, True, method, only, property, since, until};
 use crate::bus::value::Value;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::{MetadataVersion, StoppedDevice, StoppedPoolView};
@@ -24,7 +24,7 @@ pub static MANAGER: Family<ManagerFacts> = Family {
         method(ALL, "DestroyPool", "pool:o", "result:(bs) return_code:q return_string:s", Served(destroy_pool, destroyed_pool)),
         method(ALL, "EngineStateReport", "", "result:s return_code:q return_string:s", NotServed),
         method(ALL, "ListKeys", "", "result:as return_code:q return_string:s", NotServed),
-        method(since(2), "RefreshState", "", "return_code:q return_string:s", NotServed),
+        method(since(2), "RefreshState", "", "return_code:q return_string:s", Refresh),
         method(ALL, "SetKey", "key_desc:s key_fd:h", "result:(bb) return_code:q return_string:s", NotServed),
         method(only(2, 3), "StartPool", "pool_uuid:s unlock_method:(bs)", "result:(b(oaoao)) return_code:q return_string:s", Served(start_pool_r2, started_pool)),
         method(only(4, 7), "StartPool", "id:s id_type:s unlock_method:(bs)", "result:(b(oaoao)) return_code:q return_string:s", Served(start_pool_r4, started_pool)),

@@ -4,7 +4,9 @@
 //! that, and neither do we.
 
 use crate::bus::table::decode::pool::*;
-use crate::bus::table::reply::{created_filesystems, destroyed_filesystems, renamed_pool, snapshotted_filesystem};
+use crate::bus::table::reply::{
+    added_devices, created_filesystems, destroyed_filesystems, is_changed, renamed_pool, snapshotted_filesystem,
+};
 use crate::bus::table::{
     ALL, Const, Decode, False, Family, NotServed, Served, True, method, property, property_rw, since, until,
 };
@@ -16,8 +18,8 @@ use crate::model::pool::PoolView;
 pub static POOL: Family<PoolView> = Family {
     interface: "org.storage.stratis3.pool",
     methods: &[
-        method(ALL, "AddCacheDevs", "devices:as", "results:(bao) return_code:q return_string:s", NotServed),
-        method(ALL, "AddDataDevs", "devices:as", "results:(bao) return_code:q return_string:s", NotServed),
+        method(ALL, "AddCacheDevs", "devices:as", "results:(bao) return_code:q return_string:s", Served(add_cache_devs, added_devices)),
+        method(ALL, "AddDataDevs", "devices:as", "results:(bao) return_code:q return_string:s", Served(add_data_devs, added_devices)),
         method(until(7), "BindClevis", "pin:s json:s", "results:b return_code:q return_string:s", NotServed),
         method(since(8), "BindClevis", "pin:s json:s token_slot:(bu)", "results:b return_code:q return_string:s", NotServed),
         method(until(7), "BindKeyring", "key_desc:s", "results:b return_code:q return_string:s", NotServed),
@@ -28,8 +30,9 @@ pub static POOL: Family<PoolView> = Family {
         method(ALL, "DestroyFilesystems", "filesystems:ao", "results:(bas) return_code:q return_string:s", Served(destroy_filesystems, destroyed_filesystems)),
         method(since(9), "EncryptPool", "key_descs:a((bu)s) clevis_infos:a((bu)ss)", "results:b return_code:q return_string:s", NotServed),
         method(since(7), "FilesystemMetadata", "fs_name:(bs) current:b", "results:s return_code:q return_string:s", NotServed),
-        method(since(3), "GrowPhysicalDevice", "dev:s", "results:b return_code:q return_string:s", NotServed),
-        method(ALL, "InitCache", "devices:as", "results:(bao) return_code:q return_string:s", NotServed),
+        method(since(3), "GrowPhysicalDevice", "dev:s", "results:b return_code:q return_string:s", Served(grow_physical_device, is_changed)),
+        method(until(4), "InitCache", "devices:as", "results:(bao) return_code:q return_string:s", Served(init_cache_r0, added_devices)),
+        method(since(5), "InitCache", "devices:as", "results:(bao) return_code:q return_string:s", Served(init_cache_r5, added_devices)),
         method(since(7), "Metadata", "current:b", "results:s return_code:q return_string:s", NotServed),
         method(until(7), "RebindClevis", "", "results:b return_code:q return_string:s", NotServed),
         method(since(8), "RebindClevis", "token_slot:(bu)", "results:b return_code:q return_string:s", NotServed),

@@ -10,7 +10,7 @@ use cores::rt;
 use crate::engine::gather::{Read, Verdict, judge, stopped_view};
 use crate::error::Failure;
 use crate::message::{Claim, View};
-use crate::model::device::{Candidate, DeviceNumber};
+use crate::model::device::{Candidate, DeviceNumber, Tier};
 use crate::model::ids::PoolUuid;
 use crate::probe;
 use crate::shard::ops::{headers, start_pool};
@@ -128,7 +128,9 @@ pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
 /// Lists a pool as stopped. It holds its devices, not its name.
 async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
     close(shard, devices).await;
-    let held = devices.iter().map(|device| (device.candidate.number, device.candidate.path.clone())).collect();
+    // Without a name nobody asks which of them are a cache's.
+    let place = |device: &Read| (device.candidate.number, device.candidate.path.clone(), Tier::Data);
+    let held = devices.iter().map(place).collect();
     if let Err(taken) = shard.take(Claim::Take { pool, name: None, devices: held }).await {
         log::error!("a device of a stopped pool is in other hands (pool={pool}): {taken:?}");
     }
@@ -152,7 +154,13 @@ async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]
         for device in devices {
             shard.sys.open(&device.candidate, Opening::Member).await?;
         }
-        Ok(headers::wipe(&shard.sys, &numbers).await?)
+        // Those without a record do not say what is to become of them, so they go first.
+        let (marked, unmarked): (Vec<&Read>, Vec<&Read>) = devices.iter().partition(|device| device.has_record());
+        for group in [unmarked, marked] {
+            let numbers: Vec<DeviceNumber> = group.iter().map(|device| device.candidate.number).collect();
+            headers::wipe(&shard.sys, &numbers).await?;
+        }
+        Ok(())
     }
     .await;
     if let Err(failure) = &wiped {
