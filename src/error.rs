@@ -75,6 +75,10 @@ pub enum Refusal {
     DeviceIsVolume { path: DevicePath },
     #[error("{path} is not known to udev yet: try again when \"udevadm settle\" has ended")]
     DeviceUnknown { path: DevicePath },
+    #[error("{path} is in the {tier} tier of the pool")]
+    DeviceOtherTier { path: DevicePath, tier: &'static str },
+    #[error("{path} has {size}, less than the {recorded} that the pool uses")]
+    DeviceShrunk { path: DevicePath, size: Sectors, recorded: Sectors },
     #[error("{one} and {other} are the same device")]
     DeviceTwice { one: DevicePath, other: DevicePath },
     #[error("{path} has {size}: at least {min} are needed")]
@@ -94,6 +98,16 @@ pub enum Refusal {
     },
     #[error("pool {name:?} exists with other devices: only asked for: {asked}; only in the pool: {present}", name = .name.as_str(), asked = list(.asked), present = list(.present))]
     PoolDiffers { name: Name, asked: Vec<DevicePath>, present: Vec<DevicePath> },
+    #[error("pool {name:?} has no cache: it is initialised first", name = .name.as_str())]
+    NoCache { name: Name },
+    #[error("no devices were named for a cache of pool {name:?}", name = .name.as_str())]
+    NoCacheDevices { name: Name },
+    #[error("pool {name:?} has a cache of other devices: only asked for: {asked}; only in the cache: {present}", name = .name.as_str(), asked = list(.asked), present = list(.present))]
+    CacheDiffers { name: Name, asked: Vec<DevicePath>, present: Vec<DevicePath> },
+    #[error("the cache of pool {name:?} would hold {wanted}: {max} are possible", name = .name.as_str())]
+    CacheTooLarge { name: Name, wanted: Sectors, max: Sectors },
+    #[error("pool {name:?} is encrypted: it gets a cache through r5 or a later revision of the interface", name = .name.as_str())]
+    CacheOfEncrypted { name: Name },
     #[error("the name {name:?} is taken by pool {pool}", name = .name.as_str())]
     PoolNameTaken { name: Name, pool: PoolUuid },
     #[error("a pool named {name:?} is being created", name = .name.as_str())]

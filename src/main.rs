@@ -197,7 +197,8 @@ impl<S: Sys, M: Fn(Option<usize>) -> Result<S, String> + 'static> Work<M> {
 async fn bus(endpoint: Rc<Endpoint<Message>>, shards: usize, message_max: usize, stop: StopFlag) -> Ended {
     let mut directory = Directory::default();
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let config = BusConfig { address: system_bus(), shards, first_shard: FIRST_SHARD, version, message_max };
+    let config =
+        BusConfig { address: system_bus(), shards, first_shard: FIRST_SHARD, event: EVENT, version, message_max };
     let on_claim = move |from, claim| directory.handle(claim).map(|claimed| (from, claimed)).into_iter().collect();
     let home = move |pool| FIRST_SHARD + home(pool, shards);
     bus_role::run(config, endpoint, on_claim, home, stop.raised()).await.map_err(words)

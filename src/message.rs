@@ -7,7 +7,7 @@
 
 use crate::descriptors::Descriptors;
 use crate::error::Failure;
-use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView, Tier};
 use crate::model::dm::Dm;
 use crate::model::filesystem::{FilesystemSpec, FilesystemView};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
@@ -39,6 +39,10 @@ pub enum Message {
     Stop,
     /// Bus to shard: somebody reads sizes in use; look again at what they are.
     Look,
+    /// Bus to event core: look at every device again, and let the shards say `Refreshed`.
+    Refresh(CallId),
+    /// Shard to bus: what that has shown is taken in here.
+    Refreshed(CallId),
     /// Shard to bus and event core: nothing is running here any more.
     Stopped,
     /// Shard to bus: every pool found at the start is running or listed as stopped.
@@ -89,6 +93,14 @@ pub enum Wish {
     CreateFilesystems(PoolUuid, Vec<FilesystemSpec>),
     /// Destroy filesystems of a running pool.
     DestroyFilesystems(PoolUuid, Vec<FsUuid>),
+    /// Give a running pool more devices for its data.
+    AddDataDevices(PoolUuid, Vec<DevicePath>),
+    /// Give a running pool with a cache more devices for that.
+    AddCacheDevices(PoolUuid, Vec<DevicePath>),
+    /// Give a running pool a cache.
+    InitCache(PoolUuid, Vec<DevicePath>),
+    /// Take into use what a device has grown by.
+    GrowDevice(PoolUuid, DevUuid),
     /// Make a filesystem that is what this one is now, and has this name.
     SnapshotFilesystem(PoolUuid, FsUuid, Name),
     /// Give a filesystem another name.
@@ -142,6 +154,10 @@ impl Wish {
             | Self::StopPool(pool)
             | Self::CreateFilesystems(pool, _)
             | Self::DestroyFilesystems(pool, _)
+            | Self::AddDataDevices(pool, _)
+            | Self::AddCacheDevices(pool, _)
+            | Self::InitCache(pool, _)
+            | Self::GrowDevice(pool, _)
             | Self::SnapshotFilesystem(pool, _, _)
             | Self::SetFilesystemName(pool, _, _)
             | Self::SetPoolName(pool, _)
@@ -188,6 +204,8 @@ pub enum Answer {
     FilesystemsCreated(Vec<(FsUuid, Name)>),
     /// Filesystems were destroyed.
     FilesystemsDestroyed(Vec<FsUuid>),
+    /// Devices were added.
+    DevicesAdded(Vec<DevUuid>),
     /// A snapshot was made: this one.
     FilesystemSnapshotted(FsUuid),
     /// A name or a property has its new value, or whatever else was asked for is so now.
@@ -240,12 +258,20 @@ pub enum Event {
         /// Whose signature it carries now, if any.
         owner: Option<PoolUuid>,
     },
-    /// Every device with a signature has been reported; there are none but these. Sent at the start, and
-    /// when events were lost.
-    Enumerated(Vec<DeviceNumber>),
+    /// Every device with a signature has been reported; there are none but these. Sent at the start, when
+    /// events were lost, and when a client asks for it.
+    Enumerated {
+        /// All there are; `None` where that cannot be found out.
+        there: Option<Vec<DeviceNumber>>,
+        /// Who asked for it, and waits until it is taken in.
+        call: Option<CallId>,
+    },
     /// A dm device raised an event.
     Dm(Dm),
 }
+
+/// A device that a pool wants for a tier.
+pub type Claimable = (DeviceNumber, DevicePath, Tier);
 
 /// What a shard wants of the directory. Claims are by pool: one pool, one claim.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -258,7 +284,7 @@ pub enum Claim {
         /// devices.
         name: Option<Name>,
         /// The devices, which no other pool may hold.
-        devices: Vec<(DeviceNumber, DevicePath)>,
+        devices: Vec<Claimable>,
     },
     /// Take a name that will replace the pool's, and devices, all or none, beside what a pool holds that runs.
     /// Answered by `Claimed`. One at a time for each pool: it ends with `Commit` or `GiveBack`.
@@ -268,7 +294,7 @@ pub enum Claim {
         /// Another name.
         name: Option<Name>,
         /// More devices.
-        devices: Vec<(DeviceNumber, DevicePath)>,
+        devices: Vec<Claimable>,
     },
     /// What was taken is now real: the pool runs, has its other name, has more devices.
     Commit(PoolUuid),
@@ -298,7 +324,7 @@ pub enum Taken {
     Name {
         /// The holder.
         holder: PoolUuid,
-        /// The holder's devices.
+        /// The holder's data devices.
         devices: Vec<(DeviceNumber, DevicePath)>,
     },
     /// A pool that is being created or started holds the name.

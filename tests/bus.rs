@@ -8,6 +8,8 @@
 
 mod support;
 
+#[path = "bus/devices.rs"]
+mod devices;
 #[path = "bus/encryption.rs"]
 mod encryption;
 #[path = "bus/errors.rs"]

@@ -10,7 +10,7 @@
 //!
 //! A panic in decoding or reading (our bug) fails that call: `decide` is pure, so the state is whole.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use log::{debug, error, warn};
@@ -30,7 +30,8 @@ use crate::bus::value::Value;
 use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
 use crate::limits::{BUS_MESSAGE_BYTES_DEFAULT, LISTINGS_WAITING_MAX, SENDER_BYTES_MAX};
-use crate::message::{Answer, Reply, Request, View, Wish};
+use crate::message::{Answer, CallId, Reply, Request, View, Wish};
+use crate::model::ids::PoolUuid;
 
 /// Interfaces through which properties are read.
 const READERS: [&str; 2] = ["org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"];
@@ -49,6 +50,10 @@ pub struct Bus {
     read: bool,
     serial: u32,
     requests: VecDeque<Box<Request>>,
+    /// Calls that want every device to be looked at and have not been passed on yet.
+    refreshes: VecDeque<CallId>,
+    /// All of these that are not answered.
+    refreshing: BTreeSet<CallId>,
     events: VecDeque<Event>,
     out: Queue,
     /// The bus tells us which names go.
@@ -69,6 +74,8 @@ impl Bus {
             read: false,
             serial: 0,
             requests: VecDeque::new(),
+            refreshes: VecDeque::new(),
+            refreshing: BTreeSet::new(),
             events: VecDeque::new(),
             out: Queue::default(),
             watching: false,
@@ -123,10 +130,19 @@ impl Bus {
 
     /// A call has ended. The views that show its effect came before.
     pub fn handle_reply(&mut self, reply: Reply) {
+        self.refreshing.remove(&reply.call);
         let Some(pending) = self.calls.take(reply.call) else {
             return error!("a reply came to a call that is not in flight (call={})", reply.call.0);
         };
         self.conclude(&pending.caller, pending.shape, pending.subject, &reply.outcome);
+    }
+
+    /// Nobody is left who would look at devices.
+    pub fn end_refreshes(&mut self) {
+        self.refreshes.clear();
+        for call in std::mem::take(&mut self.refreshing) {
+            self.handle_reply(Reply { call, outcome: Err(Refusal::Stopping.into()) });
+        }
     }
 
     /// Accept nothing new that changes anything; go on answering.
@@ -157,6 +173,11 @@ impl Bus {
     /// The next request, for the home of `wish.pool()`.
     pub fn poll_request(&mut self) -> Option<Box<Request>> {
         self.requests.pop_front()
+    }
+
+    /// The next call for which every device is to be looked at.
+    pub fn poll_refresh(&mut self) -> Option<CallId> {
+        self.refreshes.pop_front()
     }
 
     /// The next answer of the bus daemon.
@@ -239,6 +260,7 @@ impl Bus {
             Decision::Values(values) => self.reply(&caller, &values),
             Decision::Objects => self.list(caller),
             Decision::Wish(wish, shape) => self.request(caller, wish, shape, descriptors),
+            Decision::Refresh => self.refresh(caller),
             Decision::Known(answer, shape) => self.conclude(&caller, shape, uuid::Uuid::nil(), &Ok(answer)),
             Decision::Refused(refusal, shape) => self.refuse(&caller, shape, refusal),
             Decision::Error(name, text) => self.reply_error(&caller, name, &text),
@@ -257,6 +279,19 @@ impl Bus {
         self.requests.push_back(Box::new(Request { call, wish, descriptors }));
     }
 
+    fn refresh(&mut self, caller: Caller) {
+        if self.stopping {
+            return self.refuse(&caller, Shape::Code, Refusal::Stopping);
+        }
+        if let Err(reached) = self.calls.admit(&caller.sender) {
+            return self.reply_limit(&caller, reached.0, reached.1);
+        }
+        let (pool, subject) = (PoolUuid(uuid::Uuid::nil()), uuid::Uuid::nil());
+        let call = self.calls.push(Pending { caller, shape: Shape::Code, pool, subject });
+        self.refreshing.insert(call);
+        self.refreshes.push_back(call);
+    }
+
     fn refuse(&mut self, caller: &Caller, shape: Shape, refusal: Refusal) {
         self.conclude(caller, shape, uuid::Uuid::nil(), &Err(Failure::Refused(refusal)));
     }
@@ -272,6 +307,7 @@ impl Bus {
                 let first = first(&Replying { tree: &self.tree, subject, answer });
                 self.reply(caller, &[first, Value::U16(code), Value::Text(text)]);
             }
+            Shape::Code => self.reply(caller, &[Value::U16(code), Value::Text(text)]),
             Shape::Set if code == 0 => self.reply(caller, &[]),
             Shape::Set => self.reply_error(caller, SET_FAILED, &text),
         }

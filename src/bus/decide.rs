@@ -35,6 +35,8 @@ pub enum Decision {
     Objects,
     /// Ask the home of the pool, then reply.
     Wish(Wish, Shape),
+    /// Have every device looked at, then reply.
+    Refresh,
     /// Reply that it was so already, or what else is known.
     Known(Answer, Shape),
     /// Reply that it cannot be.
@@ -48,6 +50,8 @@ pub enum Decision {
 pub enum Shape {
     /// A value, a return code and a text.
     Call(fn(&Replying<'_>) -> Value),
+    /// A return code and a text.
+    Code,
     /// Nothing, or a D-Bus error.
     Set,
 }
@@ -162,8 +166,10 @@ impl Routed<'_> {
             let expected: String = table::arguments(row.args).map(|(_, kind)| kind).collect();
             return arguments_differ(row.name, &expected, &self.call.signature);
         }
-        let Call::Served(decode, shape) = row.call else {
-            return Decision::Error(NOT_SUPPORTED, format!("{} is not served yet", row.name));
+        let (decode, shape) = match row.call {
+            Call::Served(decode, shape) => (decode, shape),
+            Call::Refresh => return Decision::Refresh,
+            Call::NotServed => return Decision::Error(NOT_SUPPORTED, format!("{} is not served yet", row.name)),
         };
         let args = Args::new(self.call.message, self.context.descriptors);
         let Context { tree, random, busy, .. } = *self.context;
@@ -276,6 +282,10 @@ pub fn subject(wish: &Wish) -> uuid::Uuid {
         | Wish::StopPool(_)
         | Wish::CreateFilesystems(..)
         | Wish::DestroyFilesystems(..)
+        | Wish::AddDataDevices(..)
+        | Wish::AddCacheDevices(..)
+        | Wish::InitCache(..)
+        | Wish::GrowDevice(..)
         | Wish::SnapshotFilesystem(..)
         | Wish::SetPoolName(..)
         | Wish::SetSizeLimit(..)

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::message::{Claim, Claimed, Taken};
-use crate::model::device::{DeviceNumber, DevicePath};
+use crate::message::{Claim, Claimable, Claimed, Taken};
+use crate::model::device::{DeviceNumber, DevicePath, Tier};
 use crate::model::ids::PoolUuid;
 use crate::model::name::Name;
 
@@ -25,7 +25,7 @@ enum Stage {
 #[derive(Debug)]
 struct Holding {
     name: Option<Name>,
-    devices: BTreeMap<DeviceNumber, DevicePath>,
+    devices: BTreeMap<DeviceNumber, (DevicePath, Tier)>,
     stage: Stage,
     more: Option<More>,
 }
@@ -35,7 +35,7 @@ struct Holding {
 struct More {
     /// Replaces the one that the pool has.
     name: Option<Name>,
-    devices: Vec<(DeviceNumber, DevicePath)>,
+    devices: Vec<Claimable>,
 }
 
 /// All claims. Bounded by the pools and devices that exist.
@@ -76,33 +76,23 @@ impl Directory {
         None
     }
 
-    fn take(
-        &mut self,
-        pool: PoolUuid,
-        name: Option<Name>,
-        devices: Vec<(DeviceNumber, DevicePath)>,
-    ) -> Result<(), Taken> {
+    fn take(&mut self, pool: PoolUuid, name: Option<Name>, devices: Vec<Claimable>) -> Result<(), Taken> {
         self.check(pool, name.as_ref(), &devices)?;
         // Everything is free or ours: what we held before is replaced by what is asked for now.
         self.release(pool);
         self.enter(pool, name.as_ref(), &devices);
-        let devices = devices.into_iter().collect();
+        let devices = devices.into_iter().map(held).collect();
         self.holdings.insert(pool, Holding { name, devices, stage: Stage::Claimed, more: None });
         Ok(())
     }
 
-    fn take_more(
-        &mut self,
-        pool: PoolUuid,
-        name: Option<Name>,
-        mut devices: Vec<(DeviceNumber, DevicePath)>,
-    ) -> Result<(), Taken> {
+    fn take_more(&mut self, pool: PoolUuid, name: Option<Name>, mut devices: Vec<Claimable>) -> Result<(), Taken> {
         self.check(pool, name.as_ref(), &devices)?;
         let holding = self.holdings.get_mut(&pool).expect("a pool that runs holds its name and devices");
         assert!(holding.more.is_none(), "a pool takes more when what it took before is real or given back");
         // What it holds already must not be given back with the rest.
         let name = name.filter(|name| holding.name.as_ref() != Some(name));
-        devices.retain(|(number, _)| !holding.devices.contains_key(number));
+        devices.retain(|(number, ..)| !holding.devices.contains_key(number));
         holding.more = Some(More { name: name.clone(), devices: devices.clone() });
         self.enter(pool, name.as_ref(), &devices);
         Ok(())
@@ -114,7 +104,7 @@ impl Directory {
         let Some(More { name, devices }) = holding.more.take() else {
             return;
         };
-        holding.devices.extend(devices);
+        holding.devices.extend(devices.into_iter().map(held));
         if let Some(name) = name
             && let Some(before) = holding.name.replace(name)
         {
@@ -130,17 +120,17 @@ impl Directory {
         if let Some(name) = &name {
             self.names.remove(name);
         }
-        for (number, _) in &devices {
+        for (number, ..) in &devices {
             self.devices.remove(number);
         }
     }
 
     /// Whether nobody else holds any of these.
-    fn check(&self, pool: PoolUuid, name: Option<&Name>, devices: &[(DeviceNumber, DevicePath)]) -> Result<(), Taken> {
+    fn check(&self, pool: PoolUuid, name: Option<&Name>, devices: &[Claimable]) -> Result<(), Taken> {
         if let Some(name) = name {
             self.check_name(pool, name)?;
         }
-        for (number, path) in devices {
+        for (number, path, _) in devices {
             match self.devices.get(number) {
                 Some(holder) if *holder != pool => {
                     return Err(Taken::Device { path: path.clone(), holder: *holder });
@@ -151,8 +141,8 @@ impl Directory {
         Ok(())
     }
 
-    fn enter(&mut self, pool: PoolUuid, name: Option<&Name>, devices: &[(DeviceNumber, DevicePath)]) {
-        self.devices.extend(devices.iter().map(|(number, _)| (*number, pool)));
+    fn enter(&mut self, pool: PoolUuid, name: Option<&Name>, devices: &[Claimable]) {
+        self.devices.extend(devices.iter().map(|(number, ..)| (*number, pool)));
         self.names.extend(name.map(|name| (name.clone(), pool)));
     }
 
@@ -166,7 +156,8 @@ impl Directory {
             // It is the name that the pool will have.
             Stage::Committed if holding.name.as_ref() != Some(name) => Err(Taken::NameBusy),
             Stage::Committed => {
-                let devices = holding.devices.iter().map(|(number, path)| (*number, path.clone())).collect();
+                let data = holding.devices.iter().filter(|(_, (_, tier))| *tier == Tier::Data);
+                let devices = data.map(|(number, (path, _))| (*number, path.clone())).collect();
                 Err(Taken::Name { holder, devices })
             }
         }
@@ -186,6 +177,10 @@ impl Directory {
     }
 }
 
+fn held((number, path, tier): Claimable) -> (DeviceNumber, (DevicePath, Tier)) {
+    (number, (path, tier))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,9 +193,14 @@ mod tests {
         (DeviceNumber(n, 0), DevicePath::try_from(&*format!("/dev/{n}")).expect("absolute"))
     }
 
+    fn claimable(n: u64, tier: Tier) -> Claimable {
+        let (number, path) = device(n);
+        (number, path, tier)
+    }
+
     fn take(directory: &mut Directory, n: u8, name: &str, devices: &[u64]) -> Result<(), Taken> {
         let name = Some(Name::try_from(name).expect("a name"));
-        let devices = devices.iter().map(|n| device(*n)).collect();
+        let devices = devices.iter().map(|n| claimable(*n, Tier::Data)).collect();
         directory.handle(Claim::Take { pool: pool(n), name, devices }).expect("a take is answered").outcome
     }
 
@@ -225,7 +225,9 @@ mod tests {
 
     fn more(directory: &mut Directory, n: u8, name: Option<&str>, devices: &[u64]) -> Result<(), Taken> {
         let name = name.map(|name| Name::try_from(name).expect("a name"));
-        let devices = devices.iter().map(|n| device(*n)).collect();
+        // Odd ones are for a cache.
+        let tier = |n: &u64| if n.is_multiple_of(2) { Tier::Data } else { Tier::Cache };
+        let devices = devices.iter().map(|n| claimable(*n, tier(n))).collect();
         directory.handle(Claim::TakeMore { pool: pool(n), name, devices }).expect("a take is answered").outcome
     }
 
@@ -264,13 +266,15 @@ mod tests {
         assert!(more(&mut directory, 2, None, &[3]).is_err());
         directory.handle(Claim::GiveBack(pool(1)));
         assert!(more(&mut directory, 2, None, &[1]).is_err(), "what the pool held before is not given back");
-        assert_eq!(more(&mut directory, 1, None, &[3]), Ok(()));
+        assert_eq!(more(&mut directory, 1, None, &[3, 4]), Ok(()));
         directory.handle(Claim::Commit(pool(1)));
         directory.handle(Claim::GiveBack(pool(1)));
-        let taken = take(&mut directory, 3, "p", &[4]);
-        assert_eq!(taken, Err(Taken::Name { holder: pool(1), devices: vec![device(1), device(3)] }));
+        let taken = take(&mut directory, 3, "p", &[5]);
+        let data = vec![device(1), device(4)];
+        assert_eq!(taken, Err(Taken::Name { holder: pool(1), devices: data }), "those of a cache are not compared");
+        assert!(take(&mut directory, 3, "r", &[3]).is_err());
         directory.handle(Claim::Release(pool(1)));
-        assert_eq!(take(&mut directory, 3, "p", &[1, 3]), Ok(()));
+        assert_eq!(take(&mut directory, 3, "p", &[1, 3, 4]), Ok(()));
     }
 
     #[test]

@@ -14,5 +14,6 @@ pub mod limit;
 pub mod pool;
 pub mod size;
 pub mod stack;
+pub mod tier;
 pub mod token;
 pub mod volume;

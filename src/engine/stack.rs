@@ -7,15 +7,15 @@
 //! activation and, read backwards, of removal.
 //!
 //! An encryption layer is the machine's: it lies between the cap device's header room and the rest, and tables
-//! name places below it. Deliberately absent: caches; a record with one is refused.
+//! name places below it. Deliberately absent: what makes up a cache's own metadata.
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
 use crate::engine::encryption;
-use crate::engine::size::{self, DATA_BLOCK};
-use crate::format::record::{PoolRecord, Segment};
+use crate::engine::size::{self, CACHE_BLOCK, DATA_BLOCK};
+use crate::format::record::{DeviceSegment, PoolRecord, Segment};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
@@ -40,9 +40,6 @@ pub enum StackFault {
     /// A device has segments and no number: it is missing.
     #[error("device {0} is missing")]
     Missing(DevUuid),
-    /// It has a cache tier.
-    #[error("the pool has a cache")]
-    Cached,
 }
 
 impl StackFault {
@@ -50,16 +47,16 @@ impl StackFault {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Missing(_) => "a device with segments is missing",
-            Self::Cached => "it has a cache",
         }
     }
 }
 
 /// All private devices of the pool with their tables, in the order in which they are activated:
-/// `OriginSub`, `Cache` (version 2), `ThinMeta`, `ThinData`, `Mdv`, `ThinPool`.
+/// `OriginSub`, `MetaSub` and `CacheSub` (with a cache), `Cache` (version 2, or with a cache), `ThinMeta`,
+/// `ThinData`, `Mdv`, `ThinPool`.
 ///
 /// # Errors
-/// When a device is missing, or the pool has a cache.
+/// When a device is missing.
 pub fn tables(
     record: &PoolRecord,
     version: MetadataVersion,
@@ -67,17 +64,23 @@ pub fn tables(
     numbers: &BTreeMap<DevUuid, DeviceNumber>,
     low_water: LowWater,
 ) -> Result<Vec<(Dm, Table)>, StackFault> {
-    if record.backstore.cache_tier.is_some() {
-        return Err(StackFault::Cached);
-    }
     let private = |role| Dm::Private(pool, role);
-    let origin = origin(record, numbers)?;
+    let origin = segments(record.backstore.data_tier.blockdev.allocs.iter().flatten(), numbers)?;
     let whole = Segment { start: Sectors::ZERO, length: origin.length() };
     let base = encryption::base(record);
     let mut tables = vec![(private(Role::OriginSub), origin)];
-    let cap = match version {
-        MetadataVersion::V1 => private(Role::OriginSub),
-        MetadataVersion::V2 => {
+    let cap = match (version, &record.backstore.cache_tier) {
+        (MetadataVersion::V1 | MetadataVersion::V2, Some(tier)) => {
+            // The first list is the cache's data, the second its metadata.
+            for (role, place) in [(Role::MetaSub, 1), (Role::CacheSub, 0)] {
+                let of_role = tier.blockdev.allocs.get(place).into_iter().flatten();
+                tables.push((private(role), segments(of_role, numbers)?));
+            }
+            tables.push((private(Role::Cache), Table::Cache { length: whole.length, block: CACHE_BLOCK }));
+            private(Role::Cache)
+        }
+        (MetadataVersion::V1, None) => private(Role::OriginSub),
+        (MetadataVersion::V2, None) => {
             // A placeholder: it holds the place of a cache that may come, so that what lies above
             // never has to be moved.
             tables.push((private(Role::Cache), linear(private(Role::OriginSub), &[whole], Sectors::ZERO)));
@@ -108,8 +111,10 @@ pub fn thin_pool(record: &PoolRecord, low_water: LowWater) -> Table {
     Table::ThinPool { length, block: DATA_BLOCK, low_water, features: record.thin_features() }
 }
 
-fn origin(record: &PoolRecord, numbers: &BTreeMap<DevUuid, DeviceNumber>) -> Result<Table, StackFault> {
-    let segments = record.backstore.data_tier.blockdev.allocs.iter().flatten();
+fn segments<'a>(
+    segments: impl Iterator<Item = &'a DeviceSegment>,
+    numbers: &BTreeMap<DevUuid, DeviceNumber>,
+) -> Result<Table, StackFault> {
     let lines = segments.map(|segment| {
         let number = numbers.get(&segment.parent).ok_or(StackFault::Missing(segment.parent))?;
         Ok(LinearLine { length: segment.length, below: Below::Device(*number), start: segment.start })
@@ -128,6 +133,7 @@ fn linear(below: Dm, segments: &[Segment], base: Sectors) -> Table {
 mod tests {
     use super::*;
     use crate::engine::layout;
+    use crate::format::record::{CacheTier, Devices};
     use crate::model::dm::ThinFeature;
     use crate::model::ids::{FsUuid, ThinId};
     use crate::model::name::Name;
@@ -205,10 +211,30 @@ mod tests {
         };
         assert_eq!(tables(&record(), &numbers()), Ok(6));
         assert_eq!(tables(&record(), &BTreeMap::new()), Err(StackFault::Missing(device())));
-        let mut cached = record();
-        let blockdev = cached.backstore.data_tier.blockdev.clone();
-        cached.backstore.cache_tier = Some(crate::format::record::CacheTier { blockdev });
-        assert_eq!(tables(&cached, &numbers()), Err(StackFault::Cached));
+    }
+
+    #[test]
+    fn a_cache_lies_between_the_data_tier_and_the_rest() {
+        let mut record = record();
+        let fast = DevUuid::from_random([4; 16]);
+        let on = |start, length| DeviceSegment { parent: fast, start: Sectors(start), length: Sectors(length) };
+        let blockdev =
+            Devices { allocs: vec![vec![on(1_056_768, 1_040_384)], vec![on(8_192, 1_048_576)]], devs: Vec::new() };
+        let plain = tables(&record, MetadataVersion::V2, pool(), &numbers(), LowWater::Setup).expect("plain");
+        record.backstore.cache_tier = Some(CacheTier { blockdev });
+        let all = |numbers: &BTreeMap<_, _>| tables(&record, MetadataVersion::V2, pool(), numbers, LowWater::Setup);
+        assert_eq!(all(&numbers()), Err(StackFault::Missing(fast)));
+        let mut numbers = numbers();
+        numbers.insert(fast, DeviceNumber(8, 32));
+        let cached = all(&numbers).expect("all devices are there");
+        let dm = |role| Dm::Private(pool(), role);
+        let below = Below::Device(DeviceNumber(8, 32));
+        assert_eq!(cached[0], plain[0]);
+        assert_eq!(cached[1], (dm(Role::MetaSub), line(1_048_576, below, 8_192)));
+        assert_eq!(cached[2], (dm(Role::CacheSub), line(1_040_384, below, 1_056_768)));
+        let cache = Table::Cache { length: plain[0].1.length(), block: Sectors(2_048) };
+        assert_eq!(cached[3], (dm(Role::Cache), cache));
+        assert_eq!(cached[4..], plain[2..], "what lies above does not move");
     }
 
     #[test]

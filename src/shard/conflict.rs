@@ -68,6 +68,9 @@ impl Operation {
             | Wish::SetMerge(..) => Self::ChangeFilesystems,
             Wish::SnapshotFilesystem(_, origin, _) => Self::Snapshot(*origin),
             Wish::SetPoolName(..) => Self::RenamePool,
+            Wish::AddDataDevices(..) | Wish::AddCacheDevices(..) | Wish::InitCache(..) | Wish::GrowDevice(..) => {
+                Self::ChangePool
+            }
             Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => Self::ChangePool,
             Wish::Metadata(..) | Wish::FilesystemMetadata(..) => Self::Look,
             Wish::ChangeTokens(..) | Wish::EncryptPool(..) | Wish::ReencryptPool(_) | Wish::DecryptPool(_) => {

@@ -56,6 +56,7 @@ fn handle<S: Sys>(shard: &Rc<Shard<S>>, message: Message) {
         Message::Reply(_) | Message::Views(_) | Message::Claim(_) | Message::Stopped | Message::Settled => {
             unreachable!("nobody sends this to a shard")
         }
+        Message::Refresh(_) | Message::Refreshed(_) => unreachable!("nobody sends this to a shard"),
     }
 }
 

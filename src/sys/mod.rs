@@ -85,7 +85,8 @@ pub enum Kind {
 pub enum Opening {
     /// To read what it says of itself, and nothing else: leaves no trace.
     Look,
-    /// To be used as a device of a pool that exists. Found again after a restart.
+    /// To be used as a device of a pool that exists. Found again after a restart. One that was new is not held
+    /// any more, and one that has grown is open in its new size.
     Member,
     /// To become a device of a new pool: nobody else may use it, from now until the first table
     /// that refers to it. Found again after a restart.
@@ -139,6 +140,12 @@ pub trait Sys: 'static {
     /// Every device that carries a Stratis signature now. What happens to devices after this call
     /// began is told by `device_events`.
     async fn discover(&self) -> Result<Vec<Candidate>, Fault>;
+
+    /// Whether `discover` finds what was given to other cores. A machine that each core makes up for itself does
+    /// not: there devices neither come nor go.
+    fn finds_devices(&self) -> bool {
+        true
+    }
 
     /// Waits until something happened to block devices. Never ends where devices come and go only
     /// when clients name them.

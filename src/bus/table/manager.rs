@@ -12,7 +12,7 @@ use crate::bus::table::encryption::{clevis_of, key_of};
 use crate::bus::table::reply::{
     created_pool, destroyed_pool, done, key_set, listed_keys, started_pool, stopped_pool, text, unlocked_pool,
 };
-use crate::bus::table::{ALL, Const, Family, NotServed, Served, True, method, only, property, since, until};
+use crate::bus::table::{ALL, Const, Family, Refresh, Served, True, method, only, property, since, until};
 use crate::bus::value::Value;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::{MetadataVersion, StoppedDevice, StoppedPoolView};
@@ -28,7 +28,7 @@ pub static MANAGER: Family<ManagerFacts> = Family {
         method(ALL, "DestroyPool", "pool:o", "result:(bs) return_code:q return_string:s", Served(destroy_pool, destroyed_pool)),
         method(ALL, "EngineStateReport", "", "result:s return_code:q return_string:s", Served(engine_state_report, text)),
         method(ALL, "ListKeys", "", "result:as return_code:q return_string:s", Served(list_keys, listed_keys)),
-        method(since(2), "RefreshState", "", "return_code:q return_string:s", NotServed),
+        method(since(2), "RefreshState", "", "return_code:q return_string:s", Refresh),
         method(ALL, "SetKey", "key_desc:s key_fd:h", "result:(bb) return_code:q return_string:s", Served(set_key, key_set)),
         method(only(2, 3), "StartPool", "pool_uuid:s unlock_method:(bs)", "result:(b(oaoao)) return_code:q return_string:s", Served(start_pool_r2, started_pool)),
         method(only(4, 7), "StartPool", "id:s id_type:s unlock_method:(bs)", "result:(b(oaoao)) return_code:q return_string:s", Served(start_pool_r4, started_pool)),

@@ -95,10 +95,12 @@ use Emits::{Const, False, Invalidates, True};
 pub enum Call<V: 'static> {
     /// Decodes it, and shapes the first value of its reply.
     Served(fn(&Ask<'_, V>) -> Result<Decoded, CallFault>, fn(&Replying<'_>) -> Value),
+    /// Has every device looked at again; without a first value.
+    Refresh,
     /// Declared, not yet served: `org.freedesktop.DBus.Error.NotSupported`.
     NotServed,
 }
-use Call::{NotServed, Served};
+use Call::{NotServed, Refresh, Served};
 
 /// Whether and how a property is set.
 pub enum Write<V: 'static> {

@@ -9,11 +9,10 @@ use crate::bus::table::encryption::{
     clevis_info, clevis_infos, free_slots, key_description, key_descriptions, reencrypted,
 };
 use crate::bus::table::reply::{
-    created_filesystems, destroyed_filesystems, done, renamed_pool, snapshotted_filesystem, text,
+    added_devices, created_filesystems, destroyed_filesystems, done, is_changed, renamed_pool, snapshotted_filesystem,
+    text,
 };
-use crate::bus::table::{
-    ALL, Const, Decode, False, Family, NotServed, Served, True, method, property, property_rw, since, until,
-};
+use crate::bus::table::{ALL, Const, Decode, False, Family, Served, True, method, property, property_rw, since, until};
 use crate::bus::value::Value;
 use crate::model::pool::PoolView;
 
@@ -22,8 +21,8 @@ use crate::model::pool::PoolView;
 pub static POOL: Family<PoolView> = Family {
     interface: "org.storage.stratis3.pool",
     methods: &[
-        method(ALL, "AddCacheDevs", "devices:as", "results:(bao) return_code:q return_string:s", NotServed),
-        method(ALL, "AddDataDevs", "devices:as", "results:(bao) return_code:q return_string:s", NotServed),
+        method(ALL, "AddCacheDevs", "devices:as", "results:(bao) return_code:q return_string:s", Served(add_cache_devs, added_devices)),
+        method(ALL, "AddDataDevs", "devices:as", "results:(bao) return_code:q return_string:s", Served(add_data_devs, added_devices)),
         method(until(7), "BindClevis", "pin:s json:s", "results:b return_code:q return_string:s", Served(bind_clevis_r0, done)),
         method(since(8), "BindClevis", "pin:s json:s token_slot:(bu)", "results:b return_code:q return_string:s", Served(bind_clevis_r8, done)),
         method(until(7), "BindKeyring", "key_desc:s", "results:b return_code:q return_string:s", Served(bind_keyring_r0, done)),
@@ -34,8 +33,9 @@ pub static POOL: Family<PoolView> = Family {
         method(ALL, "DestroyFilesystems", "filesystems:ao", "results:(bas) return_code:q return_string:s", Served(destroy_filesystems, destroyed_filesystems)),
         method(since(9), "EncryptPool", "key_descs:a((bu)s) clevis_infos:a((bu)ss)", "results:b return_code:q return_string:s", Served(encrypt_pool, done)),
         method(since(7), "FilesystemMetadata", "fs_name:(bs) current:b", "results:s return_code:q return_string:s", Served(filesystem_metadata, text)),
-        method(since(3), "GrowPhysicalDevice", "dev:s", "results:b return_code:q return_string:s", NotServed),
-        method(ALL, "InitCache", "devices:as", "results:(bao) return_code:q return_string:s", NotServed),
+        method(since(3), "GrowPhysicalDevice", "dev:s", "results:b return_code:q return_string:s", Served(grow_physical_device, is_changed)),
+        method(until(4), "InitCache", "devices:as", "results:(bao) return_code:q return_string:s", Served(init_cache_r0, added_devices)),
+        method(since(5), "InitCache", "devices:as", "results:(bao) return_code:q return_string:s", Served(init_cache_r5, added_devices)),
         method(since(7), "Metadata", "current:b", "results:s return_code:q return_string:s", Served(metadata, text)),
         method(until(7), "RebindClevis", "", "results:b return_code:q return_string:s", Served(rebind_clevis_r0, done)),
         method(since(8), "RebindClevis", "token_slot:(bu)", "results:b return_code:q return_string:s", Served(rebind_clevis_r8, done)),

@@ -132,6 +132,19 @@ pub(super) fn destroyed_filesystems(reply: &Replying<'_>) -> Value {
     changed(true, Value::Array("s", uuids.collect()))
 }
 
+/// `(bao)`: the paths of those that are new.
+pub(super) fn added_devices(reply: &Replying<'_>) -> Value {
+    let Answer::DevicesAdded(devices) = reply.answer else {
+        return changed(false, Value::Array("o", Vec::new()));
+    };
+    changed(true, reply.devices(PoolUuid(reply.subject), devices))
+}
+
+/// `b`: whether anything changed.
+pub(super) fn is_changed(reply: &Replying<'_>) -> Value {
+    Value::Flag(*reply.answer == Answer::Set)
+}
+
 /// `(bo)`: the path of the snapshot.
 pub(super) fn snapshotted_filesystem(reply: &Replying<'_>) -> Value {
     let Answer::FilesystemSnapshotted(snapshot) = reply.answer else {

@@ -71,6 +71,9 @@ fn one_outcome(bus: &mut Bus, call: &Call<'_>) {
     if let Some(request) = bus.poll_request() {
         bus.handle_reply(Reply { call: request.call, outcome: Ok(Answer::Identity) });
     }
+    if let Some(call) = bus.poll_refresh() {
+        bus.handle_reply(Reply { call, outcome: Ok(Answer::Set) });
+    }
     assert!(bus.poll_request().is_none());
     let messages = drain(bus);
     assert_eq!(messages.len(), 1, "{} {}", call.interface, call.member);

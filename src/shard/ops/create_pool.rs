@@ -14,10 +14,10 @@ use crate::engine::pool::{Member, Pool, numbers};
 use crate::engine::stack::LowWater;
 use crate::engine::{devices, encryption, size, stack as tables, volume};
 use crate::error::{Failure, Fault, Refusal};
-use crate::format::header::{FLAG_CREATING, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
+use crate::format::header::{FLAG_CREATING, StaticHeader};
 use crate::format::record::{FS_LIMIT_DEFAULT, PoolRecord};
 use crate::message::{Answer, Claim, Taken, View};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath, Tier};
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
@@ -71,7 +71,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, asked: Asked) -> Outcome {
     let paths = devices::distinct(&asked.name, &asked.devices)?;
     let candidates = examine(shard, &paths).await?;
     rt::stage("claim");
-    let wanted = candidates.iter().map(|candidate| (candidate.number, candidate.path.clone())).collect();
+    let wanted = candidates.iter().map(|candidate| (candidate.number, candidate.path.clone(), Tier::Data)).collect();
     let claim = Claim::Take { pool: asked.pool, name: Some(asked.name.clone()), devices: wanted };
     if let Err(taken) = shard.take(claim).await {
         return not_ours(asked.name, &candidates, taken);
@@ -84,7 +84,8 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, asked: Asked) -> Outcome {
     outcome
 }
 
-async fn examine<S: Sys>(shard: &Shard<S>, paths: &[DevicePath]) -> Result<Vec<Candidate>, Failure> {
+/// Looks at the named devices.
+pub(super) async fn examine<S: Sys>(shard: &Shard<S>, paths: &[DevicePath]) -> Result<Vec<Candidate>, Failure> {
     let found = all(paths.iter().map(|path| shard.sys.examine(path))).await;
     Ok(devices::merge(found.into_iter().collect::<Result<_, Failure>>()?)?)
 }
@@ -124,19 +125,8 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
 /// Decides everything: ids, headers, layout, tables.
 fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, Refusal> {
     let initialized = rt::wall().seconds;
-    let member = |candidate: Candidate| {
-        let header = StaticHeader {
-            size: candidate.size,
-            version: MetadataVersion::V2,
-            pool: asked.pool,
-            device: DevUuid::from_random(rt::random()),
-            mda_size: MDA_SECTORS,
-            reserved: RESERVED_SECTORS,
-            flags: FLAG_CREATING,
-            initialized,
-        };
-        Member { candidate, header, older: 0, bad: false }
-    };
+    let member =
+        |candidate| Member::new(candidate, asked.pool, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();
@@ -173,8 +163,18 @@ fn tell_capped(asked: &Asked, sizes: &[(DevUuid, Sectors)], layout: &Layout) {
 
 /// Makes all of it, up to the commit point.
 async fn make<S: Sys>(shard: &Shard<S>, plan: &Plan, running: &Running) -> Result<(), Failure> {
+    open_new(shard, &plan.members).await?;
+    rt::stage("initialise");
+    headers::initialise(&shard.sys, &signed(&plan.members)).await?;
+    rt::stage("stack");
+    build(shard, plan).await?;
+    Ok(save::durable(shard, running).await?)
+}
+
+/// Opens devices that become new members, and sees that nobody has been faster.
+pub(super) async fn open_new<S: Sys>(shard: &Shard<S>, members: &[Member]) -> Result<(), Failure> {
     rt::stage("open");
-    for member in &plan.members {
+    for member in members {
         shard.sys.open(&member.candidate, Opening::New).await?;
         // Between the first look and the exclusive open somebody may have been faster.
         let again = shard.sys.examine(&member.candidate.path).await?;
@@ -183,11 +183,7 @@ async fn make<S: Sys>(shard: &Shard<S>, plan: &Plan, running: &Running) -> Resul
         }
         unsigned(shard, &member.candidate).await?;
     }
-    rt::stage("initialise");
-    headers::initialise(&shard.sys, &signed(plan)).await?;
-    rt::stage("stack");
-    build(shard, plan).await?;
-    Ok(save::durable(shard, running).await?)
+    Ok(())
 }
 
 /// A signature that is damaged, or that others have not recognised, is still somebody's.
@@ -198,8 +194,9 @@ async fn unsigned<S: Sys>(shard: &Shard<S>, candidate: &Candidate) -> Result<(),
     }
 }
 
-fn signed(plan: &Plan) -> Vec<(DeviceNumber, StaticHeader)> {
-    plan.members.iter().map(|member| (member.candidate.number, member.header)).collect()
+/// What new members get for signatures.
+pub(super) fn signed(members: &[Member]) -> Vec<(DeviceNumber, StaticHeader)> {
+    members.iter().map(|member| (member.candidate.number, member.header)).collect()
 }
 
 /// Activates the stack. What lies below the thin pool gets what it needs before the pool goes on top.
@@ -262,13 +259,13 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Outcome {
     Ok(Answer::PoolCreated(pool, ids))
 }
 
-/// Takes the mark of a pool in creation off all devices that carry it. A failure is no failure of the
-/// creation: a marked device with a record is a device of a whole pool, and the next start tries again.
+/// Takes the marks of a beginning off all devices that carry one. A failure is no failure of what was begun: a
+/// marked device of a pool that has a record is a device like any other, and the next start tries again.
 pub async fn clear_marks<S: Sys>(shard: &Shard<S>, running: &Running) {
     rt::stage("clear marks");
     let marked = running.pool.borrow_mut().clear_marks();
     if let Err(fault) = headers::sign(&shard.sys, &marked).await {
-        log::warn!("a device keeps the mark of a pool in creation (pool={}): {fault}", running.uuid);
+        log::warn!("a device keeps the mark of a beginning (pool={}): {fault}", running.uuid);
     }
 }
 
@@ -280,7 +277,7 @@ async fn unwind<S: Sys>(shard: &Shard<S>, plan: &Plan) {
     let steps = [
         stack::all_down(&shard.sys, plan.pool).await,
         shard.sys.scrap(plan.pool).await,
-        wipe_signed(shard, plan).await,
+        wipe_signed(shard, &plan.members).await,
     ];
     for fault in steps.into_iter().filter_map(Result::err) {
         log::error!("a creation could not be taken back whole (pool={}): {fault}", plan.pool);
@@ -290,12 +287,12 @@ async fn unwind<S: Sys>(shard: &Shard<S>, plan: &Plan) {
     }
 }
 
-/// Wipes the devices that got our signature; one that never got it is left as it was.
-async fn wipe_signed<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
-    for member in &plan.members {
+/// Wipes the devices that got the signatures that we made for them; one that never got it is left as it was.
+pub(super) async fn wipe_signed<S: Sys>(shard: &Shard<S>, members: &[Member]) -> Result<(), Fault> {
+    for member in members {
         let ours = matches!(
             probe::signature(&shard.sys, &member.candidate).await,
-            Ok(Some(header)) if header.pool == plan.pool
+            Ok(Some(header)) if header.device == member.header.device
         );
         if ours {
             headers::wipe(&shard.sys, &[member.candidate.number]).await?;

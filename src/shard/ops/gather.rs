@@ -8,9 +8,9 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::gather::{Read, Ready, Verdict, judge, stopped_view};
-use crate::error::{Failure, Fault, Why};
+use crate::error::Failure;
 use crate::message::{Claim, View};
-use crate::model::device::{Candidate, DeviceNumber};
+use crate::model::device::{Candidate, DeviceNumber, Tier};
 use crate::model::ids::PoolUuid;
 use crate::probe;
 use crate::shard::ops::{headers, start_pool};
@@ -32,7 +32,14 @@ pub async fn read<S: Sys>(
             log::warn!("a device of pool {pool} is in use by pool {holder}: {}", candidate.path);
             continue;
         }
-        match read_one(shard, pool, candidate.clone()).await {
+        let mut outcome = read_one(shard, pool, candidate.clone()).await;
+        if let Err(Failure::Faulted(fault)) = &outcome
+            && probe::is_gone(fault)
+        {
+            // It may have been pulled and put back, which is no news to anybody by now.
+            outcome = read_one(shard, pool, candidate.clone()).await;
+        }
+        match outcome {
             Ok(Some(device)) => devices.push(device),
             Ok(None) => {
                 log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path);
@@ -57,13 +64,10 @@ async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) ->
     match probe::signature(&shard.sys, &candidate).await {
         Ok(Some(header)) if header.pool == pool => {
             let regions = probe::regions(&shard.sys, candidate.number, &header).await;
-            // One that was pulled meanwhile looks damaged, and an older record of another device would count.
-            if probe::signature(&shard.sys, &candidate).await != Ok(Some(header)) {
+            if regions.is_err() {
                 shard.sys.close(candidate.number, false).await;
-                let why = Why::Data("it was pulled while its metadata was read");
-                return Err(Fault::new("read", &candidate.path, why).into());
             }
-            Ok(Some(Read { candidate, header, regions }))
+            Ok(Some(Read { candidate, header, regions: regions? }))
         }
         other => {
             shard.sys.close(candidate.number, false).await;
@@ -137,7 +141,9 @@ async fn start_or_list<S: Sys>(
 /// Lists a pool as stopped. It holds its devices, not its name.
 async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
     close(shard, devices).await;
-    let held = devices.iter().map(|device| (device.candidate.number, device.candidate.path.clone())).collect();
+    // Without a name nobody asks which of them are a cache's.
+    let place = |device: &Read| (device.candidate.number, device.candidate.path.clone(), Tier::Data);
+    let held = devices.iter().map(place).collect();
     if let Err(taken) = shard.take(Claim::Take { pool, name: None, devices: held }).await {
         log::error!("a device of a stopped pool is in other hands (pool={pool}): {taken:?}");
     }
@@ -161,7 +167,13 @@ async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]
         for device in devices {
             shard.sys.open(&device.candidate, Opening::Member).await?;
         }
-        Ok(headers::wipe(&shard.sys, &numbers).await?)
+        // Those without a record do not say what is to become of them, so they go first.
+        let (marked, unmarked): (Vec<&Read>, Vec<&Read>) = devices.iter().partition(|device| device.has_record());
+        for group in [unmarked, marked] {
+            let numbers: Vec<DeviceNumber> = group.iter().map(|device| device.candidate.number).collect();
+            headers::wipe(&shard.sys, &numbers).await?;
+        }
+        Ok(())
     }
     .await;
     if let Err(failure) = &wiped {

@@ -35,8 +35,9 @@ async fn written<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<Vec<u8>,
         running.pool.borrow().members().iter().map(|member| (member.candidate.number, member.header)).collect();
     let mut newest: Option<(WallStamp, Vec<u8>)> = None;
     for (number, header) in devices {
-        let regions = probe::regions(&shard.sys, number, &header).await;
-        if let Some((_, time, json)) = mda::newest(&regions)
+        // A device that is gone has nothing to say; the others have.
+        if let Ok(regions) = probe::regions(&shard.sys, number, &header).await
+            && let Some((_, time, json)) = mda::newest(&regions)
             && newest.as_ref().is_none_or(|(before, _)| *before < time)
         {
             newest = Some((time, json.to_vec()));

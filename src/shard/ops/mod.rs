@@ -4,6 +4,7 @@
 //! operation's whole effect or none of it. The step at which an operation becomes real is named
 //! `commit point` in each file.
 
+pub mod add_devices;
 pub mod create_filesystems;
 pub mod create_pool;
 pub mod destroy_filesystems;
@@ -12,6 +13,7 @@ pub mod encryption;
 pub mod format;
 pub mod fs_limit;
 pub mod gather;
+pub mod grow_device;
 pub mod headers;
 pub mod intents;
 pub mod keys;
@@ -51,6 +53,10 @@ pub async fn carry<S: Sys>(shard: &Rc<Shard<S>>, wish: Wish, descriptors: Descri
         Wish::StopPool(pool) => stop_pool::run(shard, pool).await,
         Wish::CreateFilesystems(pool, specs) => create_filesystems::run(shard, pool, specs).await,
         Wish::DestroyFilesystems(pool, named) => destroy_filesystems::run(shard, pool, named).await,
+        Wish::AddDataDevices(pool, devices) => add_devices::data(shard, pool, devices).await,
+        Wish::AddCacheDevices(pool, devices) => add_devices::more_cache(shard, pool, devices).await,
+        Wish::InitCache(pool, devices) => add_devices::cache(shard, pool, devices).await,
+        Wish::GrowDevice(pool, device) => grow_device::run(shard, pool, device).await,
         Wish::SnapshotFilesystem(pool, origin, name) => snapshot_filesystem::run(shard, pool, origin, name).await,
         Wish::SetFilesystemName(pool, filesystem, name) => set_name::filesystem(shard, pool, filesystem, name).await,
         Wish::SetPoolName(pool, name) => set_name::pool(shard, pool, name).await,
@@ -78,6 +84,10 @@ pub const fn task(wish: &Wish) -> &'static str {
         Wish::StopPool(_) => "stop pool",
         Wish::CreateFilesystems(..) => "create filesystems",
         Wish::DestroyFilesystems(..) => "destroy filesystems",
+        Wish::AddDataDevices(..) => "add data devices",
+        Wish::AddCacheDevices(..) => "add cache devices",
+        Wish::InitCache(..) => "init cache",
+        Wish::GrowDevice(..) => "grow device",
         Wish::SnapshotFilesystem(..) => "snapshot filesystem",
         Wish::SetFilesystemName(..) => "rename filesystem",
         Wish::SetPoolName(..) => "rename pool",
@@ -104,6 +114,10 @@ pub fn words(wish: &Wish) -> String {
         Wish::CreatePool { name, devices, .. } => format!(" name={:?} devices={}", name.as_str(), devices.len()),
         Wish::CreateFilesystems(_, specs) => format!(" count={}", specs.len()),
         Wish::DestroyFilesystems(_, named) => format!(" count={}", named.len()),
+        Wish::AddDataDevices(_, devices) | Wish::AddCacheDevices(_, devices) | Wish::InitCache(_, devices) => {
+            format!(" devices={}", devices.len())
+        }
+        Wish::GrowDevice(_, device) => format!(" device={device}"),
         Wish::SnapshotFilesystem(_, origin, name) => format!(" origin={origin} name={:?}", name.as_str()),
         Wish::SetFilesystemName(_, filesystem, name) => format!(" filesystem={filesystem} name={:?}", name.as_str()),
         Wish::SetPoolName(_, name) => format!(" name={:?}", name.as_str()),

@@ -45,6 +45,7 @@ impl FilesSys {
         let pool = device.pool();
         match table {
             Table::Linear(_) => Ok(()),
+            Table::Cache { .. } => Err(Why::Data("files have no cache")),
             Table::ThinPool { .. } => {
                 let folders = [root.path().to_owned(), root.pool(pool), root.thin(pool)];
                 self.blocking(move || thin::make(folders.each_ref().map(PathBuf::as_path))).await
@@ -213,6 +214,10 @@ impl Sys for FilesSys {
             self.inner.open.borrow_mut().insert(candidate.number, open);
         }
         if opening != Opening::Look {
+            if let Some(open) = self.inner.open.borrow_mut().get_mut(&candidate.number) {
+                // It may have grown since it was opened.
+                open.size = candidate.size;
+            }
             let own = candidate.clone();
             let devices = self.inner.root.devices();
             let making = self.inner.root.link_in_making(&format!("device-{}-{}", own.number.0, own.number.1));

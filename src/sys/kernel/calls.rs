@@ -23,7 +23,7 @@ use crate::units::{Bytes, Sectors};
 fn devices_below(tables: &[(Dm, Table)]) -> Vec<DeviceNumber> {
     let lines = tables.iter().flat_map(|(_, table)| match table {
         Table::Linear(lines) => lines.as_slice(),
-        Table::ThinPool { .. } | Table::Thin { .. } => &[],
+        Table::Cache { .. } | Table::ThinPool { .. } | Table::Thin { .. } => &[],
     });
     let device = |below| match below {
         Below::Device(number) => Some(number),

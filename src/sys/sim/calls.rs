@@ -197,6 +197,10 @@ impl Sys for SimSys {
         .await
     }
 
+    fn finds_devices(&self) -> bool {
+        self.machine.state().conjures.is_none()
+    }
+
     async fn device_events(&self) -> Vec<DeviceEvent> {
         poll_fn(|cx| {
             let news = if self.over() { None } else { self.machine.state().news.take_devices(cx.waker()) };

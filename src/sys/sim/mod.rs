@@ -42,8 +42,9 @@ use crate::units::Sectors;
 
 pub use self::calls::SimSys;
 
-/// The size of a disk that a daemon started with `--sim` finds under any path: 16 TiB.
-pub const CONJURED_SIZE: Sectors = Sectors(1 << 35);
+/// The size of a disk that a daemon started with `--sim` finds under any path: 4 TiB. A pool of one has room for
+/// filesystems of the default size also without overprovisioning, and a cache may have eight.
+pub const CONJURED_SIZE: Sectors = Sectors(1 << 33);
 /// Longest delay before and after an action of a test machine: long enough to reorder, and free,
 /// because the time is virtual.
 const DELAY_MAX: Duration = Duration::from_micros(1_000);
@@ -67,7 +68,7 @@ impl Machine {
     }
 
     /// The machine of a daemon that was started with `--sim`: every absolute path is an empty disk
-    /// of 16 TiB, and nothing takes time.
+    /// of 4 TiB, and nothing takes time.
     pub fn daemon() -> Self {
         let machine = Self { state: Rc::new(RefCell::new(State::new(0, Duration::ZERO))) };
         machine.state().conjures = Some(CONJURED_SIZE);

@@ -59,11 +59,13 @@ impl From<Piece> for Spot {
     }
 }
 
+/// First bytes of a cache's metadata device here.
+const CACHE_MARK: &[u8; 9] = b"sim-cache";
 /// First bytes of a thin pool's metadata device here; a number follows.
 const THIN_MARK: &[u8; 8] = b"sim-thin";
 /// Who reads when it is the machine itself.
 pub(super) const KERNEL: u64 = 0;
-/// Sectors that are zero on thin-pool metadata that was never used: the kernel looks at 4 KiB.
+/// Sectors that are zero on metadata that was never used, of a thin pool or of a cache: the kernel looks at 4 KiB.
 const FRESH_SECTORS: Sectors = Sectors(8);
 
 /// Everything.
@@ -229,7 +231,7 @@ impl State {
     pub(super) fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Why> {
         let table = self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))?;
         let below = match table {
-            Table::Linear(_) => device,
+            Table::Linear(_) | Table::Cache { .. } => device,
             Table::ThinPool { .. } | Table::Thin { .. } => Dm::Private(device.pool(), Role::ThinData),
         };
         let mut blocks = BlockSizes { logical: 512, physical: 512 };
@@ -354,7 +356,7 @@ impl State {
             Target::Dm(device) => device,
         };
         let numbers = match self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))? {
-            Table::Linear(_) => self.disks_below(device)?,
+            Table::Linear(_) | Table::Cache { .. } => self.disks_below(device)?,
             Table::ThinPool { .. } | Table::Thin { .. } => {
                 let below = |role| self.disks_below(Dm::Private(device.pool(), role));
                 below(Role::ThinMeta)?.into_iter().chain(below(Role::ThinData)?).collect()
@@ -410,6 +412,7 @@ impl State {
         }
         match table {
             Table::Linear(_) => {}
+            Table::Cache { .. } => self.open_cache(device.pool())?,
             Table::ThinPool { .. } => self.open_thin_pool(device.pool())?,
             Table::Thin { id, .. } => {
                 self.thin_store(device.pool())?.content(*id).ok_or(Why::Errno(libc::ENODATA))?;
@@ -468,6 +471,25 @@ impl State {
         sector[8..16].copy_from_slice(&mark.to_le_bytes());
         self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
         self.thin.insert(place, ThinStore::new(mark, length));
+        Ok(())
+    }
+
+    /// Finds the metadata of a cache, or begins it where there are only zeroes. What a cache holds its origin
+    /// holds too, so nothing else is kept of it.
+    fn open_cache(&mut self, pool: PoolUuid) -> Result<(), Why> {
+        let meta = Dm::Private(pool, Role::MetaSub);
+        let place = self.place(meta)?;
+        let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
+        if start.starts_with(CACHE_MARK) {
+            return Ok(());
+        }
+        if start.iter().any(|byte| *byte != 0) {
+            return Err(Why::Errno(libc::EILSEQ)); // As the kernel's superblock check answers.
+        }
+        let mut sector = [0; UNIT_BYTES];
+        sector[..CACHE_MARK.len()].copy_from_slice(CACHE_MARK);
+        let mark = self.tick();
+        self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
         Ok(())
     }
 
@@ -532,7 +554,7 @@ impl State {
         let content = self.thin_store(device.pool())?.content(id).ok_or(Why::Errno(libc::ENODATA))?;
         match self.stack.table(Dm::Private(device.pool(), Role::ThinPool)) {
             Some(Table::ThinPool { block, .. }) => Ok(Sectors(content.mapped() * block.0).bytes()),
-            Some(Table::Linear(_) | Table::Thin { .. }) | None => Err(Why::Errno(libc::ENXIO)),
+            Some(Table::Linear(_) | Table::Cache { .. } | Table::Thin { .. }) | None => Err(Why::Errno(libc::ENXIO)),
         }
     }
 
@@ -554,7 +576,7 @@ impl State {
     pub(super) fn thin_id(&self, device: Dm) -> Result<ThinId, Why> {
         match self.stack.table(device) {
             Some(Table::Thin { id, .. }) => Ok(*id),
-            Some(Table::Linear(_) | Table::ThinPool { .. }) => Err(Why::Errno(libc::EINVAL)),
+            Some(Table::Linear(_) | Table::Cache { .. } | Table::ThinPool { .. }) => Err(Why::Errno(libc::EINVAL)),
             None => Err(Why::Errno(libc::ENXIO)),
         }
     }

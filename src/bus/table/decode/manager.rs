@@ -84,7 +84,7 @@ fn integrity(journal: Option<u64>, tag: Option<String>, superblock: Option<bool>
 }
 
 /// Each path once, in the order of the request; if any is relative, all of those are named.
-fn device_paths(texts: &[String]) -> Result<Vec<DevicePath>, Refusal> {
+pub(super) fn device_paths(texts: &[String]) -> Result<Vec<DevicePath>, Refusal> {
     if texts.len() > DEVICES_IN_REQUEST_MAX {
         return Err(Refusal::TooManyDevices { asked: texts.len(), max: DEVICES_IN_REQUEST_MAX });
     }
