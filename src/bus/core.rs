@@ -259,7 +259,7 @@ impl Bus {
         match decision {
             Decision::Values(values) => self.reply(&caller, &values),
             Decision::Objects => self.list(caller),
-            Decision::Wish(wish, shape) => self.request(caller, wish, shape, descriptors),
+            Decision::Wish(wish, shape) => self.request(caller, *wish, shape, descriptors),
             Decision::Refresh => self.refresh(caller),
             Decision::Known(answer, shape) => self.conclude(&caller, shape, uuid::Uuid::nil(), &Ok(answer)),
             Decision::Refused(refusal, shape) => self.refuse(&caller, shape, refusal),

@@ -34,7 +34,7 @@ pub enum Decision {
     /// Reply with every object.
     Objects,
     /// Ask the home of the pool, then reply.
-    Wish(Wish, Shape),
+    Wish(Box<Wish>, Shape),
     /// Have every device looked at, then reply.
     Refresh,
     /// Reply that it was so already, or what else is known.
@@ -169,13 +169,12 @@ impl Routed<'_> {
         let (decode, shape) = match row.call {
             Call::Served(decode, shape) => (decode, shape),
             Call::Refresh => return Decision::Refresh,
-            Call::NotServed => return Decision::Error(NOT_SUPPORTED, format!("{} is not served yet", row.name)),
         };
         let args = Args::new(self.call.message, self.context.descriptors);
         let Context { tree, random, busy, .. } = *self.context;
         let shape = Shape::Call(shape);
         match decode(&Ask { on: facts, tree, args: &args, random, busy }) {
-            Ok(Decoded::Wish(wish)) => Decision::Wish(wish, shape),
+            Ok(Decoded::Wish(wish)) => Decision::Wish(Box::new(wish), shape),
             Ok(Decoded::Known(answer)) => Decision::Known(answer, shape),
             Err(fault) => faulted(fault, shape),
         }
@@ -225,7 +224,7 @@ impl Routed<'_> {
             return arguments_differ(&name, row.signature, &given);
         }
         match decode(facts, &Args::new(self.call.message, self.context.descriptors)) {
-            Ok(wish) => Decision::Wish(wish, Shape::Set),
+            Ok(wish) => Decision::Wish(Box::new(wish), Shape::Set),
             Err(fault) => faulted(fault, Shape::Set),
         }
     }

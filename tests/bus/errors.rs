@@ -1,26 +1,9 @@
-//! What is not a Stratis answer but a D-Bus error: unknown things, malformed calls, unserved methods.
-
-use std::collections::BTreeSet;
+//! What is not a Stratis answer but a D-Bus error: unknown things, malformed calls.
 
 use crate::support::client::{BusError, Client, method};
-use crate::support::introspection::golden;
 use crate::support::rig::Rig;
-use crate::support::value::append_neutral;
 use crate::support::{GIB, OBJECT_MANAGER, PROPERTIES, TOP, interface};
 use crate::{make_pool, text_of};
-
-/// Interface and name of each method that is declared and answers NotSupported.
-fn not_served() -> BTreeSet<(String, String)> {
-    let mut found = BTreeSet::new();
-    for line in include_str!("../golden/not-served.txt").lines() {
-        let (member, revisions) = line.split_once(' ').expect("a line is a member and its revisions");
-        let (family, name) = member.split_once('.').expect("a member has a family");
-        let (first, last) = revisions.split_once('-').unwrap_or((revisions, revisions));
-        let [first, last] = [first, last].map(|text| text.trim_start_matches('r').parse().expect("a revision"));
-        found.extend((first..=last).map(|revision: u8| (interface(family, revision), name.to_owned())));
-    }
-    found
-}
 
 /// What a call with the wrong arguments may be answered with.
 const MALFORMED: [&str; 2] = ["org.freedesktop.DBus.Error.InvalidArgs", "org.freedesktop.zbus.Error"];
@@ -118,35 +101,6 @@ fn wrong_arguments_are_malformed_calls() {
         let error = outcome.expect_err("the call is malformed");
         assert!(MALFORMED.contains(&error.name.as_str()), "call {index}: {error}");
     }
-    assert_eq!(client.objects(), before);
-}
-
-#[test]
-fn what_is_not_served_says_so_on_every_revision() {
-    let rig = Rig::sim();
-    let _daemon = rig.start();
-    let client = rig.client();
-    let pool = make_pool(&rig, &client, "p");
-    let filesystem = client.make_filesystem(&pool, "f");
-    let (device, _) = client.family("blockdev").into_iter().next().expect("one device");
-    let before = client.objects();
-    let objects = [("manager", TOP), ("pool", &pool), ("filesystem", &filesystem), ("blockdev", &device)];
-    let mut left = not_served();
-    for (kind, path) in objects {
-        for (name, declared) in golden(kind) {
-            for (member, declared) in declared.methods {
-                if !left.remove(&(name.clone(), member.clone())) {
-                    continue;
-                }
-                let mut message = method(path, &name, &member);
-                append_neutral(&mut message, &declared.signature());
-                let outcome = client.exchange(message).map(|reply| crate::support::value::Value::body(&reply));
-                assert!(outcome.is_err(), "{name}.{member}: {outcome:?}");
-                assert_error(outcome, "NotSupported");
-            }
-        }
-    }
-    assert_eq!(left, BTreeSet::new(), "what is listed is declared");
     assert_eq!(client.objects(), before);
 }
 
