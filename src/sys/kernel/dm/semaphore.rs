@@ -41,8 +41,8 @@ impl Semaphore {
         if present { Some(Self { id }) } else { None }
     }
 
-    /// The semaphore of a key, if it was made at `since` (or a second before) or later and nobody has counted in it: as it is between
-    /// `create` and the first `up`.
+    /// The semaphore of a key, if it was made at `since` (or a second before) or later and nobody has counted in it:
+    /// as it is between `create` and the first `up`.
     pub(super) fn unused(key: u32, since: SystemTime) -> Option<Self> {
         let id = get(key, 0).ok()?;
         // SAFETY: semid_ds is numbers; zero is a value of each.
