@@ -75,7 +75,8 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 	fi
 
 # What takes longer than all the rest: udev needs most of a second for each of a thousand volumes.
-test-long: deps ## a thousand filesystems in one pool: time and space (half an hour, in a virtual machine)
+test-long: deps ## a million broken messages; a thousand filesystems in one pool, in a virtual machine (half an hour)
+	FUZZ_INPUTS=1000000 $(CARGO) test --release --lib bus::tests::wire
 	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
 	@grep '^thousand:' target/vm/logs/thousand/output
 
@@ -84,6 +85,8 @@ demo: packages build ## a pool, a filesystem, a restart: in a minute, on files, 
 
 bench: ## the measurements (minutes)
 	$(CARGO) bench --workspace --bench '*'
+	$(CARGO) build --release
+	$(BUILT)/stratisd-bench bus --start '$(BUILT)/stratisd --sim'
 
 install: ## lay out under DESTDIR and PREFIX (/usr): programs, udev rules, policy, unit, manual page, completion
 	@for program in stratisd $(UDEV_HELPERS); do \
@@ -99,6 +102,7 @@ install: ## lay out under DESTDIR and PREFIX (/usr): programs, udev rules, polic
 	sed 's|^ExecStart=/usr/libexec/|ExecStart=$(LIBEXECDIR)/|' dist/stratisd.service \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/stratisd.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/stratisd.service
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/stratisd dist/stratisd-large.conf
 	install -D -m 644 dist/stratisd.8 $(DESTDIR)$(PREFIX)/share/man/man8/stratisd.8
 	install -D -m 644 dist/stratisd.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/stratisd
 

@@ -11,12 +11,12 @@ _stratisd() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "trace debug info warn error" -- "$word")
             ;;
-        --shards | --cpus)
+        --shards | --cpus | --bus-message-max)
             # A number or a list: nothing to suggest.
             ;;
         *)
             mapfile -t COMPREPLY < <(
-                compgen -W "--sim --files --run-dir --log-level --shards --cpus --help --version" -- "$word"
+                compgen -W "--sim --files --run-dir --log-level --bus-message-max --shards --cpus --help --version" -- "$word"
             )
             ;;
     esac

@@ -15,6 +15,8 @@ use cores::topology::{CpuList, CpuListFault, parse_cpus};
 use env_logger::Builder;
 use log::{LevelFilter, SetLoggerError};
 
+use crate::limits::{BUS_MESSAGE_BYTES_DEFAULT, BUS_MESSAGE_BYTES_MAX, BUS_MESSAGE_BYTES_MIN};
+
 /// The crates whose messages `--log-level` steers.
 const OUR_CRATES: [&str; 3] = ["stratisd", "cores", "ring"];
 
@@ -47,6 +49,9 @@ pub struct Args {
     /// Log messages of this severity and worse; without it RUST_LOG decides, or errors only
     #[arg(long, value_name = "LEVEL", value_enum)]
     pub log_level: Option<LogLevel>,
+    /// Longest message that the message bus takes, in bytes: its max_message_size
+    #[arg(long, value_name = "BYTES", default_value_t = BUS_MESSAGE_BYTES_DEFAULT, value_parser = message_max)]
+    pub bus_message_max: usize,
     /// How many shards (owners of pools) to run; by default as many as there are CPUs for, up to 8
     #[arg(long, value_name = "N", value_parser = shard_count)]
     shards: Option<usize>,
@@ -114,6 +119,15 @@ fn shard_count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Less would refuse what every client needs, more is no D-Bus message.
+fn message_max(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes) if (BUS_MESSAGE_BYTES_MIN..=BUS_MESSAGE_BYTES_MAX).contains(&bytes) => Ok(bytes),
+        Ok(_) => Err(format!("between {BUS_MESSAGE_BYTES_MIN} and {BUS_MESSAGE_BYTES_MAX} bytes are possible")),
+        Err(fault) => Err(format!("{fault}")),
+    }
+}
+
 fn cpu_list(text: &str) -> Result<CpuList, CpuListFault> {
     parse_cpus(text).map(CpuList)
 }
@@ -176,16 +190,18 @@ mod tests {
         assert_eq!(args.machine(), Machine::Kernel);
         assert_eq!(args.run_dir, PathBuf::from("/run"));
         assert_eq!(args.log_level, None);
+        assert_eq!(args.bus_message_max, 33_554_432);
         assert_eq!(args.wanted(), Wanted { shards: None, cpus: None });
     }
 
     #[test]
     fn every_option_reaches_its_place() {
-        let line = "stratisd --files /srv/x --run-dir /tmp/r --log-level debug --shards 3 --cpus 0-3,6";
+        let line = "stratisd --files /srv/x --run-dir /tmp/r --log-level debug --shards 3 --cpus 0-3,6 --bus-message-max 134217728";
         let args = parse(line).expect("this is good use");
         assert_eq!(args.machine(), Machine::Files("/srv/x".into()));
         assert_eq!(args.run_dir, PathBuf::from("/tmp/r"));
         assert_eq!(args.log_level, Some(LogLevel::Debug));
+        assert_eq!(args.bus_message_max, 128 << 20);
         assert_eq!(args.wanted(), Wanted { shards: Some(3), cpus: Some(vec![0, 1, 2, 3, 6]) });
         assert_eq!(parse("stratisd --sim").map(|args| args.machine()).ok(), Some(Machine::Sim));
     }
@@ -215,6 +231,9 @@ mod tests {
             ("stratisd --log-level", "--log-level"),
             ("stratisd --sim --files /srv/x", "--sim"),
             ("stratisd --shards few", "few"),
+            ("stratisd --bus-message-max 1000", "between 1048576 and 134217728"),
+            ("stratisd --bus-message-max 134217729", "between"),
+            ("stratisd --bus-message-max 64M", "64M"),
             ("stratisd --shards -1", "-1"),
             ("stratisd --cpus 3-1", "the range 3-1 runs backwards"),
             ("stratisd --cpus a", "neither a CPU number"),

@@ -12,6 +12,7 @@ use crate::model::device::{DevicePath, RelativePath};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::{Name, NameFault};
 use crate::model::pool::Availability;
+use crate::model::token::{KeyDescription, TokenFault};
 use crate::units::{Bytes, Sectors};
 
 /// You asked for something that cannot be done. Nothing has changed.
@@ -20,6 +21,8 @@ use crate::units::{Bytes, Sectors};
 pub enum Refusal {
     #[error(transparent)]
     Name(#[from] NameFault),
+    #[error(transparent)]
+    Token(#[from] TokenFault),
     #[error("device paths must be absolute: {}", join(.0))]
     Paths(Vec<RelativePath>),
     #[error("{tried:?} is not a UUID")]
@@ -72,6 +75,10 @@ pub enum Refusal {
     DeviceIsVolume { path: DevicePath },
     #[error("{path} is not known to udev yet: try again when \"udevadm settle\" has ended")]
     DeviceUnknown { path: DevicePath },
+    #[error("{path} is in the {tier} tier of the pool")]
+    DeviceOtherTier { path: DevicePath, tier: &'static str },
+    #[error("{path} has {size}, less than the {recorded} that the pool uses")]
+    DeviceShrunk { path: DevicePath, size: Sectors, recorded: Sectors },
     #[error("{one} and {other} are the same device")]
     DeviceTwice { one: DevicePath, other: DevicePath },
     #[error("{path} has {size}: at least {min} are needed")]
@@ -91,6 +98,16 @@ pub enum Refusal {
     },
     #[error("pool {name:?} exists with other devices: only asked for: {asked}; only in the pool: {present}", name = .name.as_str(), asked = list(.asked), present = list(.present))]
     PoolDiffers { name: Name, asked: Vec<DevicePath>, present: Vec<DevicePath> },
+    #[error("pool {name:?} has no cache: it is initialised first", name = .name.as_str())]
+    NoCache { name: Name },
+    #[error("no devices were named for a cache of pool {name:?}", name = .name.as_str())]
+    NoCacheDevices { name: Name },
+    #[error("pool {name:?} has a cache of other devices: only asked for: {asked}; only in the cache: {present}", name = .name.as_str(), asked = list(.asked), present = list(.present))]
+    CacheDiffers { name: Name, asked: Vec<DevicePath>, present: Vec<DevicePath> },
+    #[error("the cache of pool {name:?} would hold {wanted}: {max} are possible", name = .name.as_str())]
+    CacheTooLarge { name: Name, wanted: Sectors, max: Sectors },
+    #[error("pool {name:?} is encrypted: it gets a cache through r5 or a later revision of the interface", name = .name.as_str())]
+    CacheOfEncrypted { name: Name },
     #[error("the name {name:?} is taken by pool {pool}", name = .name.as_str())]
     PoolNameTaken { name: Name, pool: PoolUuid },
     #[error("a pool named {name:?} is being created", name = .name.as_str())]
@@ -109,6 +126,18 @@ pub enum Refusal {
     PoolUnavailable { pool: PoolUuid, availability: Availability },
     #[error("pool {pool} is not encrypted: it is started without an unlock method or passphrase")]
     NotEncrypted { pool: PoolUuid },
+    #[error("pool {name:?} is not encrypted", name = .name.as_str())]
+    Unencrypted { name: Name },
+    #[error("pool {pool} is encrypted: it is started with an unlock method")]
+    Locked { pool: PoolUuid },
+    #[error("a passphrase was given for pool {pool} and no unlock method: it is not used without one")]
+    PassphraseAlone { pool: PoolUuid },
+    #[error("no key {:?} is in the key ring", .0.as_str())]
+    NoKey(KeyDescription),
+    #[error("a passphrase has at most {max} bytes, and more were given")]
+    PassphraseLong { max: usize },
+    #[error("no passphrase came through the descriptor within {seconds} seconds")]
+    PassphraseLate { seconds: u64 },
     #[error("pool {pool} misses {missing} of its {total} devices")]
     PoolIncomplete { pool: PoolUuid, missing: usize, total: usize },
     #[error("the metadata of pool {pool} cannot be read on any of its {devices} devices")]
@@ -131,7 +160,9 @@ pub enum Refusal {
     FilesystemDiffers { name: Name, present: Sectors, asked: Sectors },
     #[error("filesystem {name:?} exists, but it could not be brought up; the log says why", name = .name.as_str())]
     FilesystemLost { name: Name },
-    #[error("filesystem {name:?} is being created or destroyed", name = .name.as_str())]
+    #[error("another filesystem of the pool has the name {name:?}", name = .name.as_str())]
+    FilesystemNameTaken { name: Name },
+    #[error("filesystem {name:?} is being created, destroyed or given this name", name = .name.as_str())]
     FilesystemBusy { name: Name },
     #[error("pool {name:?} is full: what is written to the origin would keep a snapshot of it waiting", name = .name.as_str())]
     PoolFull { name: Name },
@@ -155,6 +186,8 @@ pub enum Refusal {
     RecordTooLarge { bytes: usize, max: usize },
     #[error("filesystem {name:?} is in use: unmount it first", name = .name.as_str())]
     FilesystemInUse { name: Name },
+    #[error("there is no report {tried:?}: the one that there is is \"stopped_pools\"")]
+    Report { tried: String },
     #[error("the daemon is stopping")]
     Stopping,
     #[error("too much is going on: {what} is full with {max}")]

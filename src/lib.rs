@@ -22,6 +22,7 @@ pub mod units;
 
 pub mod model;
 
+pub mod descriptors;
 pub mod error;
 pub mod message;
 

@@ -29,6 +29,25 @@ pub const FILESYSTEM_SECTORS_MIN: Sectors = Sectors(1_048_576);
 /// than 1 TiB.
 pub const FILESYSTEM_SECTORS_MAX: Sectors = Sectors(1_024 * ((1 << 31) - 2_048));
 
+/// Ways to unlock one pool. LUKS2 has room for 32, and a change of the volume key needs each twice.
+pub const TOKENS_MAX: usize = 15;
+
+/// Longest key description, in bytes: the kernel's bound of 4,095 less our prefix, with room.
+pub const KEY_DESCRIPTION_BYTES_MAX: usize = 4_000;
+
+/// Longest Clevis configuration with its pin, in bytes: the header that it goes to has 64 KiB for all.
+pub const CLEVIS_BYTES_MAX: usize = 32 << 10;
+
+/// Keys in the simulated key ring. Each takes a page of locked memory.
+pub const KEYS_MAX: usize = 1_000;
+
+/// Longest passphrase, in bytes: what clients of Stratis know.
+pub const PASSPHRASE_BYTES_MAX: usize = 64;
+
+/// Longest wait for a passphrase. Whoever passes a pipe has written to it, or is about to; D-Bus clients
+/// wait for 25 seconds and want to be told why.
+pub const PASSPHRASE_WAIT_MS: u64 = 5_000;
+
 /// Thin ids are 24 bits wide in the kernel.
 pub const THIN_ID_MAX: u32 = (1 << 24) - 1;
 
@@ -49,10 +68,24 @@ pub const CALLS_MAX: usize = 8_192;
 /// Method calls in flight from one client (unique name), so that one cannot use up `CALLS_MAX`.
 pub const CALLS_PER_SENDER_MAX: usize = 512;
 
-/// Bytes queued towards the bus. The bus daemon itself disconnects a service past 32 MiB a message.
+/// Bytes queued towards the bus. Beyond it no more calls are read until some have left.
 pub const BUS_OUT_BYTES_MAX: usize = 256 << 20;
 
-/// Largest message taken from or given to the bus: the D-Bus specification's own bound.
+/// Bytes of answers that wait for one client; beyond it calls of that client are refused. As much as the
+/// bus takes in one message, so that a client that asks faster than it reads delays nobody by more.
+pub const SENDER_BYTES_MAX: usize = 32 << 20;
+
+/// Callers that wait for a listing, all clients together. Each is a few hundred bytes and 10 ms of the bus.
+pub const LISTINGS_WAITING_MAX: usize = 8_192;
+
+/// Longest message that the bus takes from a service, if it is not told otherwise: the default of
+/// dbus-daemon (`max_message_size`). It cuts the connection of a service that sends a longer one.
+pub const BUS_MESSAGE_BYTES_DEFAULT: usize = 32 << 20;
+
+/// Least that may be said of a bus: the answers of a machine with some hundred filesystems.
+pub const BUS_MESSAGE_BYTES_MIN: usize = 1 << 20;
+
+/// Longest message taken from or given to any bus: the D-Bus specification's own bound.
 pub const BUS_MESSAGE_BYTES_MAX: usize = 128 << 20;
 
 /// Jobs waiting on one lane of blocking threads; more are refused, their operation fails cleanly.
@@ -78,16 +111,8 @@ pub const DEVICE_EVENTS_MAX: usize = 256;
 /// not lost; what is lost costs a look at every device. Memory is used only while messages wait.
 pub const MONITOR_BYTES: usize = 8 << 20;
 
-/// Replies up to this many bytes are sent in turn; larger listings wait until nothing else does.
-/// At 64 KiB the bus daemon's own buffer takes one in a single write.
-pub const REPLY_SMALL_BYTES_MAX: usize = 64 << 10;
-
 /// Messages that may pass a waiting listing. At 20,000 calls a second they delay it by 3 ms.
 pub const LISTING_PASSED_MAX: usize = 64;
-
-/// Largest listing of all objects: what a system bus daemon takes from a service in one message
-/// (32 MiB, its default), less room for the header. Beyond, it would cut the connection.
-pub const BUS_LISTING_BYTES_MAX: usize = (32 << 20) - 4_096;
 
 /// Bytes asked of the bus socket at a time: a few hundred calls.
 pub const BUS_READ_BYTES: usize = 64 << 10;

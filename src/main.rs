@@ -55,6 +55,8 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Ended {
     let _lock = Lock::take(&args.run_dir).map_err(words)?;
     start_log(args.log_level).map_err(words)?;
+    // Passphrases come through this process: no core dump holds one, and nobody attaches to read them.
+    nix::sys::prctl::set_dumpable(false).map_err(words)?;
     let machine = args.machine();
     if machine == Machine::Kernel {
         namespace::prepare().map_err(words)?;
@@ -74,14 +76,14 @@ fn run(args: &Args) -> Ended {
     match machine {
         Machine::Sim => {
             log::info!("the machine is simulated: device-mapper and udev are not looked at");
-            serve(&placement, &stop, sim)
+            serve(&placement, args.bus_message_max, &stop, sim)
         }
         Machine::Files(folder) => {
             let root = FilesRoot::open(&folder).map_err(words)?;
             log::info!("devices and volumes are files (folder={})", folder.display());
-            serve(&placement, &stop, move |cpu| FilesSys::new(root.clone(), cpu).map_err(words))
+            serve(&placement, args.bus_message_max, &stop, move |cpu| FilesSys::new(root.clone(), cpu).map_err(words))
         }
-        Machine::Kernel => serve(&placement, &stop, |cpu| KernelSys::new(cpu).map_err(words)),
+        Machine::Kernel => serve(&placement, args.bus_message_max, &stop, |cpu| KernelSys::new(cpu).map_err(words)),
     }
 }
 
@@ -98,6 +100,7 @@ fn words(fault: impl ToString) -> String {
 /// Starts the cores and waits for them. The first failure of a role is the daemon's.
 fn serve<S: Sys>(
     placement: &Placement,
+    message_max: usize,
     stop: &StopFlag,
     machine: impl Fn(Option<usize>) -> Result<S, String> + Clone + Send + 'static,
 ) -> Ended {
@@ -113,7 +116,8 @@ fn serve<S: Sys>(
             .iter()
             .map(|role| (*role, endpoints[seat(*role)].take().expect("every role is placed once")))
             .collect();
-        let work = Work { shards, cpu: core.cpu, stop: stop.clone(), machine: machine.clone(), report: report.clone() };
+        let (stop, machine, report) = (stop.clone(), machine.clone(), report.clone());
+        let work = Work { shards, message_max, cpu: core.cpu, stop, machine, report };
         let spec = CoreSpec { name: core_name(&core.roles), cpu: core.cpu };
         handles.push(executor::start(spec, move || work.run(roles)).map_err(words)?);
     }
@@ -149,6 +153,7 @@ fn core_name(roles: &[Role]) -> String {
 /// What one core needs to run its roles.
 struct Work<M> {
     shards: usize,
+    message_max: usize,
     cpu: Option<usize>,
     stop: StopFlag,
     machine: M,
@@ -161,7 +166,7 @@ impl<S: Sys, M: Fn(Option<usize>) -> Result<S, String> + 'static> Work<M> {
         for (role, endpoint) in roles {
             let endpoint = Rc::new(endpoint);
             running.push(match role {
-                Role::Bus => self.play("bus", bus(endpoint, self.shards, self.stop.clone())),
+                Role::Bus => self.play("bus", bus(endpoint, self.shards, self.message_max, self.stop.clone())),
                 Role::Event => {
                     let machine = (self.machine)(self.cpu);
                     self.play("event", events(machine, endpoint, self.shards, self.stop.clone()))
@@ -189,10 +194,11 @@ impl<S: Sys, M: Fn(Option<usize>) -> Result<S, String> + 'static> Work<M> {
     }
 }
 
-async fn bus(endpoint: Rc<Endpoint<Message>>, shards: usize, stop: StopFlag) -> Ended {
+async fn bus(endpoint: Rc<Endpoint<Message>>, shards: usize, message_max: usize, stop: StopFlag) -> Ended {
     let mut directory = Directory::default();
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let config = BusConfig { address: system_bus(), shards, first_shard: FIRST_SHARD, version };
+    let config =
+        BusConfig { address: system_bus(), shards, first_shard: FIRST_SHARD, event: EVENT, version, message_max };
     let on_claim = move |from, claim| directory.handle(claim).map(|claimed| (from, claimed)).into_iter().collect();
     let home = move |pool| FIRST_SHARD + home(pool, shards);
     bus_role::run(config, endpoint, on_claim, home, stop.raised()).await.map_err(words)

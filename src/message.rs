@@ -5,13 +5,15 @@
 //!
 //! Deliberately absent: references, reference counts, callbacks. What is shared is copied.
 
+use crate::descriptors::Descriptors;
 use crate::error::Failure;
-use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView, Tier};
 use crate::model::dm::Dm;
 use crate::model::filesystem::{FilesystemSpec, FilesystemView};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, PoolView, StoppedPoolView};
+use crate::model::token::{KeyChange, KeyDescription, TokenChange, Tokens};
 use crate::units::Sectors;
 
 /// Names one call from its request to its reply.
@@ -31,12 +33,16 @@ pub enum Message {
     Event(Box<Event>),
     /// Shard to directory.
     Claim(Box<Claim>),
-    /// Directory to shard: the answer to a `Claim::Take`.
+    /// Directory to shard: the answer to a `Claim::Take` or `Claim::TakeMore`.
     Claimed(Box<Claimed>),
     /// Anybody to anybody: accept nothing new, finish, then say `Stopped`.
     Stop,
     /// Bus to shard: somebody reads sizes in use; look again at what they are.
     Look,
+    /// Bus to event core: look at every device again, and let the shards say `Refreshed`.
+    Refresh(CallId),
+    /// Shard to bus: what that has shown is taken in here.
+    Refreshed(CallId),
     /// Shard to bus and event core: nothing is running here any more.
     Stopped,
     /// Shard to bus: every pool found at the start is running or listed as stopped.
@@ -50,6 +56,8 @@ pub struct Request {
     pub call: CallId,
     /// What is asked for.
     pub wish: Wish,
+    /// The descriptors that came with it.
+    pub descriptors: Descriptors,
 }
 
 /// What can be asked for, always in its newest meaning.
@@ -65,6 +73,8 @@ pub enum Wish {
         devices: Vec<DevicePath>,
         /// Room to keep for an integrity layer.
         integrity: IntegritySpec,
+        /// What is to unlock it, if it is to be encrypted.
+        encryption: Option<Tokens>,
     },
     /// Take a pool apart and wipe its devices.
     DestroyPool(PoolUuid),
@@ -83,8 +93,20 @@ pub enum Wish {
     CreateFilesystems(PoolUuid, Vec<FilesystemSpec>),
     /// Destroy filesystems of a running pool.
     DestroyFilesystems(PoolUuid, Vec<FsUuid>),
+    /// Give a running pool more devices for its data.
+    AddDataDevices(PoolUuid, Vec<DevicePath>),
+    /// Give a running pool with a cache more devices for that.
+    AddCacheDevices(PoolUuid, Vec<DevicePath>),
+    /// Give a running pool a cache.
+    InitCache(PoolUuid, Vec<DevicePath>),
+    /// Take into use what a device has grown by.
+    GrowDevice(PoolUuid, DevUuid),
     /// Make a filesystem that is what this one is now, and has this name.
     SnapshotFilesystem(PoolUuid, FsUuid, Name),
+    /// Give a filesystem another name.
+    SetFilesystemName(PoolUuid, FsUuid, Name),
+    /// Give a running pool another name.
+    SetPoolName(PoolUuid, Name),
     /// Change how far a filesystem may grow.
     SetSizeLimit(PoolUuid, FsUuid, Option<Sectors>),
     /// Schedule a snapshot to take its origin's place, or cancel that.
@@ -95,6 +117,31 @@ pub enum Wish {
     SetOverprovisioning(PoolUuid, bool),
     /// Allow more filesystems.
     SetFsLimit(PoolUuid, u64),
+    /// Say what a running pool's record is; true: as it would be written now, false: as it was last written.
+    Metadata(PoolUuid, bool),
+    /// Say what the records of a running pool's filesystems are: of all, or of the one with this name.
+    FilesystemMetadata(PoolUuid, Option<String>),
+    /// Change what unlocks an encrypted pool.
+    ChangeTokens(PoolUuid, TokenChange),
+    /// Encrypt a pool that is not.
+    EncryptPool(PoolUuid, Tokens),
+    /// Give an encrypted pool another volume key.
+    ReencryptPool(PoolUuid),
+    /// Make an encrypted pool a plain one.
+    DecryptPool(PoolUuid),
+    /// Do something with the key ring. Sent to one home, whatever the key.
+    Keys(KeyWish),
+}
+
+/// What is done with the key ring.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeyWish {
+    /// Tell the descriptions of all keys.
+    List,
+    /// Keep the passphrase that comes through this one of the request's descriptors.
+    Set(KeyDescription, usize),
+    /// Forget a key.
+    Unset(KeyDescription),
 }
 
 impl Wish {
@@ -107,12 +154,26 @@ impl Wish {
             | Self::StopPool(pool)
             | Self::CreateFilesystems(pool, _)
             | Self::DestroyFilesystems(pool, _)
+            | Self::AddDataDevices(pool, _)
+            | Self::AddCacheDevices(pool, _)
+            | Self::InitCache(pool, _)
+            | Self::GrowDevice(pool, _)
             | Self::SnapshotFilesystem(pool, _, _)
+            | Self::SetFilesystemName(pool, _, _)
+            | Self::SetPoolName(pool, _)
             | Self::SetSizeLimit(pool, _, _)
             | Self::SetMerge(pool, _, _)
             | Self::SetUserInfo(pool, _, _)
             | Self::SetOverprovisioning(pool, _)
-            | Self::SetFsLimit(pool, _) => *pool,
+            | Self::SetFsLimit(pool, _)
+            | Self::Metadata(pool, _)
+            | Self::FilesystemMetadata(pool, _)
+            | Self::ChangeTokens(pool, _)
+            | Self::EncryptPool(pool, _)
+            | Self::ReencryptPool(pool)
+            | Self::DecryptPool(pool) => *pool,
+            // No pool has this id. It stands for the key ring, so that this has one home and one queue.
+            Self::Keys(_) => PoolUuid(uuid::Uuid::nil()),
         }
     }
 }
@@ -143,10 +204,18 @@ pub enum Answer {
     FilesystemsCreated(Vec<(FsUuid, Name)>),
     /// Filesystems were destroyed.
     FilesystemsDestroyed(Vec<FsUuid>),
+    /// Devices were added.
+    DevicesAdded(Vec<DevUuid>),
     /// A snapshot was made: this one.
     FilesystemSnapshotted(FsUuid),
-    /// A property has its new value.
+    /// A name or a property has its new value, or whatever else was asked for is so now.
     Set,
+    /// Nothing changed; this is what was asked for.
+    Text(String),
+    /// A key is in the key ring.
+    KeySet(KeyChange),
+    /// The descriptions of all keys.
+    Keys(Vec<KeyDescription>),
 }
 
 /// A copy of something public has changed or gone.
@@ -168,6 +237,8 @@ pub enum View {
     DeviceGone(PoolUuid, DevUuid),
     /// A pool is no longer listed as stopped.
     StoppedGone(PoolUuid),
+    /// The descriptions of all keys that clients have set.
+    Keys(Vec<KeyDescription>),
 }
 
 /// What happened outside.
@@ -187,12 +258,20 @@ pub enum Event {
         /// Whose signature it carries now, if any.
         owner: Option<PoolUuid>,
     },
-    /// Every device with a signature has been reported; there are none but these. Sent at the start, and
-    /// when events were lost.
-    Enumerated(Vec<DeviceNumber>),
+    /// Every device with a signature has been reported; there are none but these. Sent at the start, when
+    /// events were lost, and when a client asks for it.
+    Enumerated {
+        /// All there are; `None` where that cannot be found out.
+        there: Option<Vec<DeviceNumber>>,
+        /// Who asked for it, and waits until it is taken in.
+        call: Option<CallId>,
+    },
     /// A dm device raised an event.
     Dm(Dm),
 }
+
+/// A device that a pool wants for a tier.
+pub type Claimable = (DeviceNumber, DevicePath, Tier);
 
 /// What a shard wants of the directory. Claims are by pool: one pool, one claim.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -205,10 +284,22 @@ pub enum Claim {
         /// devices.
         name: Option<Name>,
         /// The devices, which no other pool may hold.
-        devices: Vec<(DeviceNumber, DevicePath)>,
+        devices: Vec<Claimable>,
     },
-    /// What was taken is now real: the pool runs.
+    /// Take a name that will replace the pool's, and devices, all or none, beside what a pool holds that runs.
+    /// Answered by `Claimed`. One at a time for each pool: it ends with `Commit` or `GiveBack`.
+    TakeMore {
+        /// For whom.
+        pool: PoolUuid,
+        /// Another name.
+        name: Option<Name>,
+        /// More devices.
+        devices: Vec<Claimable>,
+    },
+    /// What was taken is now real: the pool runs, has its other name, has more devices.
     Commit(PoolUuid),
+    /// Give back what was taken beside what the pool holds.
+    GiveBack(PoolUuid),
     /// Give back the name, keep the devices: the pool has stopped, or did not start.
     ReleaseName(PoolUuid),
     /// Give back one device: it is gone, or it is somebody else's now.
@@ -233,7 +324,7 @@ pub enum Taken {
     Name {
         /// The holder.
         holder: PoolUuid,
-        /// The holder's devices.
+        /// The holder's data devices.
         devices: Vec<(DeviceNumber, DevicePath)>,
     },
     /// A pool that is being created or started holds the name.

@@ -4,7 +4,7 @@
 //! next write that is made for its own reasons. Used where devices are found (event core) and where
 //! they are set up (shards). Deliberately absent: any judgement of what was read.
 
-use crate::error::{Failure, Refusal};
+use crate::error::{Failure, Fault, Refusal, Why};
 use crate::format::header::{self, BLOCK_BYTES, Choice, Decoded, StaticHeader, Unreadable, Which};
 use crate::format::mda::{self, Geometry, REGIONS, Region};
 use crate::model::device::{Candidate, DeviceNumber};
@@ -30,14 +30,23 @@ async fn block<S: Sys>(sys: &S, number: DeviceNumber, which: Which) -> Result<De
 }
 
 /// Reads the four regions of an open device. One that cannot be read counts as torn.
-pub async fn regions<S: Sys>(sys: &S, number: DeviceNumber, header: &StaticHeader) -> [Region; REGIONS] {
+///
+/// # Errors
+/// The device is gone. Its regions are not damaged then, and an older record elsewhere must not count instead.
+pub async fn regions<S: Sys>(sys: &S, number: DeviceNumber, header: &StaticHeader) -> Result<[Region; REGIONS], Fault> {
     let geometry = Geometry::of(header);
     let mut regions = [const { Region::Torn(mda::Damage::Length) }; REGIONS];
     for (index, region) in regions.iter_mut().enumerate() {
         match sys.read(Target::Device(number), geometry.start(index), geometry.length()).await {
             Ok(content) => *region = mda::decode(&content),
+            Err(fault) if is_gone(&fault) => return Err(fault),
             Err(fault) => log::warn!("a metadata region is taken as damaged: {fault}"),
         }
     }
-    regions
+    Ok(regions)
+}
+
+/// Whether there is no device any more under the descriptor that was read from.
+pub const fn is_gone(fault: &Fault) -> bool {
+    matches!(fault.why, Why::Errno(libc::EBADF | libc::ENODEV | libc::ENXIO))
 }

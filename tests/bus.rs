@@ -8,16 +8,30 @@
 
 mod support;
 
+#[path = "bus/devices.rs"]
+mod devices;
+#[path = "bus/encryption.rs"]
+mod encryption;
 #[path = "bus/errors.rs"]
 mod errors;
 #[path = "bus/filesystems.rs"]
 mod filesystems;
+#[path = "bus/histories.rs"]
+mod histories;
+#[path = "bus/keys.rs"]
+mod keys;
+#[path = "bus/large.rs"]
+mod large;
 #[path = "bus/legacy.rs"]
 mod legacy;
+#[path = "bus/names.rs"]
+mod names;
 #[path = "bus/pools.rs"]
 mod pools;
 #[path = "bus/properties.rs"]
 mod properties;
+#[path = "bus/reports.rs"]
+mod reports;
 #[path = "bus/settings.rs"]
 mod settings;
 #[path = "bus/signals.rs"]

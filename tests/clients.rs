@@ -8,6 +8,11 @@
 
 mod support;
 
+#[path = "clients/shapes.rs"]
+mod shapes;
+#[path = "clients/subcommands.rs"]
+mod subcommands;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;

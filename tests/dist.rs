@@ -275,6 +275,7 @@ fn an_installation_has_every_part_in_its_place() {
         ("usr/libexec/stratisd", 0o755),
         ("usr/share/bash-completion/completions/stratisd", 0o644),
         ("usr/share/dbus-1/system.d/stratisd.conf", 0o644),
+        ("usr/share/doc/stratisd/stratisd-large.conf", 0o644),
         ("usr/share/man/man8/stratisd.8", 0o644),
     ];
     assert_eq!(files(&out), expected.map(|(name, mode)| (name.to_owned(), mode)));

@@ -234,7 +234,7 @@ impl Numbers {
                 let length = length.0;
                 vec![format!("0 {length} thin-pool {meta} {data} {} {low_water} {count} {}", block.0, names.join(" "))]
             }
-            Table::Thin { .. } => panic!("not a private device"),
+            Table::Cache { .. } | Table::Thin { .. } => panic!("not a private device of a pool without a cache"),
         }
     }
 }

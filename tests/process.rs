@@ -192,12 +192,21 @@ fn a_missing_bus_is_one_line_that_names_the_cure() {
 }
 
 #[test]
-fn it_ends_when_the_bus_does() {
-    let mut rig = Rig::sim();
+fn a_killed_bus_ends_it_with_one_line_and_the_next_one_adopts_its_pools() {
+    let rig = Rig::files();
     let mut daemon = rig.start();
-    rig.bus.stop();
+    let client = rig.client();
+    let (_, (pool, _)) = client.create_pool("p", &[rig.disk("one", 2 * GIB)]).done();
+    client.make_filesystem(&pool, "f");
+    // The bus ends as a crash would, and another one comes.
+    let rig = rig.with_bus(support::bus::PrivateBus::start());
     assert_eq!(daemon.wait().code(), Some(1), "a daemon without a bus is of no use: {}", daemon.stderr());
-    assert!(!daemon.stderr().is_empty());
+    let said = daemon.stderr();
+    let last = said.lines().last().expect("it says why");
+    assert!(last.starts_with("stratisd: ") && last.contains("bus"), "{said}");
+    let _daemon = rig.start();
+    let client = rig.client();
+    assert_eq!((client.family("pool").len(), client.family("filesystem").len()), (1, 1));
 }
 
 #[test]

@@ -21,7 +21,7 @@ const FILE_LINES_MAX: usize = 800;
 const FOLDERS: &[&str] = &["src", "tests", "benches", "cores", "ring"];
 
 /// What every room above `model` may use.
-const COMMON: &[&str] = &["error", "limits", "message", "observe", "units"];
+const COMMON: &[&str] = &["descriptors", "error", "limits", "message", "observe", "units"];
 
 /// Who may import whom inside `src`; `true`: and whatever is in `COMMON`. A module that is not
 /// listed may import nothing.
@@ -31,7 +31,8 @@ const MAY_IMPORT: &[(&str, &[&str], bool)] = &[
     ("model", &["limits", "units"], false),
     // A fault says in its own words why a filesystem was not understood.
     ("error", &["limits", "model", "units", "xfs"], false),
-    ("message", &["error", "limits", "model", "units"], false),
+    ("descriptors", &[], false),
+    ("message", &["descriptors", "error", "limits", "model", "units"], false),
     ("observe", &["limits", "units"], false),
     ("format", &["model"], true),
     ("xfs", &["model"], true),

@@ -4,21 +4,19 @@
 //! where it would end the thread. When the main future ends the core ends at once; tasks that are left
 //! are dropped where they stand.
 //!
-//! Deliberately absent: glommio's tasks (see `scheduler` for why), its blocking pool and its file
-//! I/O (see `lane` and `side`), and the choice of CPUs (see `placement`).
+//! Deliberately absent: glommio's tasks and its sleep (see `scheduler` for why), its blocking pool and
+//! its file I/O (see `lane` and `side`), and the choice of CPUs (see `placement`).
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::process;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use glommio::io::BufferedFile;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -96,8 +94,8 @@ where
     M: FnOnce() -> F + 'static,
 {
     name_thread(&name);
-    let (core, bell) = match begin() {
-        Ok(begun) => begun,
+    let core = match begin() {
+        Ok(core) => core,
         Err(error) => {
             let message = format!("core {name} does not start: {error}");
             up.send(Err(error)).expect("start() waits for this message");
@@ -106,26 +104,20 @@ where
     };
     up.send(Ok(())).expect("start() waits for this message");
     let main = rt::spawn("main", async move { main().await });
-    let result = core.drive(&bell, main).await;
+    let result = core.drive(main);
     core.scheduler.clear();
-    if let Err(error) = bell.close().await {
-        log::warn!("the bell of core {name} is not closed: {error}");
-    }
     result
 }
 
-/// Makes this thread a core; gives the core and the file that reads its bell.
-fn begin() -> io::Result<(Rc<Core>, BufferedFile)> {
+/// Makes this thread a core.
+fn begin() -> io::Result<Rc<Core>> {
     let scheduler = Scheduler::start()?;
     let side = Side::new(scheduler.bell.clone())?;
-    let reader = scheduler.bell.reader()?;
-    // SAFETY: the descriptor is open, and ownership of it passes to the file.
-    let bell = unsafe { BufferedFile::from_raw_fd(reader.into_raw_fd()) };
     let now = Instant::monotonic();
     let core = Rc::new(Core { scheduler, side, now: Cell::new(now), turns: Turns::new(now) });
     // For good: destructors may still need it while the thread ends.
     Entered::for_good(core.clone());
-    Ok((core, bell))
+    Ok(core)
 }
 
 /// Where the core's thread goes: pinned if that is possible.
@@ -180,32 +172,20 @@ struct Core {
 
 impl Core {
     /// Runs tasks until the main one has ended, and sleeps while none is runnable.
-    async fn drive<T>(&self, bell: &BufferedFile, mut main: Join<T>) -> Result<T, Panicked> {
+    fn drive<T>(&self, mut main: Join<T>) -> Result<T, Panicked> {
         loop {
-            let mut heard = pin!(bell.read_at(0, size_of::<u64>()));
-            let result = poll_fn(|context| {
-                self.scheduler.bell.wake_up();
-                self.now.set(Instant::monotonic());
-                loop {
-                    if let Some(result) = self.work(&mut main) {
-                        return Poll::Ready(Some(result));
-                    }
-                    if !self.scheduler.bell.fall_asleep() || self.is_due() {
-                        self.scheduler.bell.wake_up();
-                        continue;
-                    }
-                    return match heard.as_mut().poll(context) {
-                        Poll::Pending => Poll::Pending,
-                        Poll::Ready(read) => {
-                            read.expect("an eventfd can always be read");
-                            Poll::Ready(None)
-                        }
-                    };
-                }
-            });
-            if let Some(result) = result.await {
+            if let Some(result) = self.work(&mut main) {
                 return result;
             }
+            if self.scheduler.bell.fall_asleep() && !self.is_due() {
+                self.side.listen();
+                // To make room for alarm and bell, completions may have been taken.
+                if self.scheduler.is_idle() {
+                    self.side.sleep();
+                    self.now.set(Instant::monotonic());
+                }
+            }
+            self.scheduler.bell.wake_up();
         }
     }
 
@@ -227,7 +207,7 @@ impl Core {
         }
     }
 
-    /// Whether the next sleeper is due already; else the bell rings for it.
+    /// Whether the next sleeper is due already; else the alarm goes off for it.
     fn is_due(&self) -> bool {
         let Some(deadline) = self.scheduler.sleepers.next() else { return false };
         let now = Instant::monotonic();

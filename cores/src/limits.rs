@@ -56,6 +56,9 @@ pub const SIDE_COMPLETIONS: u32 = 2 * SIDE_OPERATIONS_MAX as u32;
 /// move is a D-Bus message of 128 MiB.
 pub const BUFFER_BYTES_MAX: usize = 1 << 30;
 
+/// Slices that are sent with one call: the kernel takes no more (UIO_MAXIOV).
+pub const SLICES_MAX: usize = 1_024;
+
 /// Descriptors taken with one message from a socket: the default of the D-Bus daemon.
 pub const DESCRIPTORS_MAX: usize = 16;
 

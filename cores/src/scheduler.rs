@@ -1,13 +1,13 @@
 //! Which task of a core runs next, and how a sleeping core is woken.
 //!
-//! A core is one glommio task, which runs ours from two queues. glommio gives it its thread, its CPU
-//! and its sleep; it does not get our tasks, because glommio 0.9.0 loses wake-ups: when a completion
-//! without a waiter (of its preempt timer, or of its own eventfd for wake-ups from other threads)
-//! comes in at the wrong moment, it takes "preempted" for "nothing to run" and parks with runnable
-//! tasks. Two cores that play ping-pong on a loaded machine hang within some thousand rounds; repaired
-//! after 0.9.0, see glommio/glommio pull request 53. Here its preempt timer never fires, no waker of
-//! glommio leaves its thread, and sleeps do not use its timers (see `side::alarm`): all that wakes a
-//! core is the read of an eventfd, the bell.
+//! A core is one glommio task, which runs ours from two queues. glommio gives it its thread and its
+//! CPU. It does not get our tasks, because glommio 0.9.0 loses wake-ups: when a completion without a
+//! waiter (of its preempt timer, or of its own eventfd for wake-ups from other threads) comes in at the
+//! wrong moment, it takes "preempted" for "nothing to run" and parks with runnable tasks. Two cores
+//! that play ping-pong on a loaded machine hang within some thousand rounds; repaired after 0.9.0, see
+//! glommio/glommio pull request 53. Nor does it get our sleep, which would cost a dozen system calls
+//! and a barrier on every CPU: a core sleeps in its side ring, and what wakes it from other threads is
+//! an eventfd, the bell.
 //!
 //! Invariant: who wakes a task of another thread lists it, then looks whether the core sleeps; a core
 //! says that it sleeps, then looks at the list. Both in sequentially consistent order, so one of them
@@ -19,12 +19,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
+use io_uring::{opcode, squeue, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::clock::Instant;
@@ -52,25 +53,20 @@ pub(crate) struct Bell {
 
 impl Bell {
     fn new() -> io::Result<Bell> {
-        // Blocking, because a read of a non-blocking eventfd would fail instead of waiting in a ring.
-        let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (asleep, listed) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(Bell { eventfd, asleep, listed, list: Mutex::default() })
     }
 
-    /// A second descriptor of the bell, to read it.
-    pub(crate) fn reader(&self) -> io::Result<OwnedFd> {
-        self.eventfd.as_fd().try_clone_to_owned()
+    /// What a ring needs to wait until the bell has rung.
+    pub(crate) fn entry(&self) -> squeue::Entry {
+        let eventfd = types::Fd(self.eventfd.as_fd().as_raw_fd());
+        opcode::PollAdd::new(eventfd, libc::POLLIN.cast_unsigned().into()).build()
     }
 
-    /// The bell's number, for the kernel to ring it.
-    pub(crate) fn raw(&self) -> RawFd {
-        self.eventfd.as_raw_fd()
-    }
-
-    /// Rings, whether the core sleeps or not.
-    pub(crate) fn ring(&self) {
-        self.eventfd.write(1).expect("a counter of wake-ups does not reach 2^64");
+    /// The bell was heard, and can ring again.
+    pub(crate) fn heard(&self) {
+        self.eventfd.read().expect("the kernel said that it has rung, and only this thread hears it");
     }
 
     /// Another thread wakes a task.
@@ -78,7 +74,7 @@ impl Bell {
         self.list().push(key);
         self.listed.store(true, Ordering::SeqCst);
         if self.asleep.swap(false, Ordering::SeqCst) {
-            self.ring();
+            self.eventfd.write(1).expect("a counter of wake-ups does not reach 2^64");
         }
     }
 
@@ -221,6 +217,11 @@ impl Scheduler {
             }
         }
         true
+    }
+
+    /// Whether no task is runnable, apart from those that other threads have woken.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.urgent.borrow().is_empty() && self.normal.borrow().is_empty()
     }
 
     /// Makes runnable whom other threads have woken, and whose time has come.

@@ -12,9 +12,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use cores::executor::{self, CoreSpec};
-use cores::limits::{DESCRIPTORS_MAX, SIDE_OPERATIONS_MAX};
+use cores::limits::{DESCRIPTORS_MAX, SIDE_OPERATIONS_MAX, SLICES_MAX};
 use cores::rt;
-use cores::side::{Buffer, Fd, Side};
+use cores::side::{Buffer, Fd, Side, Slice};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// Bytes of one write in these tests: what every block device and file system takes with O_DIRECT.
@@ -315,6 +315,55 @@ fn a_large_send_goes_out_in_parts_and_a_closed_peer_is_an_error() {
         assert!(reader.join().expect("the reader does not panic"));
         let (result, _) = side.send(&mine, buffer, 0).await;
         assert_eq!(result.expect_err("the peer is gone").kind(), io::ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
+fn slices_of_shared_bytes_go_out_in_their_order_and_come_back() {
+    on_a_core(|| async {
+        let side = rt::side();
+        let (mine, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+        let mine = shared(mine);
+        let bytes: Rc<[u8]> = (0..1_000).map(pattern).collect();
+        // Overlapping, empty and whole ones, more than the socket holds at a time.
+        let ranges = (0..SLICES_MAX).map(|index| u32::try_from(index % 500).expect("below 500"));
+        let mut slices: Vec<_> = ranges.map(|at| Slice::new(&bytes, at..2 * at)).collect();
+        slices[0] = Slice::new(&bytes, 0..1_000);
+        let expected: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        let copy = expected.clone();
+        let reader = std::thread::spawn(move || {
+            let mut got = vec![0; copy.len()];
+            theirs.read_exact(&mut got).expect("all of it arrives");
+            got == copy
+        });
+        // From the middle of a slice on, as after a send that was cut short.
+        let (result, _) = side.send(&mine, Buffer::from(expected[..700].to_vec()), 0).await;
+        let mut from = result.expect("the peer reads");
+        while from < expected.len() {
+            let (result, back) = side.send_slices(&mine, slices, from).await;
+            from += result.expect("the peer reads");
+            slices = back;
+        }
+        assert!(reader.join().expect("the reader does not panic"));
+        let (result, slices) = side.send_slices(&mine, slices, 0).await;
+        assert_eq!(result.expect_err("the peer is gone").kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(Rc::strong_count(&bytes), 1 + slices.len(), "the kernel's list is gone");
+    });
+}
+
+#[test]
+fn a_dropped_send_keeps_its_slices_until_the_kernel_is_done() {
+    on_a_core(|| async {
+        let side = rt::side();
+        let (mine, _theirs) = UnixStream::pair().expect("a pair of sockets");
+        let mine = shared(mine);
+        let bytes: Rc<[u8]> = vec![7; 10_000_000].into();
+        {
+            let mut send = pin!(side.send_slices(&mine, vec![Slice::new(&bytes, 0..10_000_000)], 0));
+            begin(send.as_mut()).await;
+        }
+        all_given_back(&side).await;
+        assert_eq!((Rc::strong_count(&bytes), Rc::strong_count(&mine)), (1, 1));
     });
 }
 

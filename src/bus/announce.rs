@@ -29,7 +29,6 @@ pub fn signals(tree: &Tree, notice: &Notice, mut serial: impl FnMut() -> u32) ->
 fn interfaces_added(tree: &Tree, path: ObjectPath, serial: u32) -> Option<Outgoing> {
     let object = tree.object(path)?;
     let mut signal = Outgoing::signal(serial, TOP, OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}");
-    signal.body().string(&path.to_string());
     object.fragment().write(signal.body());
     Some(signal)
 }

@@ -43,19 +43,18 @@ pub struct Pending {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Reached(pub &'static str, pub usize);
 
-/// All calls in flight, and those that wait for a listing.
+/// All calls in flight.
 #[derive(Debug, Default)]
 pub struct Calls {
     last: u64,
     pending: HashMap<CallId, Pending>,
-    total: usize,
     per_sender: HashMap<String, usize>,
 }
 
 impl Calls {
     /// Whether one more call of a sender fits.
     pub fn admit(&self, sender: &str) -> Result<(), Reached> {
-        if self.total >= CALLS_MAX {
+        if self.pending.len() >= CALLS_MAX {
             return Err(Reached("calls of all clients", CALLS_MAX));
         }
         if self.per_sender.get(sender).is_some_and(|count| *count >= CALLS_PER_SENDER_MAX) {
@@ -64,25 +63,9 @@ impl Calls {
         Ok(())
     }
 
-    /// Counts a call without keeping it.
-    pub fn enter(&mut self, sender: &str) {
-        self.total += 1;
-        *self.per_sender.entry(sender.to_owned()).or_default() += 1;
-    }
-
-    /// Undoes `enter`.
-    pub fn leave(&mut self, sender: &str) {
-        let count = self.per_sender.get_mut(sender).expect("a call leaves after it entered");
-        *count -= 1;
-        if *count == 0 {
-            self.per_sender.remove(sender);
-        }
-        self.total -= 1;
-    }
-
     /// Keeps a call and gives it an id.
     pub fn push(&mut self, pending: Pending) -> CallId {
-        self.enter(&pending.caller.sender);
+        *self.per_sender.entry(pending.caller.sender.clone()).or_default() += 1;
         self.last += 1;
         let call = CallId(self.last);
         self.pending.insert(call, pending);
@@ -92,7 +75,12 @@ impl Calls {
     /// Takes out the call with this id.
     pub fn take(&mut self, call: CallId) -> Option<Pending> {
         let pending = self.pending.remove(&call)?;
-        self.leave(&pending.caller.sender);
+        let sender = &pending.caller.sender;
+        let count = self.per_sender.get_mut(sender).expect("a call leaves after it entered");
+        *count -= 1;
+        if *count == 0 {
+            self.per_sender.remove(sender);
+        }
         Some(pending)
     }
 
@@ -103,6 +91,6 @@ impl Calls {
 
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        self.total == 0
+        self.pending.is_empty()
     }
 }

@@ -4,30 +4,34 @@
 //! `None` after each `handle_*`. No I/O, no clock, no waiting: it runs the same in a test.
 //!
 //! Invariants: signals that show an effect are queued before the reply that reports it. Whatever is
-//! queued leaves in its order, except for listings (`GetManagedObjects`): a large one is built when
-//! it is its turn to leave, so it shows every signal sent before it, small messages may pass it
-//! while it waits, and no more than `LISTING_PASSED_MAX` of them do.
+//! queued leaves in its order, except for listings (`GetManagedObjects`): one is made when it is its
+//! turn to leave, so it shows every signal sent before it, and messages may pass it while it waits.
+//! Nothing leaves that is longer than the bus takes: it would cut the connection.
 //!
 //! A panic in decoding or reading (our bug) fails that call: `decide` is pure, so the state is whole.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use log::{debug, error, warn};
 
 use crate::bus::announce::signals;
 use crate::bus::calls::{Caller, Calls, Pending};
-use crate::bus::daemon::{Daemon, Event};
+use crate::bus::daemon::{self, Daemon, Event};
 use crate::bus::decide::{Context, Decision, Shape, decide, subject};
 use crate::bus::encode::Outgoing;
 use crate::bus::errors::{FAILED, LIMITS_EXCEEDED, SET_FAILED};
 use crate::bus::incoming::{self, Incoming, Kind, Unreadable};
+use crate::bus::listing::Listing;
+use crate::bus::queue::{Out, Queue};
 use crate::bus::table::Replying;
 use crate::bus::tree::Tree;
 use crate::bus::value::Value;
+use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
-use crate::limits::{BUS_LISTING_BYTES_MAX, BUS_OUT_BYTES_MAX, LISTING_PASSED_MAX, REPLY_SMALL_BYTES_MAX};
-use crate::message::{Answer, Reply, Request, View, Wish};
+use crate::limits::{BUS_MESSAGE_BYTES_DEFAULT, LISTINGS_WAITING_MAX, SENDER_BYTES_MAX};
+use crate::message::{Answer, CallId, Reply, Request, View, Wish};
+use crate::model::ids::PoolUuid;
 
 /// Interfaces through which properties are read.
 const READERS: [&str; 2] = ["org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"];
@@ -39,18 +43,21 @@ pub struct Bus {
     daemon: Daemon,
     random: Box<dyn Fn() -> [u8; 16]>,
     machine_id: Option<String>,
+    /// Longest message that the bus takes.
+    message_max: usize,
     stopping: bool,
     /// Properties were read since `take_read` was last asked.
     read: bool,
     serial: u32,
     requests: VecDeque<Box<Request>>,
+    /// Calls that want every device to be looked at and have not been passed on yet.
+    refreshes: VecDeque<CallId>,
+    /// All of these that are not answered.
+    refreshing: BTreeSet<CallId>,
     events: VecDeque<Event>,
-    out: VecDeque<Vec<u8>>,
-    out_bytes: usize,
-    /// Callers of large listings, oldest first.
-    listings: VecDeque<Caller>,
-    /// Messages that left since the oldest listing waits.
-    passed: usize,
+    out: Queue,
+    /// The bus tells us which names go.
+    watching: bool,
 }
 
 impl Bus {
@@ -62,16 +69,22 @@ impl Bus {
             daemon: Daemon::default(),
             random: Box::new(random),
             machine_id,
+            message_max: BUS_MESSAGE_BYTES_DEFAULT,
             stopping: false,
             read: false,
             serial: 0,
             requests: VecDeque::new(),
+            refreshes: VecDeque::new(),
+            refreshing: BTreeSet::new(),
             events: VecDeque::new(),
-            out: VecDeque::new(),
-            out_bytes: 0,
-            listings: VecDeque::new(),
-            passed: 0,
+            out: Queue::default(),
+            watching: false,
         }
+    }
+
+    /// The same, on a bus that takes messages of this length.
+    pub fn with_message_max(self, message_max: usize) -> Self {
+        Self { message_max, ..self }
     }
 
     /// All objects.
@@ -81,15 +94,20 @@ impl Bus {
 
     // ---- what happened -------------------------------------------------------------------------
 
-    /// A whole message came from the bus, with so many descriptors. Its bytes are used up.
+    /// A whole message came from the bus, with its descriptors. Its bytes are used up.
     ///
     /// # Errors
     /// The bytes are no message: whoever sent them cannot be answered.
-    pub fn handle_message(&mut self, bytes: &mut [u8], descriptors: usize) -> Result<(), Unreadable> {
+    pub fn handle_message(&mut self, bytes: &mut [u8], descriptors: Descriptors) -> Result<(), Unreadable> {
         let incoming = incoming::read(bytes)?;
         match incoming.kind {
             Kind::Call => self.handle_call(incoming, descriptors),
             Kind::Answer => self.events.extend(self.daemon.handle(&incoming.message)),
+            Kind::Signal => {
+                if let Some(gone) = daemon::vanished(&incoming.message) {
+                    self.out.forget(gone);
+                }
+            }
             Kind::Other => {}
         }
         Ok(())
@@ -101,18 +119,30 @@ impl Bus {
             let serial = &mut self.serial;
             for signal in signals(&self.tree, &notice, || next(serial)) {
                 let bytes = signal.finish();
-                self.out_bytes += bytes.len();
-                self.out.push_back(bytes);
+                if bytes.len() > self.message_max {
+                    error!("a signal of {} bytes is left out, the bus takes {}", bytes.len(), self.message_max);
+                    continue;
+                }
+                self.out.push(None, bytes);
             }
         }
     }
 
     /// A call has ended. The views that show its effect came before.
     pub fn handle_reply(&mut self, reply: Reply) {
+        self.refreshing.remove(&reply.call);
         let Some(pending) = self.calls.take(reply.call) else {
             return error!("a reply came to a call that is not in flight (call={})", reply.call.0);
         };
         self.conclude(&pending.caller, pending.shape, pending.subject, &reply.outcome);
+    }
+
+    /// Nobody is left who would look at devices.
+    pub fn end_refreshes(&mut self) {
+        self.refreshes.clear();
+        for call in std::mem::take(&mut self.refreshing) {
+            self.handle_reply(Reply { call, outcome: Err(Refusal::Stopping.into()) });
+        }
     }
 
     /// Accept nothing new that changes anything; go on answering.
@@ -123,22 +153,19 @@ impl Bus {
     /// Say hello to the bus daemon, before anything else.
     pub fn greet(&mut self) {
         let serial = self.next_serial();
-        let bytes = self.daemon.hello(serial);
-        self.push(bytes);
+        self.out.push(None, self.daemon.hello(serial));
     }
 
     /// Ask for the well-known name; answered by `Event::Named`.
     pub fn request_name(&mut self) {
         let serial = self.next_serial();
-        let bytes = self.daemon.request_name(serial);
-        self.push(bytes);
+        self.out.push(None, self.daemon.request_name(serial));
     }
 
     /// Give the well-known name back; answered by `Event::Released`.
     pub fn release_name(&mut self) {
         let serial = self.next_serial();
-        let bytes = self.daemon.release_name(serial);
-        self.push(bytes);
+        self.out.push(None, self.daemon.release_name(serial));
     }
 
     // ---- what to do ----------------------------------------------------------------------------
@@ -146,6 +173,11 @@ impl Bus {
     /// The next request, for the home of `wish.pool()`.
     pub fn poll_request(&mut self) -> Option<Box<Request>> {
         self.requests.pop_front()
+    }
+
+    /// The next call for which every device is to be looked at.
+    pub fn poll_refresh(&mut self) -> Option<CallId> {
+        self.refreshes.pop_front()
     }
 
     /// The next answer of the bus daemon.
@@ -163,36 +195,33 @@ impl Bus {
         !self.events.is_empty()
     }
 
-    /// The next whole message for the socket. Asked when the one before has left.
-    pub fn poll_bytes(&mut self) -> Option<Vec<u8>> {
-        if !self.listings.is_empty() && (self.out.is_empty() || self.passed >= LISTING_PASSED_MAX) {
-            self.queue_listing();
+    /// What leaves next. Asked when what was given before has left.
+    pub fn poll_out(&mut self) -> Option<Out> {
+        if let Some(caller) = self.out.poll_caller() {
+            let serial = self.next_serial();
+            self.out.push_listing(Listing::new(serial, &caller, &self.tree));
         }
-        self.pop()
+        if self.out.is_empty() && self.watching {
+            self.watching = false;
+            let serial = self.next_serial();
+            self.out.push(None, daemon::unwatch(serial));
+        }
+        self.out.poll()
     }
 
-    /// Appends messages that are queued already, as long as they fit into `max` bytes.
+    /// Appends messages that are next, as long as they fit into `max` bytes.
     pub fn poll_more(&mut self, bytes: &mut Vec<u8>, max: usize) {
-        while self.out.front().is_some_and(|next| bytes.len() + next.len() <= max) {
-            bytes.extend(self.pop().into_iter().flatten());
-        }
-    }
-
-    fn pop(&mut self) -> Option<Vec<u8>> {
-        let bytes = self.out.pop_front()?;
-        self.out_bytes -= bytes.len();
-        self.passed += 1;
-        Some(bytes)
+        self.out.poll_more(bytes, max);
     }
 
     /// Whether nothing waits to be sent.
     pub fn is_drained(&self) -> bool {
-        self.out.is_empty() && self.listings.is_empty()
+        self.out.is_empty()
     }
 
     /// Whether so much waits to be sent that no more calls should be read.
     pub const fn is_congested(&self) -> bool {
-        self.out_bytes > BUS_OUT_BYTES_MAX
+        self.out.is_congested()
     }
 
     /// Whether every call has been answered, or at least its answer is queued.
@@ -202,17 +231,20 @@ impl Bus {
 
     // ---- calls -----------------------------------------------------------------------------------
 
-    fn handle_call(&mut self, call: Incoming, descriptors: usize) {
+    fn handle_call(&mut self, call: Incoming, descriptors: Descriptors) {
         let message = &call.message;
         let (Some(sender), Some(serial)) = (message.sender(), message.get_serial()) else {
             return warn!("a call without a sender cannot be answered");
         };
         let caller = Caller { sender: sender.to_string(), serial, no_reply: message.get_no_reply() };
         debug!("{} calls {:?} {:?} on {:?}", sender, message.interface(), message.member(), message.path());
+        if self.out.is_over(&caller.sender) {
+            return self.reply_limit(&caller, "bytes that wait for one client", SENDER_BYTES_MAX);
+        }
         self.read |= message.interface().is_some_and(|interface| READERS.contains(&&*interface));
         let context = Context {
             tree: &self.tree,
-            descriptors,
+            descriptors: descriptors.count(),
             random: &*self.random,
             busy: &|pool| self.calls.about(pool),
             machine_id: self.machine_id.as_deref(),
@@ -220,21 +252,22 @@ impl Bus {
         // `decide` changes nothing, so nothing is left half changed.
         let decision = catch_unwind(AssertUnwindSafe(|| decide(&context, call)));
         let bug = || Decision::Error(FAILED, "a bug in stratisd, see its log".to_owned());
-        self.carry_out(caller, decision.unwrap_or_else(|_panic| bug()));
+        self.carry_out(caller, decision.unwrap_or_else(|_panic| bug()), descriptors);
     }
 
-    fn carry_out(&mut self, caller: Caller, decision: Decision) {
+    fn carry_out(&mut self, caller: Caller, decision: Decision, descriptors: Descriptors) {
         match decision {
             Decision::Values(values) => self.reply(&caller, &values),
             Decision::Objects => self.list(caller),
-            Decision::Wish(wish, shape) => self.request(caller, wish, shape),
+            Decision::Wish(wish, shape) => self.request(caller, *wish, shape, descriptors),
+            Decision::Refresh => self.refresh(caller),
             Decision::Known(answer, shape) => self.conclude(&caller, shape, uuid::Uuid::nil(), &Ok(answer)),
             Decision::Refused(refusal, shape) => self.refuse(&caller, shape, refusal),
             Decision::Error(name, text) => self.reply_error(&caller, name, &text),
         }
     }
 
-    fn request(&mut self, caller: Caller, wish: Wish, shape: Shape) {
+    fn request(&mut self, caller: Caller, wish: Wish, shape: Shape, descriptors: Descriptors) {
         if self.stopping {
             return self.refuse(&caller, shape, Refusal::Stopping);
         }
@@ -243,7 +276,20 @@ impl Bus {
         }
         let pending = Pending { caller, shape, pool: wish.pool(), subject: subject(&wish) };
         let call = self.calls.push(pending);
-        self.requests.push_back(Box::new(Request { call, wish }));
+        self.requests.push_back(Box::new(Request { call, wish, descriptors }));
+    }
+
+    fn refresh(&mut self, caller: Caller) {
+        if self.stopping {
+            return self.refuse(&caller, Shape::Code, Refusal::Stopping);
+        }
+        if let Err(reached) = self.calls.admit(&caller.sender) {
+            return self.reply_limit(&caller, reached.0, reached.1);
+        }
+        let (pool, subject) = (PoolUuid(uuid::Uuid::nil()), uuid::Uuid::nil());
+        let call = self.calls.push(Pending { caller, shape: Shape::Code, pool, subject });
+        self.refreshing.insert(call);
+        self.refreshes.push_back(call);
     }
 
     fn refuse(&mut self, caller: &Caller, shape: Shape, refusal: Refusal) {
@@ -261,6 +307,7 @@ impl Bus {
                 let first = first(&Replying { tree: &self.tree, subject, answer });
                 self.reply(caller, &[first, Value::U16(code), Value::Text(text)]);
             }
+            Shape::Code => self.reply(caller, &[Value::U16(code), Value::Text(text)]),
             Shape::Set if code == 0 => self.reply(caller, &[]),
             Shape::Set => self.reply_error(caller, SET_FAILED, &text),
         }
@@ -269,67 +316,56 @@ impl Bus {
     // ---- replies -----------------------------------------------------------------------------------
 
     fn reply(&mut self, caller: &Caller, values: &[Value]) {
-        if !caller.no_reply {
-            let serial = self.next_serial();
-            self.push(Outgoing::returns(serial, &caller.sender, caller.serial, values).finish());
-        }
+        let serial = self.next_serial();
+        self.push(caller, Outgoing::returns(serial, &caller.sender, caller.serial, values));
     }
 
     fn reply_error(&mut self, caller: &Caller, name: &str, text: &str) {
-        if !caller.no_reply {
-            let serial = self.next_serial();
-            self.push(Outgoing::error(serial, &caller.sender, caller.serial, name, text).finish());
-        }
+        let serial = self.next_serial();
+        self.push(caller, Outgoing::error(serial, &caller.sender, caller.serial, name, text));
     }
 
     fn reply_limit(&mut self, caller: &Caller, what: &'static str, max: usize) {
         self.reply_error(caller, LIMITS_EXCEEDED, &Refusal::Full { what, max }.to_string());
     }
 
-    /// A small listing is answered in turn; a large one waits until the socket is free for it.
+    fn push(&mut self, caller: &Caller, message: Outgoing) {
+        if caller.no_reply {
+            return;
+        }
+        let bytes = message.finish();
+        if bytes.len() > self.message_max {
+            return self.reply_too_long(caller, bytes.len());
+        }
+        self.out.push(Some(&caller.sender), bytes);
+    }
+
+    fn reply_too_long(&mut self, caller: &Caller, bytes: usize) {
+        let max = self.message_max;
+        let text = format!(
+            "the answer takes {bytes} bytes and the message bus {max} in one message: raise max_message_size of the \
+             bus, and --bus-message-max of stratisd with it"
+        );
+        self.reply_error(caller, LIMITS_EXCEEDED, &text);
+    }
+
+    /// A listing is made when the socket is free for it; its length is known before.
     fn list(&mut self, caller: Caller) {
         if caller.no_reply {
             return;
         }
-        if self.tree.size() > BUS_LISTING_BYTES_MAX {
-            return self.reply_limit(&caller, "a message with every object", BUS_LISTING_BYTES_MAX);
+        let bytes = Listing::size(&self.tree);
+        if bytes > self.message_max {
+            return self.reply_too_long(&caller, bytes);
         }
-        if self.tree.size() <= REPLY_SMALL_BYTES_MAX {
-            let bytes = self.listing(&caller);
-            return self.push(bytes);
+        if let Err(caller) = self.out.push_caller(caller, bytes) {
+            return self.reply_limit(&caller, "listings that wait", LISTINGS_WAITING_MAX);
         }
-        if let Err(reached) = self.calls.admit(&caller.sender) {
-            return self.reply_limit(&caller, reached.0, reached.1);
+        if !self.watching && self.out.has_waiting_behind() {
+            self.watching = true;
+            let serial = self.next_serial();
+            self.out.push(None, daemon::watch(serial));
         }
-        self.calls.enter(&caller.sender);
-        if self.listings.is_empty() {
-            self.passed = 0;
-        }
-        self.listings.push_back(caller);
-    }
-
-    /// Builds the oldest listing, behind what is queued: it shows what those messages say.
-    fn queue_listing(&mut self) {
-        let Some(caller) = self.listings.pop_front() else {
-            return;
-        };
-        self.calls.leave(&caller.sender);
-        let bytes = self.listing(&caller);
-        self.push(bytes);
-        self.passed = 0;
-    }
-
-    fn listing(&mut self, caller: &Caller) -> Vec<u8> {
-        let serial = self.next_serial();
-        let mut message = Outgoing::returns_raw(serial, &caller.sender, caller.serial, "a{oa{sa{sv}}}");
-        message.body().reserve(self.tree.size());
-        self.tree.write_all(message.body());
-        message.finish()
-    }
-
-    fn push(&mut self, bytes: Vec<u8>) {
-        self.out_bytes += bytes.len();
-        self.out.push_back(bytes);
     }
 
     fn next_serial(&mut self) -> u32 {

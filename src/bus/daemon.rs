@@ -12,6 +12,13 @@ use crate::bus::value::Value;
 /// The name that clients know.
 pub const NAME: &str = "org.storage.stratis3";
 
+/// The name of the bus itself, and of its interface.
+const BUS: &str = "org.freedesktop.DBus";
+
+/// Which signals we want while clients wait: names that nobody owns any more.
+const VANISHED: &str =
+    "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',member='NameOwnerChanged',arg2=''";
+
 const DO_NOT_QUEUE: u32 = 4;
 
 const PRIMARY_OWNER: u32 = 1;
@@ -89,6 +96,27 @@ impl Daemon {
             Question::ReleaseName => Event::Released,
         })
     }
+}
+
+/// Asks to be told which names vanish. Not answered.
+pub fn watch(serial: u32) -> Vec<u8> {
+    Outgoing::tell_bus(serial, "AddMatch", &[Value::text(VANISHED)]).finish()
+}
+
+/// Takes `watch` back: a daemon that nobody waits for is not woken by clients of others. Not answered.
+pub fn unwatch(serial: u32) -> Vec<u8> {
+    Outgoing::tell_bus(serial, "RemoveMatch", &[Value::text(VANISHED)]).finish()
+}
+
+/// The name that the bus says has vanished.
+pub fn vanished(signal: &Message) -> Option<&str> {
+    let is = |field: Option<&str>, text| field == Some(text);
+    let from_bus = is(signal.sender().as_deref(), BUS) && is(signal.interface().as_deref(), BUS);
+    if !from_bus || !is(signal.member().as_deref(), "NameOwnerChanged") {
+        return None;
+    }
+    let (name, _, owner) = signal.read3::<&str, &str, &str>().ok()?;
+    owner.is_empty().then_some(name)
 }
 
 fn text(error: &Message) -> String {

@@ -34,7 +34,9 @@ pub enum Decision {
     /// Reply with every object.
     Objects,
     /// Ask the home of the pool, then reply.
-    Wish(Wish, Shape),
+    Wish(Box<Wish>, Shape),
+    /// Have every device looked at, then reply.
+    Refresh,
     /// Reply that it was so already, or what else is known.
     Known(Answer, Shape),
     /// Reply that it cannot be.
@@ -48,6 +50,8 @@ pub enum Decision {
 pub enum Shape {
     /// A value, a return code and a text.
     Call(fn(&Replying<'_>) -> Value),
+    /// A return code and a text.
+    Code,
     /// Nothing, or a D-Bus error.
     Set,
 }
@@ -162,14 +166,15 @@ impl Routed<'_> {
             let expected: String = table::arguments(row.args).map(|(_, kind)| kind).collect();
             return arguments_differ(row.name, &expected, &self.call.signature);
         }
-        let Call::Served(decode, shape) = row.call else {
-            return Decision::Error(NOT_SUPPORTED, format!("{} is not served yet", row.name));
+        let (decode, shape) = match row.call {
+            Call::Served(decode, shape) => (decode, shape),
+            Call::Refresh => return Decision::Refresh,
         };
         let args = Args::new(self.call.message, self.context.descriptors);
         let Context { tree, random, busy, .. } = *self.context;
         let shape = Shape::Call(shape);
         match decode(&Ask { on: facts, tree, args: &args, random, busy }) {
-            Ok(Decoded::Wish(wish)) => Decision::Wish(wish, shape),
+            Ok(Decoded::Wish(wish)) => Decision::Wish(Box::new(wish), shape),
             Ok(Decoded::Known(answer)) => Decision::Known(answer, shape),
             Err(fault) => faulted(fault, shape),
         }
@@ -219,7 +224,7 @@ impl Routed<'_> {
             return arguments_differ(&name, row.signature, &given);
         }
         match decode(facts, &Args::new(self.call.message, self.context.descriptors)) {
-            Ok(wish) => Decision::Wish(wish, Shape::Set),
+            Ok(wish) => Decision::Wish(Box::new(wish), Shape::Set),
             Err(fault) => faulted(fault, Shape::Set),
         }
     }
@@ -269,16 +274,29 @@ fn arguments_differ(member: &str, expected: &str, given: &str) -> Decision {
 pub fn subject(wish: &Wish) -> uuid::Uuid {
     match wish {
         Wish::SetUserInfo(_, device, _) => device.0,
+        Wish::SetFilesystemName(_, filesystem, _) => filesystem.0,
         Wish::CreatePool { .. }
         | Wish::DestroyPool(_)
         | Wish::StartPool { .. }
         | Wish::StopPool(_)
         | Wish::CreateFilesystems(..)
         | Wish::DestroyFilesystems(..)
+        | Wish::AddDataDevices(..)
+        | Wish::AddCacheDevices(..)
+        | Wish::InitCache(..)
+        | Wish::GrowDevice(..)
         | Wish::SnapshotFilesystem(..)
+        | Wish::SetPoolName(..)
         | Wish::SetSizeLimit(..)
         | Wish::SetMerge(..)
         | Wish::SetOverprovisioning(..)
-        | Wish::SetFsLimit(..) => wish.pool().0,
+        | Wish::SetFsLimit(..)
+        | Wish::Metadata(..)
+        | Wish::FilesystemMetadata(..)
+        | Wish::ChangeTokens(..)
+        | Wish::EncryptPool(..)
+        | Wish::ReencryptPool(_)
+        | Wish::DecryptPool(_)
+        | Wish::Keys(_) => wish.pool().0,
     }
 }

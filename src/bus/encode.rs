@@ -26,9 +26,9 @@ impl Buffer {
         self.bytes
     }
 
-    /// Makes room ahead, so that large bodies are not moved while they grow.
-    pub fn reserve(&mut self, bytes: usize) {
-        self.bytes.reserve(bytes);
+    /// Where the next byte goes.
+    pub fn position(&self) -> u32 {
+        size(self.bytes.len())
     }
 
     /// Pads with zeroes up to a multiple of `to`.
@@ -102,7 +102,8 @@ impl Buffer {
     }
 }
 
-fn size(length: usize) -> u32 {
+/// A length as D-Bus writes it.
+pub fn size(length: usize) -> u32 {
     u32::try_from(length).expect("no message of ours reaches 4 GiB: it is bounded before it is built")
 }
 
@@ -174,7 +175,16 @@ impl Outgoing {
 
     /// A call of the bus daemon itself.
     pub fn call_bus(serial: u32, member: &str, values: &[Value]) -> Self {
-        let mut message = Self::new(METHOD_CALL, 0, serial, |header| {
+        Self::to_bus(0, serial, member, values)
+    }
+
+    /// A call of the bus daemon itself that it does not answer.
+    pub fn tell_bus(serial: u32, member: &str, values: &[Value]) -> Self {
+        Self::to_bus(NO_REPLY_EXPECTED, serial, member, values)
+    }
+
+    fn to_bus(flags: u8, serial: u32, member: &str, values: &[Value]) -> Self {
+        let mut message = Self::new(METHOD_CALL, flags, serial, |header| {
             header.field_text(PATH, 'o', "/org/freedesktop/DBus");
             header.field_text(INTERFACE, 's', "org.freedesktop.DBus");
             header.field_text(MEMBER, 's', member);
@@ -208,8 +218,13 @@ impl Outgoing {
     }
 
     /// The bytes for the socket.
-    pub fn finish(mut self) -> Vec<u8> {
-        let length = size(self.buffer.bytes.len() - self.body);
+    pub fn finish(self) -> Vec<u8> {
+        self.finish_before(0)
+    }
+
+    /// The bytes for the socket, of a message whose body goes on with so many bytes more.
+    pub fn finish_before(mut self, more: usize) -> Vec<u8> {
+        let length = size(self.buffer.bytes.len() - self.body + more);
         let place = BODY_LENGTH_OFFSET..BODY_LENGTH_OFFSET + size_of::<u32>();
         self.buffer.bytes[place].copy_from_slice(&length.to_le_bytes());
         self.buffer.into_bytes()

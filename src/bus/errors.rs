@@ -13,8 +13,6 @@ pub const UNKNOWN_INTERFACE: &str = "org.freedesktop.DBus.Error.UnknownInterface
 pub const UNKNOWN_OBJECT: &str = "org.freedesktop.DBus.Error.UnknownObject";
 /// No such property, or one that may only be read; clients know no other name for the latter.
 pub const UNKNOWN_PROPERTY: &str = "org.freedesktop.DBus.Error.UnknownProperty";
-/// Declared, not served.
-pub const NOT_SUPPORTED: &str = "org.freedesktop.DBus.Error.NotSupported";
 /// One of the bounds of `limits.rs`.
 pub const LIMITS_EXCEEDED: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
 /// A `Set` that was refused or failed. stratis-cli depends on this spelling.

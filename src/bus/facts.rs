@@ -3,7 +3,7 @@
 //!
 //! Deliberately absent: anything computed. A row computes what it shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::bus::value::Value;
@@ -11,6 +11,7 @@ use crate::model::device::DeviceView;
 use crate::model::filesystem::FilesystemView;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::StoppedPoolView;
+use crate::model::token::KeyDescription;
 
 /// The object that is always there.
 pub const TOP: &str = "/org/storage/stratis3";
@@ -47,6 +48,8 @@ pub struct ManagerFacts {
     pub version: String,
     /// Every pool that is known and does not run.
     pub stopped: BTreeMap<PoolUuid, StoppedPoolView>,
+    /// The descriptions of the keys that clients have set. No property shows them.
+    pub keys: BTreeSet<KeyDescription>,
 }
 
 /// What a filesystem's object shows.

@@ -1,68 +1,118 @@
-//! What an object says about itself, marshalled once: the properties of each of its ten interfaces.
+//! What an object says about itself, marshalled once: its path and the properties of its ten interfaces.
 //!
-//! `GetManagedObjects` and `InterfacesAdded` are concatenations of these bytes. Revisions that say
-//! the same share one run of bytes; a filesystem has three runs, not ten.
+//! `GetManagedObjects` sends these very bytes, `InterfacesAdded` copies them. Revisions that say the
+//! same share one run of entries: a filesystem has three runs, not ten.
 //!
-//! Invariant: the bytes of a run are what `Buffer::fragment` may append: written from offset 0.
+//! ```text
+//! in memory   path length  r0 length run  r1 length  r2 length  r3 length run'  r4 length …
+//! sent        path length  r0 length run  r1 length  run  r2 length  run  r3 length run'  r4 length  run' …
+//! parts       ---------------------------------------|----|----------|----|------------------------|-----
+//! ```
+//!
+//! Invariant: the parts, one after the other, are an entry of `a{oa{sa{sv}}}`. Each begins and ends
+//! at a multiple of 8, so entries follow each other as they are; only the last of all ends before
+//! its padding, which D-Bus allows between entries and not behind them.
 
-use crate::bus::encode::Buffer;
+use std::ops::Range;
+use std::rc::Rc;
+
+use cores::side::Slice;
+
+use crate::bus::encode::{Buffer, size};
+use crate::bus::facts::ObjectPath;
 use crate::bus::table::{Family, LATEST};
 
-/// The entries of `a{sv}`, for each revision.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// Parts of one object: a name and a run for each revision, the path goes with the first.
+pub const PARTS_MAX: usize = 2 * (LATEST as usize + 1);
+
+const REVISIONS: [&str; LATEST as usize + 1] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+/// One object, marshalled.
+#[derive(Debug)]
 pub struct Fragment {
-    /// The interfaces' name up to the revision.
-    interface: &'static str,
-    /// First revision and bytes of each run, ascending; the first is revision 0.
-    runs: Box<[(u8, Box<[u8]>)]>,
+    bytes: Rc<[u8]>,
+    /// Where they are in `bytes`, in the order in which they are sent.
+    parts: Box<[Range<u32>]>,
+    /// Bytes at the end of the last part that only an entry behind it needs.
+    padding: u32,
 }
 
 impl Fragment {
     /// Reads every property of an object.
-    pub fn new<V>(family: &Family<V>, facts: &V) -> Self {
+    pub fn new<V>(path: ObjectPath, family: &Family<V>, facts: &V) -> Self {
         let turns = |rev| rev == 0 || family.properties.iter().any(|row| row.revs.turns_at(rev));
-        let runs = (0..=LATEST).filter(|rev| turns(*rev)).map(|rev| (rev, entries(family, rev, facts)));
-        Self { interface: family.interface, runs: runs.collect() }
-    }
-
-    /// Bytes that this object adds to `GetManagedObjects`, at most.
-    pub fn size(&self) -> usize {
-        let interfaces = (0..=LATEST).map(|rev| self.interface.len() + self.at(rev).len() + INTERFACE_ROOM);
-        OBJECT_ROOM + interfaces.sum::<usize>()
-    }
-
-    /// Appends `a{sa{sv}}`: every interface with its properties.
-    pub fn write(&self, out: &mut Buffer) {
-        out.array(8, |out| {
-            for rev in 0..=LATEST {
-                out.align(8);
-                out.string_of(&[self.interface, ".r", REVISIONS[usize::from(rev)]]);
-                let bytes = self.at(rev);
-                out.array(8, |out| out.fragment(bytes));
+        let mut interfaces = Buffer::default();
+        let mut parts = Vec::new();
+        let (mut run, mut length) = (0..0, 0);
+        for rev in 0..=LATEST {
+            let fresh = turns(rev).then(|| entries(family, rev, facts));
+            length = fresh.as_ref().map_or(length, |entries| size(entries.len()));
+            let start = interfaces.position();
+            interfaces.string_of(&[family.interface, ".r", REVISIONS[usize::from(rev)]]);
+            interfaces.u32(length);
+            interfaces.align(8);
+            let end = interfaces.position();
+            if let Some(entries) = fresh {
+                interfaces.fragment(&entries);
+                interfaces.align(8);
+                run = end..interfaces.position();
             }
-        });
+            push(&mut parts, start..end);
+            push(&mut parts, run.clone());
+        }
+        let padding = run.end - run.start - length;
+        let interfaces_length = parts.iter().map(|part| part.end - part.start).sum::<u32>() - padding;
+        let mut bytes = Buffer::default();
+        bytes.string(&path.to_string());
+        bytes.u32(interfaces_length);
+        bytes.align(8);
+        let head = bytes.position();
+        bytes.fragment(interfaces.as_bytes());
+        let mut parts: Box<[_]> = parts.iter().map(|part| part.start + head..part.end + head).collect();
+        parts[0].start = 0;
+        Self { bytes: bytes.into_bytes().into(), parts, padding }
     }
 
-    fn at(&self, rev: u8) -> &[u8] {
-        let after = self.runs.partition_point(|(first, _)| *first <= rev);
-        &self.runs[after - 1].1
+    /// Bytes of all parts together.
+    pub fn size(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
+
+    /// How many of them an entry does not have when it is the last.
+    pub const fn padding(&self) -> usize {
+        self.padding as usize
+    }
+
+    /// The parts in their order; those of the `last` entry end with what it says.
+    pub fn slices(&self, last: bool) -> impl Iterator<Item = Slice> {
+        let count = self.parts.len();
+        self.parts.iter().enumerate().map(move |(index, part)| {
+            let cut = if last && index + 1 == count { self.padding } else { 0 };
+            Slice::new(&self.bytes, part.start..part.end - cut)
+        })
+    }
+
+    /// Appends `oa{sa{sv}}`: the object alone.
+    pub fn write(&self, out: &mut Buffer) {
+        self.slices(true).for_each(|slice| out.fragment(&slice));
     }
 }
 
-/// Padding (three times 7 at most), two lengths, the revision and a NUL.
-const INTERFACE_ROOM: usize = 33;
+/// Neighbours in memory that are sent one after the other are one part.
+fn push(parts: &mut Vec<Range<u32>>, part: Range<u32>) {
+    match parts.last_mut() {
+        Some(last) if last.end == part.start => last.end = part.end,
+        Some(_) | None => parts.push(part),
+    }
+}
 
-/// The path (45 bytes with the largest number), two lengths, padding, a NUL.
-const OBJECT_ROOM: usize = 72;
-
-const REVISIONS: [&str; LATEST as usize + 1] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-
-fn entries<V>(family: &Family<V>, rev: u8, facts: &V) -> Box<[u8]> {
+/// The entries of `a{sv}` at a revision.
+fn entries<V>(family: &Family<V>, rev: u8, facts: &V) -> Vec<u8> {
     let mut out = Buffer::default();
     for row in family.properties_at(rev) {
         out.align(8);
         out.string(row.name);
         out.variant(&(row.read)(facts));
     }
-    out.into_bytes().into_boxed_slice()
+    out.into_bytes()
 }

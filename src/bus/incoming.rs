@@ -49,7 +49,9 @@ pub enum Kind {
     Call,
     /// The bus daemon answers, with a value or an error.
     Answer,
-    /// A signal, or a type that D-Bus may yet define, which must be ignored.
+    /// Somebody announces something.
+    Signal,
+    /// A type that D-Bus may yet define, which must be ignored.
     Other,
 }
 
@@ -102,6 +104,7 @@ pub fn read(bytes: &mut [u8]) -> Result<Incoming, Unreadable> {
     let kind = match bytes.get(KIND_OFFSET) {
         Some(1) => Kind::Call,
         Some(2 | 3) => Kind::Answer,
+        Some(4) => Kind::Signal,
         Some(_) | None => Kind::Other,
     };
     Ok(Incoming { kind, message, signature })
@@ -186,7 +189,7 @@ impl Fields {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -194,7 +197,7 @@ mod tests {
     use crate::bus::value::Value;
 
     /// `StartPool` r8 of blivet: `(bh)` in the signature, as the wire has it, in either byte order.
-    fn descriptor_call(big: bool, announced: u32) -> Vec<u8> {
+    pub(crate) fn descriptor_call(big: bool, announced: u32) -> Vec<u8> {
         let mut bytes = vec![if big { b'B' } else { b'l' }, 1, 0, 1];
         let number = |n: u32| if big { n.to_be_bytes() } else { n.to_le_bytes() };
         bytes.extend_from_slice(&number(8));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! socket -> read -> incoming -> core -> decide -> table -> Request -> home of the pool
-//! socket <- write <- encode <- core <- Views, Reply <-----------------'
+//! socket <- write <- queue <- encode <- core <- Views, Reply <---------'
 //! ```
 //!
 //! `table` says what exists; `xml`, `fragment`, `changes` and `decide` only follow it. `tree` holds
@@ -26,7 +26,10 @@ pub mod errors;
 pub mod facts;
 pub mod fragment;
 pub mod incoming;
+pub mod listing;
+pub mod queue;
 pub mod read;
+pub mod report;
 pub mod run;
 pub mod table;
 pub mod tree;

@@ -4,7 +4,8 @@
 //! so that a client that floods us meets its own bus daemon's bounds, not our memory.
 //!
 //! Invariant: a message gets as many descriptors as it announces, in the order in which they came;
-//! the kernel delivers them no later than the first byte of their message.
+//! the kernel delivers them no later than the first byte of their message. Those that no message
+//! announced are closed.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -39,6 +40,10 @@ impl Reader {
     pub fn handle_received(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) {
         self.bytes.drain(..self.start);
         self.start = 0;
+        if self.bytes.is_empty() {
+            // After a large message its memory goes.
+            self.bytes.shrink_to(2 * BUS_READ_BYTES);
+        }
         self.bytes.extend_from_slice(bytes);
         self.descriptors.extend(descriptors);
     }
@@ -46,6 +51,10 @@ impl Reader {
     /// The next whole message.
     pub fn poll_message(&mut self) -> Result<Option<Received<'_>>, Unreadable> {
         let rest = &mut self.bytes[self.start..];
+        if rest.is_empty() {
+            // They came with messages that were read and did not announce them.
+            self.descriptors.clear();
+        }
         let Some(length) = incoming::length(rest)?.filter(|length| *length <= rest.len()) else {
             return Ok(None);
         };
@@ -53,6 +62,12 @@ impl Reader {
         let bytes = &mut rest[..length];
         let count = incoming::descriptors(bytes)?.min(self.descriptors.len());
         Ok(Some(Received { bytes, descriptors: self.descriptors.drain(..count).collect() }))
+    }
+
+    /// Bytes of memory that are kept for what comes.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.bytes.capacity()
     }
 }
 
@@ -86,7 +101,7 @@ async fn handle_all(reader: &mut Reader, shared: &Shared) -> Result<(), BusFault
                 shared.hand_on();
                 return Ok(());
             };
-            shared.handle_message(received.bytes, received.descriptors.len());
+            shared.handle_message(received.bytes, received.descriptors.into());
         }
         shared.hand_on();
         rt::yield_now().await;

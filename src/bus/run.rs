@@ -13,7 +13,7 @@
 //! role with an error; the daemon is of no use without its bus.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Range;
@@ -36,11 +36,13 @@ use crate::bus::auth::{Auth, AuthFault};
 use crate::bus::core::Bus;
 use crate::bus::daemon::{Event, NAME, NameFault};
 use crate::bus::incoming::Unreadable;
+use crate::bus::queue::Out;
 use crate::bus::read::read;
 use crate::bus::write::write;
+use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
 use crate::limits::{BUS_SEND_BYTES, LOOK_AGAIN_AFTER_S, MESH_RECEIVE_MAX, OUTBOX_MAX};
-use crate::message::{Claim, Claimed, Message, Reply, Request};
+use crate::message::{Answer, CallId, Claim, Claimed, Message, Reply, Request};
 use crate::model::ids::PoolUuid;
 
 /// What the role must know.
@@ -52,8 +54,12 @@ pub struct BusConfig {
     pub shards: usize,
     /// The endpoint of the first; the others follow.
     pub first_shard: usize,
+    /// The endpoint of the event core.
+    pub event: usize,
     /// What the property `Version` says.
     pub version: String,
+    /// Longest message that the bus takes.
+    pub message_max: usize,
 }
 
 /// Why the role ended.
@@ -95,8 +101,9 @@ pub async fn run(
     let socket = OwnedFd::from(connect(&side, &config.address).await?);
     let socket: Fd = Rc::new(socket);
     let shards = config.first_shard..config.first_shard + config.shards;
-    let shared =
-        Rc::new(Shared::new(Bus::new(&config.version, machine_id(), rt::random), endpoint, shards, Box::new(home)));
+    let ways = Ways { home: Box::new(home), event: config.event, shards };
+    let bus = Bus::new(&config.version, machine_id(), rt::random).with_message_max(config.message_max);
+    let shared = Rc::new(Shared::new(bus, endpoint, ways));
     shared.with(Bus::greet);
     let reader = rt::spawn("bus read", read(side.clone(), socket.clone(), shared.clone()));
     let writer = rt::spawn("bus write", write(side, socket.clone(), shared.clone()));
@@ -168,14 +175,20 @@ impl Bell {
     }
 }
 
+/// Where messages go.
+struct Ways {
+    home: Box<dyn Fn(PoolUuid) -> usize>,
+    event: usize,
+    /// All shards.
+    shards: Range<usize>,
+}
+
 /// The core machine, and how the tasks of this role tell each other that it has changed.
 pub(super) struct Shared {
     bus: RefCell<Bus>,
     endpoint: Rc<Endpoint<Message>>,
-    home: Box<dyn Fn(PoolUuid) -> usize>,
+    ways: Ways,
     leaving: Cell<bool>,
-    /// The endpoints of all shards.
-    shards: Range<usize>,
     /// When the shards were last told to look at sizes in use.
     looked: Cell<Option<Instant>>,
     /// The writer: there is something to send.
@@ -187,16 +200,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(
-        bus: Bus,
-        endpoint: Rc<Endpoint<Message>>,
-        shards: Range<usize>,
-        home: Box<dyn Fn(PoolUuid) -> usize>,
-    ) -> Self {
+    fn new(bus: Bus, endpoint: Rc<Endpoint<Message>>, ways: Ways) -> Self {
         let bell = Bell::default;
         let (leaving, looked) = (Cell::new(false), Cell::new(None));
         let bus = RefCell::new(bus);
-        Self { bus, endpoint, home, leaving, shards, looked, writer: bell(), reader: bell(), role: bell() }
+        Self { bus, endpoint, ways, leaving, looked, writer: bell(), reader: bell(), role: bell() }
     }
 
     /// Tells the core machine something, and hands on what it says.
@@ -207,7 +215,7 @@ impl Shared {
     }
 
     /// A message came. What it leads to waits for `hand_on`.
-    pub(super) fn handle_message(&self, bytes: &mut [u8], descriptors: usize) {
+    pub(super) fn handle_message(&self, bytes: &mut [u8], descriptors: Descriptors) {
         if let Err(unreadable) = self.bus.borrow_mut().handle_message(bytes, descriptors) {
             // Its bounds were right, so the next one can be read.
             error!("a message is left out: {unreadable}");
@@ -220,6 +228,13 @@ impl Shared {
             let request = self.bus.borrow_mut().poll_request();
             let Some(request) = request else { break };
             self.send(request);
+        }
+        loop {
+            let call = self.bus.borrow_mut().poll_refresh();
+            let Some(call) = call else { break };
+            if self.endpoint.send(self.ways.event, Lane::Normal, Message::Refresh(call)).is_err() {
+                self.full(call, "the way to the event core");
+            }
         }
         if self.bus.borrow_mut().take_read() {
             self.look();
@@ -240,7 +255,7 @@ impl Shared {
             return;
         }
         self.looked.set(Some(now));
-        for shard in self.shards.clone() {
+        for shard in self.ways.shards.clone() {
             if self.endpoint.send(shard, Lane::Normal, Message::Look).is_err() {
                 warn!("a shard has too much to do to look at sizes in use (endpoint={shard})");
             }
@@ -248,11 +263,16 @@ impl Shared {
     }
 
     fn send(&self, request: Box<Request>) {
-        let (call, to) = (request.call, (self.home)(request.wish.pool()));
+        let (call, to) = (request.call, (self.ways.home)(request.wish.pool()));
         if self.endpoint.send(to, Lane::Normal, Message::Request(request)).is_err() {
-            let refusal = Refusal::Full { what: "the way to a shard", max: OUTBOX_MAX };
-            self.bus.borrow_mut().handle_reply(Reply { call, outcome: Err(Failure::Refused(refusal)) });
+            self.full(call, "the way to a shard");
         }
+    }
+
+    /// A call cannot be passed on.
+    fn full(&self, call: CallId, what: &'static str) {
+        let refusal = Refusal::Full { what, max: OUTBOX_MAX };
+        self.bus.borrow_mut().handle_reply(Reply { call, outcome: Err(Failure::Refused(refusal)) });
     }
 
     /// Resolves when more calls may be read.
@@ -268,12 +288,14 @@ impl Shared {
     }
 
     /// Resolves with what to send next; `None` when we leave.
-    pub(super) async fn to_send(&self) -> Option<Vec<u8>> {
+    pub(super) async fn to_send(&self) -> Option<Out> {
         poll_fn(|context| {
             let mut bus = self.bus.borrow_mut();
-            if let Some(mut bytes) = bus.poll_bytes() {
-                bus.poll_more(&mut bytes, BUS_SEND_BYTES);
-                return Poll::Ready(Some(bytes));
+            if let Some(mut out) = bus.poll_out() {
+                if let Out::Bytes(bytes) = &mut out {
+                    bus.poll_more(bytes, BUS_SEND_BYTES);
+                }
+                return Poll::Ready(Some(out));
             }
             if self.leaving.get() {
                 return Poll::Ready(None);
@@ -328,6 +350,8 @@ struct Role<C> {
 struct Heard {
     settled: BTreeSet<usize>,
     stopped: BTreeSet<usize>,
+    /// How many have taken in a look at every device.
+    refreshed: BTreeMap<CallId, usize>,
 }
 
 /// What woke the role.
@@ -398,16 +422,27 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
             }
             Message::Settled if self.is_shard(from) => drop(self.heard.settled.insert(from)),
             Message::Stopped if self.is_shard(from) => drop(self.heard.stopped.insert(from)),
+            Message::Refreshed(call) => self.refreshed(call),
             Message::Settled | Message::Stopped => error!("an endpoint that is no shard reports (from={from})"),
             Message::Stop => {}
-            Message::Request(_) | Message::Event(_) | Message::Claimed(_) | Message::Look => {
-                error!("a message for a shard came to the bus (from={from})");
+            Message::Request(_) | Message::Event(_) | Message::Claimed(_) | Message::Look | Message::Refresh(_) => {
+                error!("a message for others came to the bus (from={from})");
             }
         }
     }
 
+    /// One shard more has taken in a look at every device.
+    fn refreshed(&mut self, call: CallId) {
+        let count = self.heard.refreshed.entry(call).or_default();
+        *count += 1;
+        if *count >= self.config.shards {
+            self.heard.refreshed.remove(&call);
+            self.shared.with(|bus| bus.handle_reply(Reply { call, outcome: Ok(Answer::Set) }));
+        }
+    }
+
     fn is_shard(&self, endpoint: usize) -> bool {
-        self.shared.shards.contains(&endpoint)
+        self.shared.ways.shards.contains(&endpoint)
     }
 
     /// The next step, once every shard was heard.
@@ -419,6 +454,7 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
             }
             Phase::Stopping if self.heard.stopped.len() >= self.config.shards => {
                 self.phase = Phase::Leaving;
+                self.shared.with(Bus::end_refreshes);
                 if !self.shared.bus.borrow().is_idle() {
                     error!("every shard has stopped and calls are not answered: a bug");
                 }

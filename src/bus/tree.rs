@@ -10,11 +10,12 @@
 //! (a filesystem of no pool) is logged and left out.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use log::error;
+use uuid::Uuid;
 
 use crate::bus::changes::{Change, changes};
-use crate::bus::encode::Buffer;
 use crate::bus::facts::{DeviceFacts, FilesystemFacts, ManagerFacts, ObjectPath};
 use crate::bus::fragment::Fragment;
 use crate::bus::table::{BLOCKDEV, FILESYSTEM, Family, MANAGER, POOL};
@@ -29,7 +30,7 @@ use crate::model::pool::PoolView;
 pub struct Node<V> {
     /// What the table reads from.
     pub facts: V,
-    fragment: Fragment,
+    fragment: Rc<Fragment>,
 }
 
 /// An object below the top one.
@@ -69,7 +70,7 @@ pub struct Tree {
 impl Tree {
     /// The top object alone.
     pub fn new(version: &str) -> Self {
-        let manager = ManagerFacts { version: version.to_owned(), stopped: BTreeMap::new() };
+        let manager = ManagerFacts { version: version.to_owned(), ..ManagerFacts::default() };
         Self { manager, ..Self::default() }
     }
 
@@ -86,6 +87,29 @@ impl Tree {
     /// All paths below the top object, ascending.
     pub fn paths(&self) -> impl Iterator<Item = ObjectPath> {
         self.objects.keys().copied()
+    }
+
+    /// All running pools, by id.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolView> {
+        self.pools.keys().filter_map(|pool| self.pool(*pool))
+    }
+
+    /// The filesystems of a pool, by id.
+    pub fn filesystems_of(&self, pool: PoolUuid) -> impl Iterator<Item = &FilesystemView> {
+        let own = self.filesystems.range((pool, FsUuid(Uuid::nil()))..=(pool, FsUuid(Uuid::max())));
+        own.filter_map(|(_, path)| match self.object(*path)? {
+            Object::Filesystem(node) => Some(&node.facts.view),
+            Object::Pool(_) | Object::Device(_) => None,
+        })
+    }
+
+    /// The devices of a pool, by id.
+    pub fn devices_of(&self, pool: PoolUuid) -> impl Iterator<Item = &DeviceView> {
+        let own = self.devices.range((pool, DevUuid(Uuid::nil()))..=(pool, DevUuid(Uuid::max())));
+        own.filter_map(|(_, path)| match self.object(*path)? {
+            Object::Device(node) => Some(&node.facts.view),
+            Object::Pool(_) | Object::Filesystem(_) => None,
+        })
     }
 
     /// The running pool with this id.
@@ -132,26 +156,20 @@ impl Tree {
         self.devices.get(&(pool, device)).copied()
     }
 
-    /// About how many bytes `write_all` writes.
+    /// How many bytes the entries of all objects take together.
     pub const fn size(&self) -> usize {
         self.size
     }
 
-    /// Appends `a{oa{sa{sv}}}`: the body of the reply to `GetManagedObjects`.
-    pub fn write_all(&self, out: &mut Buffer) {
-        out.array(8, |out| {
-            for (path, object) in &self.objects {
-                out.align(8);
-                out.string(&path.to_string());
-                object.fragment().write(out);
-            }
-        });
+    /// What every object says, marshalled, by path.
+    pub fn fragments(&self) -> impl Iterator<Item = &Rc<Fragment>> {
+        self.objects.values().map(Object::fragment)
     }
 }
 
 impl Object {
     /// What it says, marshalled.
-    pub const fn fragment(&self) -> &Fragment {
+    pub const fn fragment(&self) -> &Rc<Fragment> {
         match self {
             Self::Pool(node) => &node.fragment,
             Self::Filesystem(node) => &node.fragment,
@@ -203,6 +221,7 @@ impl Tree {
                 self.remove(path, notices);
             }
             View::StoppedGone(pool) => drop(self.manager.stopped.remove(&pool)),
+            View::Keys(keys) => self.manager.keys = keys.into_iter().collect(),
         }
     }
 
@@ -210,7 +229,7 @@ impl Tree {
         let known = self.pools.get(&view.uuid).copied();
         let path = known.unwrap_or_else(|| self.fresh_path());
         self.pools.insert(view.uuid, path);
-        let node = Node { fragment: Fragment::new(&POOL, &view), facts: view };
+        let node = Node { fragment: Fragment::new(path, &POOL, &view).into(), facts: view };
         self.put(path, &POOL, Object::Pool(node), notices, |object| match object {
             Object::Pool(node) => Some(&node.facts),
             Object::Filesystem(_) | Object::Device(_) => None,
@@ -225,7 +244,7 @@ impl Tree {
         let path = self.filesystem_path(key.0, key.1).unwrap_or_else(|| self.fresh_path());
         self.filesystems.insert(key, path);
         let facts = FilesystemFacts { pool_path, view };
-        let node = Node { fragment: Fragment::new(&FILESYSTEM, &facts), facts };
+        let node = Node { fragment: Fragment::new(path, &FILESYSTEM, &facts).into(), facts };
         self.put(path, &FILESYSTEM, Object::Filesystem(node), notices, |object| match object {
             Object::Filesystem(node) => Some(&node.facts),
             Object::Pool(_) | Object::Device(_) => None,
@@ -240,7 +259,7 @@ impl Tree {
         let path = self.device_path(key.0, key.1).unwrap_or_else(|| self.fresh_path());
         self.devices.insert(key, path);
         let facts = DeviceFacts { pool_path, view };
-        let node = Node { fragment: Fragment::new(&BLOCKDEV, &facts), facts };
+        let node = Node { fragment: Fragment::new(path, &BLOCKDEV, &facts).into(), facts };
         self.put(path, &BLOCKDEV, Object::Device(node), notices, |object| match object {
             Object::Device(node) => Some(&node.facts),
             Object::Pool(_) | Object::Filesystem(_) => None,

@@ -71,14 +71,19 @@ fn same_blocks(one: &Candidate, other: &Candidate) -> Result<(), Refusal> {
     if one.blocks == other.blocks {
         return Ok(());
     }
-    Err(Refusal::BlockSizes {
+    Err(mixed(one, other))
+}
+
+/// Says that two devices with different block sizes cannot be in one tier.
+pub fn mixed(one: &Candidate, other: &Candidate) -> Refusal {
+    Refusal::BlockSizes {
         one: one.path.clone(),
         one_logical: one.blocks.logical,
         one_physical: one.blocks.physical,
         other: other.path.clone(),
         other_logical: other.blocks.logical,
         other_physical: other.blocks.physical,
-    })
+    }
 }
 
 #[cfg(test)]

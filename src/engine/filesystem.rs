@@ -39,8 +39,18 @@ pub struct Filesystems {
     table: BTreeMap<FsUuid, Filesystem>,
     /// On record, but their volumes could not be brought up: they hold their names and nothing more.
     lost: Vec<Name>,
-    reserved: Vec<(Weak<()>, Name, Sectors)>,
+    reserved: Vec<Reserved>,
     next_id: u32,
+}
+
+/// A name that an operation under way has to itself.
+#[derive(Debug)]
+struct Reserved {
+    /// Whoever holds the other end has the name.
+    live: Weak<()>,
+    name: Name,
+    /// The size of the filesystem that is being made; `None` where there is one that gets the name.
+    size: Option<Sectors>,
 }
 
 /// A creation, of an empty filesystem or of a snapshot, that has a name and a thin id to itself, for as
@@ -48,6 +58,16 @@ pub struct Filesystems {
 #[derive(Debug)]
 pub struct Creation {
     /// What will be recorded.
+    pub record: FilesystemRecord,
+    _reservation: Rc<()>,
+}
+
+/// Another name for a filesystem, which is its own for as long as this lives.
+#[derive(Debug)]
+pub struct Renaming {
+    /// What was recorded.
+    pub before: FilesystemRecord,
+    /// What will be.
     pub record: FilesystemRecord,
     _reservation: Rc<()>,
 }
@@ -177,8 +197,9 @@ impl Filesystems {
 
     /// Whether there may be one more.
     fn check_count(&mut self, rules: Rules<'_>) -> Result<(), Refusal> {
-        self.reserved.retain(|(live, ..)| live.strong_count() > 0);
-        let count = (self.count() + self.reserved.len()) as u64;
+        self.forget_dropped();
+        let making = self.reserved.iter().filter(|reserved| reserved.size.is_some());
+        let count = (self.count() + making.count()) as u64;
         if count >= rules.fs_limit {
             return Err(Refusal::FilesystemLimit { name: rules.pool.clone(), limit: rules.fs_limit });
         }
@@ -187,7 +208,7 @@ impl Filesystems {
 
     /// Whether one of this size may come to the others.
     fn check_total(&self, rules: Rules<'_>, size: Sectors) -> Result<(), Refusal> {
-        let reserved: Sectors = self.reserved.iter().map(|(_, _, size)| *size).sum();
+        let reserved: Sectors = self.reserved.iter().filter_map(|reserved| reserved.size).sum();
         let wanted = self.total() + reserved + size;
         match rules.total_limit {
             Some(limit) if wanted > limit => Err(Refusal::Overprovisioned { name: rules.pool.clone(), limit, wanted }),
@@ -197,7 +218,7 @@ impl Filesystems {
 
     /// The filesystem that has this name. One that is reserved or lost cannot be had.
     fn named(&self, wanted: &Name) -> Result<Option<&Filesystem>, Refusal> {
-        if self.reserved.iter().any(|(_, name, _)| name == wanted) {
+        if self.reserved.iter().any(|reserved| reserved.name == *wanted) {
             return Err(Refusal::FilesystemBusy { name: wanted.clone() });
         }
         if self.lost.contains(wanted) {
@@ -208,9 +229,20 @@ impl Filesystems {
 
     fn reserve(&mut self, record: impl FnOnce(ThinId) -> FilesystemRecord) -> Result<Planned, Refusal> {
         let record = record(self.next_thin_id()?);
-        let reservation = Rc::new(());
-        self.reserved.push((Rc::downgrade(&reservation), record.name.clone(), record.size));
+        let reservation = self.hold(&record.name, Some(record.size));
         Ok(Planned::Create(Creation { record, _reservation: reservation }))
+    }
+
+    /// Keeps a name from others, for as long as what this gives lives.
+    fn hold(&mut self, name: &Name, size: Option<Sectors>) -> Rc<()> {
+        let reservation = Rc::new(());
+        self.reserved.push(Reserved { live: Rc::downgrade(&reservation), name: name.clone(), size });
+        reservation
+    }
+
+    /// Gives back what nobody holds any more.
+    fn forget_dropped(&mut self) {
+        self.reserved.retain(|reserved| reserved.live.strong_count() > 0);
     }
 
     /// The next thin id that was never given out. Public because the kernel may know an id that no
@@ -273,6 +305,20 @@ impl Filesystems {
     /// The records of snapshots that survive the destruction of their origins, see `adopted`.
     pub fn orphans(&self, destroyed: &[Intent]) -> Vec<FilesystemRecord> {
         adopted(self.iter().map(|filesystem| &filesystem.record), destroyed)
+    }
+
+    /// Reserves another name for a filesystem; `None` if it has that name.
+    pub fn plan_rename(&mut self, uuid: FsUuid, name: &Name) -> Result<Option<Renaming>, Refusal> {
+        let before = self.find(uuid)?.record.clone();
+        if before.name == *name {
+            return Ok(None);
+        }
+        self.forget_dropped();
+        if self.named(name)?.is_some() {
+            return Err(Refusal::FilesystemNameTaken { name: name.clone() });
+        }
+        let record = FilesystemRecord { name: name.clone(), ..before.clone() };
+        Ok(Some(Renaming { before, record, _reservation: self.hold(name, None) }))
     }
 
     /// What a filesystem's record becomes with another size limit; `None` if that is what it has.
@@ -415,6 +461,26 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_name_is_given_to_one_and_kept_from_others_until_then() {
+        let mut pool = Fixture::new();
+        pool.create("a", 1);
+        pool.create("b", 2);
+        let rename = |pool: &mut Fixture, n: u8, text: &str| pool.0.plan_rename(uuid(n), &name(text));
+        assert!(matches!(rename(&mut pool, 1, "a"), Ok(None)));
+        assert!(matches!(rename(&mut pool, 1, "b"), Err(Refusal::FilesystemNameTaken { .. })));
+        assert!(matches!(rename(&mut pool, 1, "lost"), Err(Refusal::FilesystemLost { .. })));
+        assert!(matches!(rename(&mut pool, 9, "c"), Err(Refusal::NoFilesystem(_))));
+        let renaming = rename(&mut pool, 1, "c").expect("free").expect("another name");
+        assert!(matches!(pool.plan(&spec("c"), 3), Err(Refusal::FilesystemBusy { .. })));
+        assert!(matches!(rename(&mut pool, 2, "c"), Err(Refusal::FilesystemBusy { .. })));
+        let last = pool.plan(&spec("d"), 3).expect("a filesystem that gets another name is not one more");
+        drop((last, renaming));
+        let Renaming { before, record, .. } = rename(&mut pool, 2, "c").expect("given back").expect("another name");
+        assert_eq!((before.name.as_str(), record.name.as_str()), ("b", "c"));
+        assert_eq!(FilesystemRecord { name: before.name.clone(), ..record }, before, "nothing else changes");
     }
 
     #[test]

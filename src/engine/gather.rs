@@ -3,15 +3,16 @@
 //! Input is what was read of each device; output says what to do. Nothing is repaired here, and
 //! nothing is refused for a copy that is damaged as long as another one is good.
 //!
-//! Invariants: only devices marked as half-made, in a set without any record, are given up to be
-//! wiped; a device that the newest record does not list and that holds no record is ignored.
+//! Invariants: only marked devices without a record are given up to be wiped: those of a creation, in a set
+//! without any record, and those that joined or left a pool whose newest record does not list them. Any other
+//! device that the newest record does not list and that holds no record is ignored.
 
 use std::collections::BTreeMap;
 
 use crate::engine::check;
 use crate::engine::pool::Member;
 use crate::error::Refusal;
-use crate::format::header::{FLAG_CREATING, StaticHeader};
+use crate::format::header::{FLAG_CREATING, FLAG_JOINING, StaticHeader};
 use crate::format::mda::{self, REGIONS, Region, WallStamp};
 use crate::format::record::{self, PoolRecord};
 use crate::model::device::{Candidate, DeviceNumber};
@@ -61,6 +62,13 @@ pub struct Read {
     pub regions: [Region; REGIONS],
 }
 
+impl Read {
+    /// Whether it holds a record of its pool. Devices of a cache never do.
+    pub fn has_record(&self) -> bool {
+        mda::newest(&self.regions).is_some()
+    }
+}
+
 /// What the set amounts to.
 #[derive(Debug)]
 pub enum Verdict {
@@ -87,10 +95,24 @@ pub struct Ready {
     pub members: Vec<Member>,
     /// Devices with the pool's signature that the record does not know.
     pub strangers: Vec<Candidate>,
+    /// Those of them that were joining or leaving the pool when that was cut off: they are wiped.
+    pub left_over: Vec<Candidate>,
+    /// The devices, as far as they are there, of a cache that the record has no more, as was asked for.
+    pub dropped: Option<Vec<Member>>,
 }
 
 /// Judges a set.
 pub fn judge(pool: PoolUuid, devices: &[Read]) -> Verdict {
+    judge_as(pool, devices, false)
+}
+
+/// Judges a set whose pool is to have no cache from now on: what the cache holds the other devices hold too, and
+/// so its devices may be missing.
+pub fn judge_without_cache(pool: PoolUuid, devices: &[Read]) -> Verdict {
+    judge_as(pool, devices, true)
+}
+
+fn judge_as(pool: PoolUuid, devices: &[Read], drop_cache: bool) -> Verdict {
     let (record, time) = match newest(devices) {
         Newest::Good(record, time) => (record, time),
         Newest::Strange => {
@@ -107,14 +129,10 @@ pub fn judge(pool: PoolUuid, devices: &[Read]) -> Verdict {
     if record.destroying {
         return Verdict::Destroying;
     }
-    match assemble(pool, devices, *record, time) {
+    match assemble(pool, devices, *record, time, drop_cache) {
         Ok(ready) => Verdict::Ready(Box::new(ready)),
         Err(refusal) => Verdict::Unfit(refusal),
     }
-}
-
-fn without_record(device: &Read) -> bool {
-    mda::newest(&device.regions).is_none()
 }
 
 /// The newest record of a set.
@@ -142,13 +160,23 @@ fn newest(devices: &[Read]) -> Newest {
     }
 }
 
-fn assemble(pool: PoolUuid, devices: &[Read], record: PoolRecord, time: WallStamp) -> Result<Ready, Refusal> {
+fn assemble(
+    pool: PoolUuid,
+    devices: &[Read],
+    mut record: PoolRecord,
+    time: WallStamp,
+    drop_cache: bool,
+) -> Result<Ready, Refusal> {
     let version =
         version(devices).ok_or(Refusal::Inconsistent { pool, what: "its devices have both metadata versions" })?;
     let name = Name::try_from(record.name.as_str())?;
+    let cache = if drop_cache { record.backstore.cache_tier.take() } else { None };
+    let cached: Vec<DevUuid> = cache.iter().flat_map(|tier| &tier.blockdev.devs).map(|device| device.uuid).collect();
+    let is_dropped = |read: &&Read| cached.contains(&read.header.device);
+    let (dropped, devices): (Vec<&Read>, Vec<&Read>) = devices.iter().partition(is_dropped);
     let mut members = Vec::new();
     for device in record.devices() {
-        let mut found = devices.iter().filter(|read| read.header.device == device.uuid);
+        let mut found = devices.iter().copied().filter(|read| read.header.device == device.uuid);
         members.extend(found.next().map(member));
         if found.next().is_some() {
             return Err(Refusal::Inconsistent { pool, what: "a device is there twice" });
@@ -159,8 +187,8 @@ fn assemble(pool: PoolUuid, devices: &[Read], record: PoolRecord, time: WallStam
         return Err(Refusal::PoolIncomplete { pool, missing: total - members.len(), total });
     }
     let strangers: Vec<&Read> =
-        devices.iter().filter(|read| !record.devices().any(|device| device.uuid == read.header.device)).collect();
-    if strangers.iter().any(|read| !without_record(read)) {
+        devices.into_iter().filter(|read| !record.devices().any(|device| device.uuid == read.header.device)).collect();
+    if strangers.iter().any(|read| read.has_record()) {
         return Err(Refusal::Inconsistent { pool, what: "a device that the newest record does not list has a record" });
     }
     if members.iter().any(|member| member.header.size > member.candidate.size) {
@@ -169,8 +197,12 @@ fn assemble(pool: PoolUuid, devices: &[Read], record: PoolRecord, time: WallStam
     let sizes: BTreeMap<DevUuid, Sectors> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();
     check::check(&record, version, &sizes).map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
-    let strangers = strangers.into_iter().map(|read| read.candidate.clone()).collect();
-    Ok(Ready { name, record, time, members, strangers })
+    let (left_over, strangers): (Vec<&Read>, Vec<&Read>) =
+        strangers.into_iter().partition(|read| read.header.flags & FLAG_JOINING != 0);
+    let candidates = |reads: Vec<&Read>| reads.into_iter().map(|read| read.candidate.clone()).collect();
+    let (strangers, left_over) = (candidates(strangers), candidates(left_over));
+    let dropped = cache.map(|_| dropped.into_iter().map(member).collect());
+    Ok(Ready { name, record, time, members, strangers, left_over, dropped })
 }
 
 fn member(read: &Read) -> Member {
@@ -188,13 +220,18 @@ pub fn stopped_view(pool: PoolUuid, devices: &[Read]) -> StoppedPoolView {
         Newest::Good(record, _) => Some(record),
         Newest::None | Newest::Strange => None,
     };
-    let device = |read: &Read| StoppedDevice { uuid: read.header.device, devnode: read.candidate.path.to_string() };
+    let device = |read: &Read| StoppedDevice {
+        uuid: read.header.device,
+        devnode: read.candidate.path.to_string(),
+        number: read.candidate.number,
+    };
     StoppedPoolView {
         uuid: pool,
         name: record.as_ref().and_then(|record| Name::try_from(record.name.as_str()).ok()),
         devices: devices.iter().map(device).collect(),
         version: version(devices),
         features: record.as_deref().map(features),
+        tokens: None,
     }
 }
 
@@ -216,6 +253,7 @@ mod tests {
     use super::*;
     use crate::engine::layout;
     use crate::format::header::{MDA_SECTORS, RESERVED_SECTORS};
+    use crate::format::record::{CacheTier, Device, DeviceSegment, Devices};
     use crate::model::device::{BlockSizes, DevicePath, Occupant};
     use crate::model::pool::IntegritySpec;
 
@@ -332,6 +370,43 @@ mod tests {
         }
         let refusal = unfit(&[read(1, 0, &[(5, &one)]), read(9, 0, &[(4, &one)])]);
         assert!(matches!(refusal, Refusal::Inconsistent { .. }));
+    }
+
+    #[test]
+    fn a_device_that_was_joining_is_wiped_only_if_the_newest_record_does_not_list_it() {
+        let (one, both) = (record(&[1]), record(&[1, 2]));
+        let ready = |devices: &[Read]| match judge(pool(), devices) {
+            Verdict::Ready(ready) => (ready.members.len(), ready.strangers.len(), ready.left_over.len()),
+            verdict => panic!("{verdict:?}"),
+        };
+        assert_eq!(ready(&[read(1, 0, &[(5, &one)]), read(2, FLAG_JOINING, &[])]), (1, 0, 1));
+        assert_eq!(ready(&[read(1, 0, &[(5, &one), (6, &both)]), read(2, FLAG_JOINING, &[])]), (2, 0, 0));
+        // Alone it is nobody's to wipe: the pool that it joined may come later.
+        assert!(matches!(unfit(&[read(2, FLAG_JOINING, &[])]), Refusal::NoMetadata { .. }));
+        let recorded = [read(1, 0, &[(5, &one)]), read(2, FLAG_JOINING, &[(4, &both)])];
+        assert!(matches!(unfit(&recorded), Refusal::Inconsistent { .. }));
+    }
+
+    #[test]
+    fn a_cache_is_left_out_with_its_devices_there_or_not() {
+        let mut cached = record(&[1]);
+        let segment =
+            |start, length| DeviceSegment { parent: device(2), start: Sectors(start), length: Sectors(length) };
+        let allocs = vec![vec![segment(1_056_768, SIZE.0 - 1_056_768)], vec![segment(8_192, 1_048_576)]];
+        let listed =
+            |n| Device { uuid: device(n), integrity_meta_allocs: vec![], user_info: None, hardware_info: None };
+        let blockdev = Devices { allocs, devs: vec![listed(2)] };
+        cached.backstore.cache_tier = Some(CacheTier { blockdev });
+        let both = [read(1, 0, &[(5, &cached)]), read(2, 0, &[])];
+        let ready = |verdict| match verdict {
+            Verdict::Ready(ready) => (ready.members.len(), ready.dropped.map(|dropped| dropped.len())),
+            verdict => panic!("{verdict:?}"),
+        };
+        assert_eq!(ready(judge(pool(), &both)), (2, None));
+        assert_eq!(ready(judge_without_cache(pool(), &both)), (1, Some(1)));
+        assert!(matches!(unfit(&both[..1]), Refusal::PoolIncomplete { missing: 1, .. }));
+        assert_eq!(ready(judge_without_cache(pool(), &both[..1])), (1, Some(0)));
+        assert!(matches!(judge_without_cache(pool(), &both[1..]), Verdict::Unfit(_)), "the data is not there");
     }
 
     #[test]

@@ -105,16 +105,32 @@ fn reserve(devices: &[(DevUuid, Sectors)], integrity: &IntegritySpec) -> Result<
     let mut allocator = Allocator::default();
     let mut reserved = Vec::with_capacity(devices.len());
     for &(device, size) in devices {
-        allocator.add(device, DATA_START, size);
-        let room = size::integrity(size, integrity);
-        let taken = allocator.reserve_high(device, room).map_err(|_| LayoutFault::Device {
-            device,
-            size,
-            wanted: Sectors(DATA_START.0.saturating_add(room.0)),
-        })?;
-        reserved.push((device, taken));
+        reserved.push((device, add(&mut allocator, device, size, integrity)?));
     }
     Ok((allocator, reserved))
+}
+
+/// The room that a data device of this size keeps for an integrity layer.
+///
+/// # Errors
+/// When it has less.
+pub fn room(device: DevUuid, size: Sectors, integrity: &IntegritySpec) -> Result<Vec<Segment>, LayoutFault> {
+    add(&mut Allocator::default(), device, size, integrity)
+}
+
+fn add(
+    allocator: &mut Allocator,
+    device: DevUuid,
+    size: Sectors,
+    integrity: &IntegritySpec,
+) -> Result<Vec<Segment>, LayoutFault> {
+    allocator.add(device, DATA_START, size);
+    let room = size::integrity(size, integrity);
+    allocator.reserve_high(device, room).map_err(|_| LayoutFault::Device {
+        device,
+        size,
+        wanted: Sectors(DATA_START.0.saturating_add(room.0)),
+    })
 }
 
 impl Layout {

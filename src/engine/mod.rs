@@ -6,6 +6,7 @@
 pub mod alloc;
 pub mod check;
 pub mod devices;
+pub mod encryption;
 pub mod filesystem;
 pub mod gather;
 pub mod layout;
@@ -13,4 +14,6 @@ pub mod limit;
 pub mod pool;
 pub mod size;
 pub mod stack;
+pub mod tier;
+pub mod token;
 pub mod volume;

@@ -9,20 +9,24 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::encryption;
 use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
 use crate::engine::gather::features;
 use crate::engine::limit::{self, Space, Terms};
 use crate::engine::size;
+use crate::engine::tier::Tiers;
+use crate::engine::token;
 use crate::error::Refusal;
-use crate::format::header::{FLAG_CREATING, StaticHeader};
+use crate::format::header::{MARKS, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
 use crate::format::mda::WallStamp;
 use crate::format::record::{self, PoolRecord};
-use crate::model::device::{Candidate, DeviceNumber, DeviceView, Tier};
+use crate::model::device::{Candidate, DeviceNumber, DeviceView};
 use crate::model::dm::{ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::filesystem::FilesystemView;
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
-use crate::model::pool::{Availability, PoolView, StoppedDevice, StoppedPoolView};
+use crate::model::pool::{Availability, MetadataVersion, PoolView, StoppedDevice, StoppedPoolView};
+use crate::model::token::{Encryption, TokenChange, Tokens};
 use crate::units::{Bytes, Sectors};
 
 /// A device of the pool.
@@ -36,6 +40,23 @@ pub struct Member {
     pub older: usize,
     /// A save did not reach it; it gets no more of them until the pool is set up again.
     pub bad: bool,
+}
+
+impl Member {
+    /// A device that becomes one of a pool. `flags` say of what kind of beginning it is a part.
+    pub const fn new(candidate: Candidate, pool: PoolUuid, device: DevUuid, flags: u64, initialized: u64) -> Self {
+        let header = StaticHeader {
+            size: candidate.size,
+            version: MetadataVersion::V2,
+            pool,
+            device,
+            mda_size: MDA_SECTORS,
+            reserved: RESERVED_SECTORS,
+            flags,
+            initialized,
+        };
+        Self { candidate, header, older: 0, bad: false }
+    }
 }
 
 /// Which device has which number: what tables are made of.
@@ -53,6 +74,8 @@ pub struct Pool {
     last_save: Option<WallStamp>,
     availability: Availability,
     thin_pool: ThinPoolMode,
+    /// What the header of its encryption layer holds: there, exactly if the record says that there is one.
+    tokens: Option<Tokens>,
     /// Its filesystems.
     pub filesystems: Filesystems,
 }
@@ -79,7 +102,7 @@ impl Pool {
         filesystems: Filesystems,
     ) -> Self {
         let (availability, thin_pool) = (Availability::Full, ThinPoolMode::ReadWrite);
-        Self { uuid, name, record, members, last_save, availability, thin_pool, filesystems }
+        Self { uuid, name, record, members, last_save, availability, thin_pool, tokens: None, filesystems }
     }
 
     /// Its name.
@@ -95,6 +118,11 @@ impl Pool {
     /// Its devices, in the order of the record.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Its devices by tier, and the rules for more.
+    pub fn tiers(&self) -> Tiers<'_> {
+        Tiers { pool: &self.name, record: &self.record, members: &self.members }
     }
 
     /// What may be done with it.
@@ -192,11 +220,82 @@ impl Pool {
         self.record.started = started;
     }
 
+    /// Enters another name into the record. Gives back what was on record before.
+    pub fn record_name(&mut self, name: &Name) -> String {
+        std::mem::replace(&mut self.record.name, name.as_str().to_owned())
+    }
+
+    /// Puts back what was on record before, because the name could not be saved.
+    pub fn unrecord_name(&mut self, before: String) {
+        self.record.name = before;
+    }
+
+    /// The name on record is durable: from now on it is the pool's.
+    pub fn set_name(&mut self, name: Name) {
+        self.name = name;
+    }
+
+    /// The signature of a device with another size is durable: from now on the pool has that much of it.
+    pub fn grow_device(&mut self, device: DevUuid, size: Sectors) {
+        let found = self.members.iter_mut().find(|member| member.header.device == device);
+        let member = found.expect("a device that grows is the pool's");
+        (member.header.size, member.candidate.size) = (size, size);
+    }
+
+    /// Puts another record in the place of the one that is. Gives back that one.
+    pub fn replace_record(&mut self, record: PoolRecord) -> PoolRecord {
+        std::mem::replace(&mut self.record, record)
+    }
+
+    /// The record that lists these devices is durable: from now on they are the pool's.
+    pub fn join(&mut self, members: Vec<Member>) {
+        self.members.extend(members);
+    }
+
     /// The kernel reports a size of a device; true if it is another one than before. What the pool uses of
     /// the device stays as it is.
     pub fn device_resized(&mut self, device: DeviceNumber, size: Sectors) -> bool {
         let found = self.members.iter_mut().find(|member| member.candidate.number == device);
         found.is_some_and(|member| std::mem::replace(&mut member.candidate.size, size) != size)
+    }
+
+    // ---- encryption -------------------------------------------------------------------------------
+
+    /// Its encryption, if it has any.
+    pub fn encryption(&self) -> Option<Encryption> {
+        let tokens = self.tokens.clone()?;
+        Some(Encryption { tokens, reencrypted: self.record.last_reencrypt })
+    }
+
+    /// What a change of its unlock mechanisms comes to; `None` where nothing changes.
+    pub fn plan_tokens(&self, change: &TokenChange) -> Result<Option<Tokens>, Refusal> {
+        let name = self.name.clone();
+        let tokens = self.tokens.as_ref().ok_or(Refusal::Unencrypted { name })?;
+        Ok(token::apply(tokens, change)?)
+    }
+
+    /// The header holds these now. True if the record says something else than before.
+    pub fn set_tokens(&mut self, tokens: Tokens) -> bool {
+        let changed = encryption::enter(&mut self.record, &tokens);
+        self.tokens = Some(tokens);
+        changed
+    }
+
+    /// The pool is a plain one from now on.
+    pub fn decrypt(&mut self) {
+        encryption::leave(&mut self.record);
+        self.tokens = None;
+    }
+
+    /// Undoes `decrypt`.
+    pub fn undecrypt(&mut self, before: Encryption) {
+        self.set_tokens(before.tokens);
+        self.record.last_reencrypt = before.reencrypted;
+    }
+
+    /// The pool got a new volume key. Gives back when that was the last time.
+    pub const fn set_reencrypted(&mut self, seconds: Option<u64>) -> Option<u64> {
+        std::mem::replace(&mut self.record.last_reencrypt, seconds)
     }
 
     /// Allows or forbids overprovisioning. Gives back what was on record before, or `None` if nothing
@@ -273,11 +372,11 @@ impl Pool {
         Save { json: record::encode(&self.record), time, places }
     }
 
-    /// Takes the mark of a pool in creation off the devices that carry it, and says which those are.
+    /// Takes the marks of a beginning off the devices that carry one, and says which those are.
     pub fn clear_marks(&mut self) -> Vec<(DeviceNumber, StaticHeader)> {
-        let marked = self.members.iter_mut().filter(|member| member.header.flags & FLAG_CREATING != 0);
+        let marked = self.members.iter_mut().filter(|member| member.header.flags & MARKS != 0);
         let clear = |member: &mut Member| {
-            member.header.flags &= !FLAG_CREATING;
+            member.header.flags &= !MARKS;
             (member.candidate.number, member.header)
         };
         marked.map(clear).collect()
@@ -303,13 +402,14 @@ impl Pool {
             name: self.name.clone(),
             availability: self.availability,
             version: self.members[0].header.version,
-            has_cache: self.record.backstore.cache_tier.is_some(),
+            has_cache: self.tiers().has_cache(),
             physical_size: total.bytes(),
             physical_used: self.physical_used(total),
             allocated: (total - self.free().min(total)).bytes(),
             no_alloc_space: self.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace),
             fs_limit: self.fs_limit(),
             overprovisioning: self.record.overprovisioning(),
+            encryption: self.encryption(),
         }
     }
 
@@ -333,7 +433,6 @@ impl Pool {
         let views = self.record.devices().filter_map(|device| {
             let member = self.members.iter().find(|member| member.header.device == device.uuid)?;
             let path = member.candidate.path.to_string();
-            let data = self.record.backstore.data_tier.blockdev.devs.iter().any(|data| data.uuid == device.uuid);
             let actual = member.candidate.size;
             Some(DeviceView {
                 pool: self.uuid,
@@ -343,9 +442,10 @@ impl Pool {
                 initialized: member.header.initialized,
                 hardware: device.hardware_info.clone(),
                 user_info: device.user_info.clone(),
-                tier: if data { Tier::Data } else { Tier::Cache },
+                tier: self.tiers().of(device.uuid),
                 size: member.header.size,
                 new_size: (actual != member.header.size).then_some(actual),
+                blocks: member.candidate.blocks,
             })
         });
         views.collect()
@@ -353,14 +453,18 @@ impl Pool {
 
     /// The pool as clients see it once it is stopped.
     pub fn stopped_view(&self) -> StoppedPoolView {
-        let device =
-            |member: &Member| StoppedDevice { uuid: member.header.device, devnode: member.candidate.path.to_string() };
+        let device = |member: &Member| StoppedDevice {
+            uuid: member.header.device,
+            devnode: member.candidate.path.to_string(),
+            number: member.candidate.number,
+        };
         StoppedPoolView {
             uuid: self.uuid,
             name: Some(self.name.clone()),
             devices: self.members.iter().map(device).collect(),
             version: Some(self.members[0].header.version),
             features: Some(features(&self.record)),
+            tokens: self.tokens.clone(),
         }
     }
 

@@ -20,6 +20,12 @@ pub const DATA_BLOCK: Sectors = Sectors(2_048);
 pub const DATA_CHUNK: Sectors = Sectors(51_200 * DATA_BLOCK.0);
 /// Free data blocks at which a thin pool asks for more: 15 GiB.
 pub const LOW_WATER_BLOCKS: u64 = 15_360;
+/// What a cache caches at once, 1 MiB.
+pub const CACHE_BLOCK: Sectors = Sectors(2_048);
+/// The metadata of a cache, 512 MiB.
+pub const CACHE_META: Sectors = Sectors(1_048_576);
+/// The most that a cache holds, 32 TiB: what its metadata has room for.
+pub const CACHE_DATA_MAX: Sectors = Sectors(68_719_476_736);
 /// The limit of filesystems up to which a new pool keeps room for metadata, if `ROOM_PART` allows.
 pub const ROOM_FS_LIMIT: u64 = 1_000;
 /// That room takes at most one part in so many of what is left for data. Filesystems in a pool are as many

@@ -6,14 +6,16 @@
 //! Invariant: each table refers only to devices before it in the list, so the list is the order of
 //! activation and, read backwards, of removal.
 //!
-//! Deliberately absent: caches and encryption layers; a record with one is refused.
+//! An encryption layer is the machine's: it lies between the cap device's header room and the rest, and tables
+//! name places below it. Deliberately absent: what makes up a cache's own metadata.
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::engine::size::{self, DATA_BLOCK};
-use crate::format::record::{PoolRecord, Segment};
+use crate::engine::encryption;
+use crate::engine::size::{self, CACHE_BLOCK, DATA_BLOCK};
+use crate::format::record::{DeviceSegment, PoolRecord, Segment};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
@@ -38,12 +40,6 @@ pub enum StackFault {
     /// A device has segments and no number: it is missing.
     #[error("device {0} is missing")]
     Missing(DevUuid),
-    /// It has a cache tier.
-    #[error("the pool has a cache")]
-    Cached,
-    /// It has an encryption layer.
-    #[error("the pool is encrypted")]
-    Encrypted,
 }
 
 impl StackFault {
@@ -51,17 +47,16 @@ impl StackFault {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Missing(_) => "a device with segments is missing",
-            Self::Cached => "it has a cache",
-            Self::Encrypted => "it is encrypted",
         }
     }
 }
 
 /// All private devices of the pool with their tables, in the order in which they are activated:
-/// `OriginSub`, `Cache` (version 2), `ThinMeta`, `ThinData`, `Mdv`, `ThinPool`.
+/// `OriginSub`, `MetaSub` and `CacheSub` (with a cache), `Cache` (version 2, or with a cache), `ThinMeta`,
+/// `ThinData`, `Mdv`, `ThinPool`.
 ///
 /// # Errors
-/// When a device is missing, or the pool has a cache or is encrypted.
+/// When a device is missing.
 pub fn tables(
     record: &PoolRecord,
     version: MetadataVersion,
@@ -69,29 +64,33 @@ pub fn tables(
     numbers: &BTreeMap<DevUuid, DeviceNumber>,
     low_water: LowWater,
 ) -> Result<Vec<(Dm, Table)>, StackFault> {
-    if record.backstore.cache_tier.is_some() {
-        return Err(StackFault::Cached);
-    }
-    if record.is_encrypted() {
-        return Err(StackFault::Encrypted);
-    }
     let private = |role| Dm::Private(pool, role);
-    let origin = origin(record, numbers)?;
+    let origin = segments(record.backstore.data_tier.blockdev.allocs.iter().flatten(), numbers)?;
     let whole = Segment { start: Sectors::ZERO, length: origin.length() };
+    let base = encryption::base(record);
     let mut tables = vec![(private(Role::OriginSub), origin)];
-    let cap = match version {
-        MetadataVersion::V1 => private(Role::OriginSub),
-        MetadataVersion::V2 => {
+    let cap = match (version, &record.backstore.cache_tier) {
+        (MetadataVersion::V1 | MetadataVersion::V2, Some(tier)) => {
+            // The first list is the cache's data, the second its metadata.
+            for (role, place) in [(Role::MetaSub, 1), (Role::CacheSub, 0)] {
+                let of_role = tier.blockdev.allocs.get(place).into_iter().flatten();
+                tables.push((private(role), segments(of_role, numbers)?));
+            }
+            tables.push((private(Role::Cache), Table::Cache { length: whole.length, block: CACHE_BLOCK }));
+            private(Role::Cache)
+        }
+        (MetadataVersion::V1, None) => private(Role::OriginSub),
+        (MetadataVersion::V2, None) => {
             // A placeholder: it holds the place of a cache that may come, so that what lies above
             // never has to be moved.
-            tables.push((private(Role::Cache), linear(private(Role::OriginSub), &[whole])));
+            tables.push((private(Role::Cache), linear(private(Role::OriginSub), &[whole], Sectors::ZERO)));
             private(Role::Cache)
         }
     };
     let flex = &record.flex_devs;
-    tables.push((private(Role::ThinMeta), linear(cap, &flex.thin_meta_dev)));
-    tables.push((private(Role::ThinData), linear(cap, &flex.thin_data_dev)));
-    tables.push((private(Role::Mdv), linear(cap, &flex.meta_dev)));
+    tables.push((private(Role::ThinMeta), linear(cap, &flex.thin_meta_dev, base)));
+    tables.push((private(Role::ThinData), linear(cap, &flex.thin_data_dev, base)));
+    tables.push((private(Role::Mdv), linear(cap, &flex.meta_dev, base)));
     tables.push((private(Role::ThinPool), thin_pool(record, low_water)));
     Ok(tables)
 }
@@ -112,8 +111,10 @@ pub fn thin_pool(record: &PoolRecord, low_water: LowWater) -> Table {
     Table::ThinPool { length, block: DATA_BLOCK, low_water, features: record.thin_features() }
 }
 
-fn origin(record: &PoolRecord, numbers: &BTreeMap<DevUuid, DeviceNumber>) -> Result<Table, StackFault> {
-    let segments = record.backstore.data_tier.blockdev.allocs.iter().flatten();
+fn segments<'a>(
+    segments: impl Iterator<Item = &'a DeviceSegment>,
+    numbers: &BTreeMap<DevUuid, DeviceNumber>,
+) -> Result<Table, StackFault> {
     let lines = segments.map(|segment| {
         let number = numbers.get(&segment.parent).ok_or(StackFault::Missing(segment.parent))?;
         Ok(LinearLine { length: segment.length, below: Below::Device(*number), start: segment.start })
@@ -121,8 +122,10 @@ fn origin(record: &PoolRecord, numbers: &BTreeMap<DevUuid, DeviceNumber>) -> Res
     Ok(Table::Linear(lines.collect::<Result<_, _>>()?))
 }
 
-fn linear(below: Dm, segments: &[Segment]) -> Table {
-    let line = |segment: &Segment| LinearLine { length: segment.length, below: Below::Dm(below), start: segment.start };
+/// Segments of a device whose addresses begin at `base` of the one below.
+fn linear(below: Dm, segments: &[Segment], base: Sectors) -> Table {
+    let below = Below::Dm(below);
+    let line = |segment: &Segment| LinearLine { length: segment.length, below, start: base + segment.start };
     Table::Linear(segments.iter().map(line).collect())
 }
 
@@ -130,6 +133,7 @@ fn linear(below: Dm, segments: &[Segment]) -> Table {
 mod tests {
     use super::*;
     use crate::engine::layout;
+    use crate::format::record::{CacheTier, Devices};
     use crate::model::dm::ThinFeature;
     use crate::model::ids::{FsUuid, ThinId};
     use crate::model::name::Name;
@@ -207,13 +211,30 @@ mod tests {
         };
         assert_eq!(tables(&record(), &numbers()), Ok(6));
         assert_eq!(tables(&record(), &BTreeMap::new()), Err(StackFault::Missing(device())));
-        let mut encrypted = record();
-        encrypted.features.push("Encryption".into());
-        assert_eq!(tables(&encrypted, &numbers()), Err(StackFault::Encrypted));
-        let mut cached = record();
-        let blockdev = cached.backstore.data_tier.blockdev.clone();
-        cached.backstore.cache_tier = Some(crate::format::record::CacheTier { blockdev });
-        assert_eq!(tables(&cached, &numbers()), Err(StackFault::Cached));
+    }
+
+    #[test]
+    fn a_cache_lies_between_the_data_tier_and_the_rest() {
+        let mut record = record();
+        let fast = DevUuid::from_random([4; 16]);
+        let on = |start, length| DeviceSegment { parent: fast, start: Sectors(start), length: Sectors(length) };
+        let blockdev =
+            Devices { allocs: vec![vec![on(1_056_768, 1_040_384)], vec![on(8_192, 1_048_576)]], devs: Vec::new() };
+        let plain = tables(&record, MetadataVersion::V2, pool(), &numbers(), LowWater::Setup).expect("plain");
+        record.backstore.cache_tier = Some(CacheTier { blockdev });
+        let all = |numbers: &BTreeMap<_, _>| tables(&record, MetadataVersion::V2, pool(), numbers, LowWater::Setup);
+        assert_eq!(all(&numbers()), Err(StackFault::Missing(fast)));
+        let mut numbers = numbers();
+        numbers.insert(fast, DeviceNumber(8, 32));
+        let cached = all(&numbers).expect("all devices are there");
+        let dm = |role| Dm::Private(pool(), role);
+        let below = Below::Device(DeviceNumber(8, 32));
+        assert_eq!(cached[0], plain[0]);
+        assert_eq!(cached[1], (dm(Role::MetaSub), line(1_048_576, below, 8_192)));
+        assert_eq!(cached[2], (dm(Role::CacheSub), line(1_040_384, below, 1_056_768)));
+        let cache = Table::Cache { length: plain[0].1.length(), block: Sectors(2_048) };
+        assert_eq!(cached[3], (dm(Role::Cache), cache));
+        assert_eq!(cached[4..], plain[2..], "what lies above does not move");
     }
 
     #[test]

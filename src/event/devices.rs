@@ -7,14 +7,16 @@
 //! Deliberately absent: remembering. Whether a report is news is for the shard that gets it.
 
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 use std::time::Duration;
 
 use cores::rt;
 
 use super::Core;
-use crate::error::Failure;
+use crate::error::{Failure, Fault};
 use crate::limits::DISCOVERED_MAX;
-use crate::message::Event;
+use crate::message::{CallId, Event, Message, Reply};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::model::ids::PoolUuid;
 use crate::probe;
@@ -25,22 +27,32 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Reports every device there is, then what happens to devices. Never ends.
 pub(super) async fn run<S: Sys, H: Fn(PoolUuid) -> usize>(core: &Core<'_, S, H>) {
-    if !core.enumerate().await {
+    if let Err(fault) = core.enumerate(None).await {
+        log::error!("no pools are found: {fault}");
         // Nobody is served before this, and pools whose devices come later are set up then.
-        core.tell_all(|| Event::Enumerated(Vec::new())).await;
+        core.tell_all(|| Event::Enumerated { there: None, call: None }).await;
     }
+    // Not given up for a client's wish: what it has heard by then would be lost.
+    let mut news = Box::pin(core.sys.device_events());
     loop {
-        let news = core.sys.device_events().await;
-        if news.contains(&DeviceEvent::Lost) {
-            log::warn!("device events were lost: every device is looked at");
-            while !core.enumerate().await {
-                rt::sleep(PAUSE).await;
+        let next = poll_fn(|cx| match core.asked.poll(cx) {
+            Poll::Ready(call) => Poll::Ready(Next::Refresh(call)),
+            Poll::Pending => news.as_mut().poll(cx).map(Next::News),
+        });
+        match next.await {
+            Next::Refresh(call) => core.refresh(call).await,
+            Next::News(heard) => {
+                core.take_in(heard).await;
+                news = Box::pin(core.sys.device_events());
             }
         }
-        for event in latest(news) {
-            core.report(event).await;
-        }
     }
+}
+
+/// What is done next.
+enum Next {
+    News(Vec<DeviceEvent>),
+    Refresh(CallId),
 }
 
 /// The last event of each device; the ones before it are history.
@@ -59,16 +71,38 @@ fn latest(news: Vec<DeviceEvent>) -> Vec<DeviceEvent> {
 }
 
 impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
-    /// Finds every Stratis device there is, reports each to the home of its pool, and then says to all
-    /// that there are no others. False: devices could not be listed, and nothing was said.
-    async fn enumerate(&self) -> bool {
-        let mut found = match self.sys.discover().await {
-            Ok(found) => found,
-            Err(fault) => {
-                log::error!("no pools are found: {fault}");
-                return false;
+    /// Tells what happened to devices.
+    async fn take_in(&self, news: Vec<DeviceEvent>) {
+        if news.contains(&DeviceEvent::Lost) {
+            log::warn!("device events were lost: every device is looked at");
+            while let Err(fault) = self.enumerate(None).await {
+                log::error!("devices cannot be listed: {fault}");
+                rt::sleep(PAUSE).await;
             }
-        };
+        }
+        for event in latest(news) {
+            self.report(event).await;
+        }
+    }
+
+    /// Looks at every device because a client asks for that.
+    async fn refresh(&self, call: CallId) {
+        if !self.sys.finds_devices() {
+            return self.tell_all(|| Event::Enumerated { there: None, call: Some(call) }).await;
+        }
+        if let Err(fault) = self.enumerate(Some(call)).await {
+            let reply = Reply { call, outcome: Err(Failure::Faulted(fault)) };
+            self.send(self.places.bus, Message::Reply(Box::new(reply))).await;
+        }
+    }
+
+    /// Finds every Stratis device there is, reports each to the home of its pool, and then says to all
+    /// that there are no others.
+    ///
+    /// # Errors
+    /// Devices could not be listed, and nothing was said.
+    async fn enumerate(&self, call: Option<CallId>) -> Result<(), Fault> {
+        let mut found = self.sys.discover().await?;
         if found.len() > DISCOVERED_MAX {
             log::error!("{} devices are too many: {DISCOVERED_MAX} are looked at", found.len());
             found.truncate(DISCOVERED_MAX);
@@ -86,8 +120,8 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
             }
         }
         // Behind the reports on the same lane, so it arrives after them.
-        self.tell_all(|| Event::Enumerated(there.clone())).await;
-        true
+        self.tell_all(|| Event::Enumerated { there: Some(there.clone()), call }).await;
+        Ok(())
     }
 
     /// Looks at a device that something happened to.

@@ -2,24 +2,27 @@
 //!
 //! At the start it finds every device with a Stratis signature, reads whose it is, and reports it to
 //! that pool's home; when all are reported it says so. From then on it tells what happens to devices
-//! and to device-mapper, until the signal to stop, which it passes on; it ends when every shard has.
+//! and to device-mapper, and looks at every device again when a client asks for that, until the signal to stop,
+//! which it passes on; it ends when every shard has.
 //!
 //! Invariant: devices, device-mapper and the signal are waited for side by side: one that hangs holds
 //! up no other. Deliberately absent: any state of pools. Reporting a thing twice is harmless.
 
 mod devices;
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use cores::rt;
 use ring::{Endpoint, Lane};
 
 use crate::limits::MESH_RECEIVE_MAX;
-use crate::message::{Event, Message};
+use crate::message::{CallId, Event, Message};
 use crate::model::ids::PoolUuid;
 use crate::sys::Sys;
 
@@ -41,6 +44,14 @@ struct Core<'a, S, H> {
     endpoint: &'a Endpoint<Message>,
     places: &'a Places,
     home: H,
+    asked: Asked,
+}
+
+/// Calls that want every device to be looked at, and how to wake who does that.
+#[derive(Default)]
+struct Asked {
+    calls: RefCell<VecDeque<CallId>>,
+    waker: Cell<Option<Waker>>,
 }
 
 /// Runs the role until the daemon has stopped. `home` gives a pool's place in the mesh; `stop` ends
@@ -52,7 +63,7 @@ pub async fn run<S: Sys>(
     home: impl Fn(PoolUuid) -> usize,
     stop: impl Future<Output = ()>,
 ) {
-    let core = Core { sys, endpoint: &endpoint, places: &places, home };
+    let core = Core { sys, endpoint: &endpoint, places: &places, home, asked: Asked::default() };
     core.listen_until(stop).await;
     log::info!("stopping: nothing new is accepted");
     for to in std::iter::once(places.bus).chain(places.shards.clone()) {
@@ -65,6 +76,23 @@ pub async fn run<S: Sys>(
         while endpoint.receive(&mut batch, MESH_RECEIVE_MAX) > 0 {
             left -= batch.drain(..).filter(|(_, message)| matches!(message, Message::Stopped)).count();
         }
+    }
+}
+
+impl Asked {
+    fn push(&self, call: CallId) {
+        self.calls.borrow_mut().push_back(call);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<CallId> {
+        if let Some(call) = self.calls.borrow_mut().pop_front() {
+            return Poll::Ready(call);
+        }
+        self.waker.set(Some(cx.waker().clone()));
+        Poll::Pending
     }
 }
 
@@ -102,7 +130,12 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
             self.endpoint.wait().await;
             while self.endpoint.receive(&mut batch, MESH_RECEIVE_MAX) > 0 {
                 for (from, message) in batch.drain(..) {
-                    log::error!("nobody sends this to the event core before it stops (from={from}): {message:?}");
+                    match message {
+                        Message::Refresh(call) => self.asked.push(call),
+                        other => {
+                            log::error!("nobody sends this to the event core before it stops (from={from}): {other:?}");
+                        }
+                    }
                 }
             }
         }

@@ -39,6 +39,16 @@ pub const DATA_START: Sectors = Sectors(HEADER_SECTORS.0 + MDA_SECTORS.0 + RESER
 /// may be wiped; a device found with it and with a record lost only the clearing. Where the copies
 /// differ in it, the cleared one is the newer.
 pub const FLAG_CREATING: u64 = 1;
+/// A flag of ours, ignored by other daemons: the device joins a pool that exists, or leaves it. Whether it is
+/// the pool's is for the pool's record to say.
+///
+/// Set before a record lists the device, cleared in both copies once that is durable. Found with it, without a
+/// record of its own and not listed by the record of a pool that is otherwise whole, the device holds nothing
+/// and may be wiped.
+pub const FLAG_JOINING: u64 = 2;
+
+/// What is taken off a device as soon as it is its pool's.
+pub const MARKS: u64 = FLAG_CREATING | FLAG_JOINING;
 
 const MAGIC: [u8; 16] = *b"!Stra0tis\x86\xff\x02^Arh";
 
@@ -262,7 +272,7 @@ fn between(first: StaticHeader, second: StaticHeader, device: Sectors) -> Choice
         return Choice::Use { header: first, repair: None };
     }
     if first.agrees(&second) {
-        let behind = first.flags & FLAG_CREATING != 0 && second.flags & FLAG_CREATING == 0;
+        let behind = first.flags & MARKS != 0 && second.flags & MARKS == 0;
         return if behind { second_wins } else { first_wins };
     }
     if first.initialized != second.initialized {
@@ -426,10 +436,12 @@ mod tests {
 
     #[test]
     fn a_creation_is_over_when_either_copy_says_so() {
-        let creating = StaticHeader { flags: FLAG_CREATING, ..header() };
-        assert_eq!(of(creating, header()), Choice::Use { header: header(), repair: Some(Which::First) });
-        assert_eq!(of(header(), creating), Choice::Use { header: header(), repair: Some(Which::Second) });
-        assert_eq!(of(creating, creating), Choice::Use { header: creating, repair: None });
+        for flags in [FLAG_CREATING, FLAG_JOINING] {
+            let marked = StaticHeader { flags, ..header() };
+            assert_eq!(of(marked, header()), Choice::Use { header: header(), repair: Some(Which::First) });
+            assert_eq!(of(header(), marked), Choice::Use { header: header(), repair: Some(Which::Second) });
+            assert_eq!(of(marked, marked), Choice::Use { header: marked, repair: None });
+        }
     }
 
     proptest! {

@@ -95,6 +95,24 @@ pub enum Tier {
     Cache,
 }
 
+impl Tier {
+    /// In a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Cache => "cache",
+        }
+    }
+
+    /// The one that this is not.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Data => Self::Cache,
+            Self::Cache => Self::Data,
+        }
+    }
+}
+
 /// A device of a running pool as clients see it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DeviceView {
@@ -118,6 +136,8 @@ pub struct DeviceView {
     pub size: Sectors,
     /// What the kernel reports, where that differs.
     pub new_size: Option<Sectors>,
+    /// Its block sizes.
+    pub blocks: BlockSizes,
 }
 
 #[cfg(test)]

@@ -20,6 +20,10 @@ use crate::units::Sectors;
 pub enum Role {
     /// Linear over the segments of the data devices.
     OriginSub,
+    /// Linear over the metadata of a cache.
+    MetaSub,
+    /// Linear over the data of a cache.
+    CacheSub,
     /// The cap device of an unencrypted version 2 pool: linear placeholder, or the dm-cache.
     Cache,
     /// Thin-pool metadata.
@@ -34,13 +38,23 @@ pub enum Role {
 
 impl Role {
     /// All there are, bottom first.
-    pub const ALL: [Self; 6] =
-        [Self::OriginSub, Self::Cache, Self::ThinMeta, Self::ThinData, Self::Mdv, Self::ThinPool];
+    pub const ALL: [Self; 8] = [
+        Self::OriginSub,
+        Self::MetaSub,
+        Self::CacheSub,
+        Self::Cache,
+        Self::ThinMeta,
+        Self::ThinData,
+        Self::Mdv,
+        Self::ThinPool,
+    ];
 
     /// The end of the device's name.
     pub const fn suffix(self) -> &'static str {
         match self {
             Self::OriginSub => "physical-originsub",
+            Self::MetaSub => "physical-metasub",
+            Self::CacheSub => "physical-cachesub",
             Self::Cache => "physical-cache",
             Self::ThinMeta => "flex-thinmeta",
             Self::ThinData => "flex-thindata",
@@ -155,6 +169,13 @@ pub struct LinearLine {
 pub enum Table {
     /// `linear`, one or more lines.
     Linear(Vec<LinearLine>),
+    /// `cache`, writing through; origin, data and metadata devices are those of the same pool.
+    Cache {
+        /// Length of the origin.
+        length: Sectors,
+        /// Cache block size.
+        block: Sectors,
+    },
     /// `thin-pool`; metadata and data devices are those of the same pool.
     ThinPool {
         /// Length of the pool = length of the data device.
@@ -180,7 +201,7 @@ impl Table {
     pub fn length(&self) -> Sectors {
         match self {
             Self::Linear(lines) => lines.iter().map(|line| line.length).sum(),
-            Self::ThinPool { length, .. } | Self::Thin { length, .. } => *length,
+            Self::Cache { length, .. } | Self::ThinPool { length, .. } | Self::Thin { length, .. } => *length,
         }
     }
 }

@@ -10,3 +10,4 @@ pub mod filesystem;
 pub mod ids;
 pub mod name;
 pub mod pool;
+pub mod token;

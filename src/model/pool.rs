@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::device::DeviceNumber;
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
+use crate::model::token::{Encryption, Tokens};
 use crate::units::{Bytes, Sectors};
 
 /// Which metadata format a pool has. Not an API revision.
@@ -86,7 +88,7 @@ impl Default for IntegritySpec {
     }
 }
 
-/// A running pool as clients see it. Encryption and cache are always absent so far.
+/// A running pool as clients see it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PoolView {
     /// Its id.
@@ -111,6 +113,8 @@ pub struct PoolView {
     pub fs_limit: u64,
     /// Whether the sum of filesystem sizes may pass the data space.
     pub overprovisioning: bool,
+    /// Its encryption, if it has any.
+    pub encryption: Option<Encryption>,
 }
 
 /// A device of a stopped pool.
@@ -120,6 +124,8 @@ pub struct StoppedDevice {
     pub uuid: DevUuid,
     /// Where it is.
     pub devnode: String,
+    /// What identifies it.
+    pub number: DeviceNumber,
 }
 
 /// A pool that is known but not running.
@@ -136,4 +142,6 @@ pub struct StoppedPoolView {
     /// What it uses, from its record (keys as the D-Bus property spells them); `None` where that
     /// could not be read.
     pub features: Option<BTreeMap<String, bool>>,
+    /// What unlocks it, where that is known: it is inside an encrypted pool, so only of one that ran here.
+    pub tokens: Option<Tokens>,
 }

@@ -24,6 +24,8 @@ enum Resource {
     Records,
     /// The pool's own record on its devices.
     Settings,
+    /// The pool's name, which is in the paths of its filesystems.
+    Name,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,7 +47,10 @@ pub enum Operation {
     Snapshot(FsUuid),
     /// Changing what the pool's own record holds.
     ChangePool,
-    /// Looking at sizes in use: only the life cycle must stand still.
+    /// Giving the pool another name, and its filesystems their paths.
+    RenamePool,
+    /// Looking at sizes in use, or at what is recorded, and what has to do with no pool: only the life cycle must stand
+    /// still.
     Look,
 }
 
@@ -57,9 +62,22 @@ impl Operation {
                 Self::LifeCycle
             }
             Wish::CreateFilesystems(..) => Self::CreateFilesystems,
-            Wish::DestroyFilesystems(..) | Wish::SetSizeLimit(..) | Wish::SetMerge(..) => Self::ChangeFilesystems,
+            Wish::DestroyFilesystems(..)
+            | Wish::SetFilesystemName(..)
+            | Wish::SetSizeLimit(..)
+            | Wish::SetMerge(..) => Self::ChangeFilesystems,
             Wish::SnapshotFilesystem(_, origin, _) => Self::Snapshot(*origin),
+            Wish::SetPoolName(..) => Self::RenamePool,
+            Wish::AddDataDevices(..) | Wish::AddCacheDevices(..) | Wish::InitCache(..) | Wish::GrowDevice(..) => {
+                Self::ChangePool
+            }
             Wish::SetUserInfo(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => Self::ChangePool,
+            Wish::Metadata(..) | Wish::FilesystemMetadata(..) => Self::Look,
+            Wish::ChangeTokens(..) | Wish::EncryptPool(..) | Wish::ReencryptPool(_) | Wish::DecryptPool(_) => {
+                Self::ChangePool
+            }
+            // Each changes the key ring in one moment. A passphrase may be long in coming, and others do not wait.
+            Wish::Keys(_) => Self::Look,
         }
     }
 
@@ -67,10 +85,22 @@ impl Operation {
     const fn uses(self) -> &'static [(Resource, Use)] {
         match self {
             Self::LifeCycle => &[(Resource::LifeCycle, Use::Exclusive)],
-            Self::CreateFilesystems | Self::Look => &[(Resource::LifeCycle, Use::Shared)],
-            Self::ChangeFilesystems => &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Exclusive)],
-            Self::Snapshot(_) => &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Shared)],
+            Self::CreateFilesystems => &[(Resource::LifeCycle, Use::Shared), (Resource::Name, Use::Shared)],
+            Self::ChangeFilesystems => &[
+                (Resource::LifeCycle, Use::Shared),
+                (Resource::Records, Use::Exclusive),
+                (Resource::Name, Use::Shared),
+            ],
+            Self::Snapshot(_) => {
+                &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Shared), (Resource::Name, Use::Shared)]
+            }
             Self::ChangePool => &[(Resource::LifeCycle, Use::Shared), (Resource::Settings, Use::Exclusive)],
+            Self::RenamePool => &[
+                (Resource::LifeCycle, Use::Shared),
+                (Resource::Settings, Use::Exclusive),
+                (Resource::Name, Use::Exclusive),
+            ],
+            Self::Look => &[(Resource::LifeCycle, Use::Shared)],
         }
     }
 
@@ -188,6 +218,20 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_made_while_the_pool_keeps_its_name() {
+        let gate = Rc::new(Gate::default());
+        let create = gate.queue(Operation::CreateFilesystems);
+        let look = gate.queue(Operation::Look);
+        let rename = gate.queue(Operation::RenamePool);
+        let destroy = gate.queue(Operation::ChangeFilesystems);
+        assert!(gate.admits(create.number) && gate.admits(look.number));
+        assert!(!gate.admits(rename.number), "the creation would make a path with the old name");
+        assert!(!gate.admits(destroy.number));
+        drop(create);
+        assert!(gate.admits(rename.number) && !gate.admits(destroy.number));
+    }
+
+    #[test]
     fn conflicts_are_symmetric() {
         let all = [
             Operation::LifeCycle,
@@ -196,6 +240,7 @@ mod tests {
             Operation::Snapshot(FsUuid::from_random([1; 16])),
             Operation::Snapshot(FsUuid::from_random([2; 16])),
             Operation::ChangePool,
+            Operation::RenamePool,
             Operation::Look,
         ];
         for one in all {

@@ -163,7 +163,7 @@ impl<S: Sys> Shard<S> {
 
     /// Takes a claim in the directory and waits for the answer.
     async fn take(&self, claim: Claim) -> Result<(), Taken> {
-        let Claim::Take { pool, .. } = claim else {
+        let (Claim::Take { pool, .. } | Claim::TakeMore { pool, .. }) = claim else {
             panic!("only a take is answered: {claim:?}");
         };
         self.send(self.places.bus, Message::Claim(Box::new(claim)));

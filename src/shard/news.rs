@@ -11,11 +11,11 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::gather::Gathered;
-use crate::message::{Claim, Event, Message, View};
+use crate::message::{CallId, Claim, Event, Message, View};
 use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
-use crate::shard::conflict::Operation;
+use crate::shard::conflict::{Gate, Operation};
 use crate::shard::turn::{left, milliseconds};
 use crate::shard::{Running, Shard, ops, wait};
 use crate::sys::Sys;
@@ -25,17 +25,39 @@ pub(super) fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
     match event {
         Event::Found { pool, candidate } => found(shard, pool, candidate),
         Event::Lost { number, owner } => lost(shard, owner, |other| other == number),
-        Event::Enumerated(there) => {
-            lost(shard, None, |known| !there.contains(&known));
+        Event::Enumerated { there, call } => {
+            if let Some(there) = there {
+                lost(shard, None, |known| !there.contains(&known));
+            }
+            if let Some(call) = call {
+                refreshed(shard, call);
+            }
             if !shard.enumerated.replace(true) {
                 let pools = shard.gathered.borrow().keys().copied().collect();
                 settle(shard, pools, true);
             }
         }
         Event::Dm(Dm::Private(pool, Role::ThinPool)) => ops::thin_pool::look(shard, pool),
-        Event::Dm(Dm::Private(_, Role::OriginSub | Role::Cache | Role::ThinMeta | Role::ThinData | Role::Mdv))
-        | Event::Dm(Dm::Thin(..)) => {}
+        Event::Dm(Dm::Private(_, Role::OriginSub | Role::MetaSub | Role::CacheSub | Role::Cache))
+        | Event::Dm(Dm::Private(_, Role::ThinMeta | Role::ThinData | Role::Mdv) | Dm::Thin(..)) => {}
     }
+}
+
+/// Says that what was reported is taken in, once whatever that has started has come to its end.
+fn refreshed<S: Sys>(shard: &Rc<Shard<S>>, call: CallId) {
+    let gates: Vec<Rc<Gate>> = shard.gates.borrow().values().map(Rc::clone).collect();
+    // Setting pools up is alone in their queues, so who comes behind it is admitted after it.
+    let tickets: Vec<_> = gates.iter().map(|gate| gate.queue(Operation::Look)).collect();
+    shard.busy.set(shard.busy.get() + 1);
+    let shard = Rc::clone(shard);
+    rt::spawn("refreshed", async move {
+        for ticket in tickets {
+            ticket.admitted().await;
+        }
+        shard.send(shard.places.bus, Message::Refreshed(call));
+        left(&shard);
+    })
+    .detach();
 }
 
 /// A device carries a pool's signature.

@@ -56,12 +56,13 @@ fn handle<S: Sys>(shard: &Rc<Shard<S>>, message: Message) {
         Message::Reply(_) | Message::Views(_) | Message::Claim(_) | Message::Stopped | Message::Settled => {
             unreachable!("nobody sends this to a shard")
         }
+        Message::Refresh(_) | Message::Refreshed(_) => unreachable!("nobody sends this to a shard"),
     }
 }
 
 /// Starts the operation that a request asks for.
 fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
-    let Request { call, wish } = request;
+    let Request { call, wish, descriptors } = request;
     if shard.stopping.get() {
         shard.send(shard.places.bus, Message::Reply(Box::new(Reply { call, outcome: Err(Refusal::Stopping.into()) })));
         return;
@@ -75,7 +76,7 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
     let operation = rt::spawn(ops::task(&wish), async move {
         rt::account();
         rt::timed("queue", ticket.admitted()).await;
-        let outcome = ops::carry(&runs, wish).await;
+        let outcome = ops::carry(&runs, wish, descriptors).await;
         // The ticket goes with the task, also when it panics.
         drop(ticket);
         (outcome, rt::spent())

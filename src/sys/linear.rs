@@ -9,7 +9,7 @@
 
 use crate::error::Why;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::{Below, Dm, LinearLine, Table};
+use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
 use crate::units::Sectors;
 
 /// Layers of linear devices on each other. The stack has three (originsub, cache, flex); more is a
@@ -56,6 +56,11 @@ fn descend<'t>(
     }
     let lines = match table(device).ok_or(Why::Errno(libc::ENXIO))? {
         Table::Linear(lines) => lines,
+        // It writes through, so all there is is on its origin too.
+        Table::Cache { length, .. } if start.checked_add(count).is_some_and(|end| end <= *length) => {
+            return descend(table, Dm::Private(device.pool(), Role::OriginSub), start, count, depth - 1, into);
+        }
+        Table::Cache { .. } => return Err(Why::Errno(libc::EIO)),
         Table::ThinPool { .. } | Table::Thin { .. } => return Err(Why::Data("it is not a linear device")),
     };
     let end = start.checked_add(count).ok_or(Why::Errno(libc::EIO))?;
@@ -99,7 +104,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::dm::Role;
     use crate::model::ids::PoolUuid;
 
     const POOL: PoolUuid = PoolUuid(uuid::Uuid::nil());

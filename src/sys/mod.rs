@@ -10,22 +10,25 @@
 //!
 //! Deliberately absent: time and randomness (they come from `cores::rt`), and anything of D-Bus.
 
+pub mod encryption;
 pub mod files;
 mod jobs;
 pub mod kernel;
 mod linear;
 mod occupant;
+pub mod passphrase;
 pub mod sim;
 mod stack;
 mod transfer;
 mod volume;
 
-use crate::error::{Failure, Fault};
+use crate::error::{Failure, Fault, Refusal};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
+use crate::sys::encryption::Encryption;
 use crate::units::{Bytes, Sectors};
 
 /// What can be read and written in sectors.
@@ -82,7 +85,8 @@ pub enum Kind {
 pub enum Opening {
     /// To read what it says of itself, and nothing else: leaves no trace.
     Look,
-    /// To be used as a device of a pool that exists. Found again after a restart.
+    /// To be used as a device of a pool that exists. Found again after a restart. One that was new is not held
+    /// any more, and one that has grown is open in its new size.
     Member,
     /// To become a device of a new pool: nobody else may use it, from now until the first table
     /// that refers to it. Found again after a restart.
@@ -136,6 +140,12 @@ pub trait Sys: 'static {
     /// Every device that carries a Stratis signature now. What happens to devices after this call
     /// began is told by `device_events`.
     async fn discover(&self) -> Result<Vec<Candidate>, Fault>;
+
+    /// Whether `discover` finds what was given to other cores. A machine that each core makes up for itself does
+    /// not: there devices neither come nor go.
+    fn finds_devices(&self) -> bool {
+        true
+    }
 
     /// Waits until something happened to block devices. Never ends where devices come and go only
     /// when clients name them.
@@ -262,6 +272,14 @@ pub trait Sys: 'static {
 
     /// Makes creations, renames and removals in a folder durable.
     async fn mdv_sync_folder(&self, pool: PoolUuid, folder: Folder) -> Result<(), Fault>;
+
+    // ---- encryption ------------------------------------------------------------------------
+
+    /// What encrypts on this machine.
+    type Encryption: Encryption;
+
+    /// What encrypts on this machine, or that nothing does.
+    fn encryption(&self) -> Result<&Self::Encryption, Refusal>;
 
     /// Forgets the metadata volume and every thin volume of a pool that is gone. On a real machine
     /// they went with the devices and this does nothing.

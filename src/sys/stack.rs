@@ -21,6 +21,9 @@ use crate::units::Sectors;
 /// A block of thin-pool metadata, 4 KiB.
 pub(super) const META_BLOCK: Sectors = Sectors(8);
 
+/// What a cache lies on.
+const CACHED: [Role; 3] = [Role::OriginSub, Role::MetaSub, Role::CacheSub];
+
 /// The active devices.
 #[derive(Clone, Debug)]
 pub(super) struct Stack {
@@ -85,9 +88,16 @@ impl Stack {
         let Some(present) = self.tables.get(&device) else { return Ok(Likeness::Nothing) };
         let begins = match (present, table) {
             (Table::Linear(present), Table::Linear(wanted)) => begins(present, wanted),
+            // The placeholder becomes the cache.
+            (Table::Linear(present), Table::Cache { length, .. }) => {
+                let below = Below::Dm(Dm::Private(device.pool(), Role::OriginSub));
+                let whole = LinearLine { length: *length, below, start: Sectors::ZERO };
+                return if begins(present, &[whole]) { Ok(Likeness::Beginning) } else { Err(Why::OtherTable) };
+            }
+            (Table::Cache { block, .. }, Table::Cache { block: wanted, .. }) => block == wanted,
             (Table::ThinPool { block, .. }, Table::ThinPool { block: wanted, .. }) => block == wanted,
             (Table::Thin { id, .. }, Table::Thin { id: wanted, .. }) => id == wanted,
-            (Table::Linear(_) | Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
+            (Table::Linear(_) | Table::Cache { .. } | Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
         };
         match present.length().cmp(&table.length()) {
             Ordering::Equal if begins => Ok(Likeness::Same),
@@ -112,6 +122,15 @@ impl Stack {
     ) -> Result<(), Blocked> {
         match table {
             Table::Linear(lines) => self.check_lines(device, lines, size),
+            Table::Cache { length, .. } => {
+                let needs = |role| self.tables.get(&Dm::Private(device.pool(), role)).ok_or(Why::Errno(libc::ENODEV));
+                needs(Role::MetaSub)?;
+                needs(Role::CacheSub)?;
+                if needs(Role::OriginSub)?.length() < *length {
+                    return Err(Why::Errno(libc::EINVAL).into());
+                }
+                Ok(())
+            }
             Table::ThinPool { length, .. } => {
                 let needs = |role| self.tables.get(&Dm::Private(device.pool(), role)).ok_or(Why::Errno(libc::ENODEV));
                 needs(Role::ThinMeta)?;
@@ -172,11 +191,12 @@ impl Stack {
     /// Another than this one: what a device lies on already is its own.
     fn owner_but(&self, own: Option<Dm>, below: Below, start: Sectors, length: Sectors) -> Option<Dm> {
         let asked = LinearLine { length, below, start };
-        let on = |table: &Table| match table {
+        let on = |device: &Dm, table: &Table| match table {
             Table::Linear(lines) => lines.iter().any(|line| overlap(line, &asked)),
+            Table::Cache { .. } => CACHED.iter().any(|role| below == Below::Dm(Dm::Private(device.pool(), *role))),
             Table::ThinPool { .. } | Table::Thin { .. } => false,
         };
-        self.tables.iter().find(|(device, table)| own != Some(**device) && on(table)).map(|(device, _)| *device)
+        self.tables.iter().find(|(device, table)| own != Some(**device) && on(device, table)).map(|(device, _)| *device)
     }
 
     /// Makes a checked device active, or gives it a longer table.
@@ -188,9 +208,10 @@ impl Stack {
     pub(super) fn remove(&mut self, device: Dm) -> Result<(), Why> {
         let holds = |holder: &Dm, table: &Table| match (table, device) {
             (Table::Linear(lines), _) => lines.iter().any(|line| line.below == Below::Dm(device)),
-            (Table::ThinPool { .. }, Dm::Private(pool, Role::ThinMeta | Role::ThinData))
+            (Table::Cache { .. }, Dm::Private(pool, Role::OriginSub | Role::MetaSub | Role::CacheSub))
+            | (Table::ThinPool { .. }, Dm::Private(pool, Role::ThinMeta | Role::ThinData))
             | (Table::Thin { .. }, Dm::Private(pool, Role::ThinPool)) => holder.pool() == pool,
-            (Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
+            (Table::Cache { .. } | Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
         };
         if self.tables.iter().any(|(holder, table)| holds(holder, table)) {
             return Err(Why::Errno(libc::EBUSY));

@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::time::Duration;
 
-use crate::support::client::{Client, Objects, Signal, present};
+use crate::support::client::{Answer, Client, Objects, Signal, present};
 use crate::support::rig::Rig;
 use crate::support::value::Value;
 use crate::support::{GIB, REVISIONS, TOP, interface};
@@ -211,6 +211,117 @@ fn a_stopped_and_started_pool_is_announced_with_the_list_of_stopped_pools() {
         assert_added(&client, &heard, &expected.map(|(path, family)| (path.as_str(), family)));
         assert_changed(&client, &heard, TOP, ("Manager", "StoppedPools"), 2);
     }
+}
+
+/// That a path was declared to be another one, on every revision, without saying which.
+#[track_caller]
+fn assert_path_invalidated(heard: &Heard, paths: &[&str]) {
+    let keys = paths.iter().flat_map(|path| {
+        (0..REVISIONS).map(|revision| ((*path).to_owned(), interface("filesystem", revision), "Devnode".to_owned()))
+    });
+    assert_eq!(heard.invalidated, keys.collect());
+}
+
+#[test]
+fn other_names_are_announced_and_paths_invalidated_before_the_reply() {
+    for kind in KINDS {
+        let rig = Rig::new(kind);
+        let _daemon = rig.start();
+        let client = listener(&rig);
+        let pool = make_pool(&rig, &client, "p");
+        let (one, two) = (client.make_filesystem(&pool, "one"), client.make_filesystem(&pool, "two"));
+        for revision in 0..REVISIONS {
+            let set = |path: &str, family: &str, name: String| -> Heard {
+                let on = interface(family, revision);
+                let answer: Answer<(bool, String)> = client.ask(path, &on, "SetName", (name,));
+                assert!(answer.done().0);
+                let heard = sort(client.signals());
+                assert_silent(&client);
+                assert!(heard.added.is_empty() && heard.removed.is_empty(), "{heard:?}");
+                heard
+            };
+            let heard = set(&one, "filesystem", format!("one{revision}"));
+            assert_eq!(heard.changed.len(), usize::from(REVISIONS), "the name and nothing else: {heard:?}");
+            assert_path_invalidated(&heard, &[&one]);
+            assert_changed(&client, &heard, &one, ("filesystem", "Name"), 0);
+            let heard = set(&pool, "pool", format!("p{revision}"));
+            assert_eq!(heard.changed.len(), usize::from(REVISIONS), "the name and nothing else: {heard:?}");
+            assert_path_invalidated(&heard, &[&one, &two]);
+            assert_changed(&client, &heard, &pool, ("pool", "Name"), 0);
+        }
+        let same: Answer<(bool, String)> = client.ask(&pool, &interface("pool", 9), "SetName", ("p9",));
+        assert!(!same.done().0);
+        assert_eq!(client.signals(), []);
+    }
+}
+
+#[test]
+fn new_devices_are_announced_behind_what_they_change() {
+    for kind in KINDS {
+        let rig = Rig::new(kind);
+        let _daemon = rig.start();
+        let client = listener(&rig);
+        let pool = make_pool(&rig, &client, "p");
+        let give = |method: &str, disks: &[String]| -> (Vec<String>, Vec<Signal>) {
+            let answer: Answer<(bool, Vec<dbus::Path<'static>>)> =
+                client.ask(&pool, &interface("pool", 4), method, (disks.to_vec(),));
+            let (changed, paths) = answer.done();
+            assert_eq!(changed, !paths.is_empty());
+            let signals = client.signals();
+            assert_silent(&client);
+            (paths.iter().map(ToString::to_string).collect(), signals)
+        };
+        let in_order = |signals: &[Signal]| {
+            let last_changed = signals.iter().rposition(|signal| signal.member == "PropertiesChanged");
+            let first_added = signals.iter().position(|signal| signal.member == "InterfacesAdded");
+            last_changed < first_added
+        };
+        let disks = ["one", "two"].map(|name| rig.disk(name, 2 * GIB));
+        let (paths, signals) = give("AddDataDevs", &disks);
+        assert!(in_order(&signals), "sizes first, then the devices");
+        let heard = sort(signals);
+        assert_added(&client, &heard, &[(&paths[0], "blockdev"), (&paths[1], "blockdev")]);
+        for property in ["TotalPhysicalSize", "AllocatedSize", "TotalPhysicalUsed"] {
+            assert_changed(&client, &heard, &pool, ("pool", property), 0);
+        }
+        assert!(heard.removed.is_empty() && heard.invalidated.is_empty());
+        assert_eq!(give("AddDataDevs", &disks), (Vec::new(), Vec::new()));
+        if kind == crate::support::rig::Kind::Files {
+            continue;
+        }
+        let caches = ["c", "d"].map(|name| rig.disk(name, 2 * GIB));
+        let (paths, signals) = give("InitCache", &caches[..1]);
+        assert!(in_order(&signals), "the pool has a cache, then its devices");
+        let heard = sort(signals);
+        assert_added(&client, &heard, &[(&paths[0], "blockdev")]);
+        assert_changed(&client, &heard, &pool, ("pool", "HasCache"), 0);
+        assert_eq!(heard.changed.len(), usize::from(REVISIONS), "nothing else changes: {heard:?}");
+        assert_eq!(give("InitCache", &caches[..1]), (Vec::new(), Vec::new()));
+        let (paths, signals) = give("AddCacheDevs", &caches);
+        let heard = sort(signals);
+        assert_added(&client, &heard, &[(&paths[0], "blockdev")]);
+        assert!(heard.changed.is_empty(), "{heard:?}");
+    }
+}
+
+#[test]
+fn a_grown_device_is_announced_on_every_revision() {
+    let rig = Rig::files();
+    let _daemon = rig.start();
+    let client = listener(&rig);
+    let pool = make_pool(&rig, &client, "p");
+    let (device, properties) = client.family("blockdev").into_iter().next().expect("one device");
+    let file = OpenOptions::new().write(true).open(rig.disk("disk-of-p", 0)).expect("the disk is a file");
+    file.set_len(5 * GIB).expect("the host has holes");
+    let arguments = (properties["Uuid"].text().to_owned(),);
+    let grown: Answer<bool> = client.ask(&pool, &interface("pool", 3), "GrowPhysicalDevice", arguments);
+    assert!(grown.done());
+    let heard = sort(client.signals());
+    assert_silent(&client);
+    assert_changed(&client, &heard, &device, ("blockdev", "TotalPhysicalSize"), 0);
+    // The pool keeps no room for integrity, so all of it is free.
+    assert_changed(&client, &heard, &pool, ("pool", "TotalPhysicalSize"), 0);
+    assert!(heard.added.is_empty() && heard.removed.is_empty() && heard.invalidated.is_empty(), "{heard:?}");
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn what_cannot_be_copied_is_refused() {
         client.snapshot(&mine, &own, name).refused(&none());
     }
     assert_eq!(client.family("filesystem").len(), 2, "nothing was left behind");
-    // One of 1 TiB on a disk of 16.
+    // One of 1 TiB on a disk of 4.
     let large = client.create_filesystems(&mine, &[("large", None, None)]).done().1.remove(0).0;
     client.set(&mine, &interface("pool", 9), "Overprovisioning", false).expect("there is room for both");
     take(&client, &mine, &large, "s");

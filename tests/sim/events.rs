@@ -10,7 +10,7 @@ use std::time::Duration;
 use cores::rt;
 use fastrand::Rng;
 use stratisd::error::{Failure, Refusal};
-use stratisd::message::Wish;
+use stratisd::message::{Answer, Wish};
 use stratisd::model::device::DeviceNumber;
 use stratisd::model::dm::{Dm, Role, ThinPoolMode};
 use stratisd::model::ids::PoolUuid;
@@ -383,5 +383,32 @@ fn no_report_is_lost_in_a_storm() {
         let known = |seen: &Seen| runs(seen) || stopped_with(seen) == Some(2);
         assert!(known(&told) && known(&fresh), "seed {seed}: {told:?} {fresh:?}");
         assert!(!runs(&told) || runs(&fresh), "seed {seed}: what runs is found running: {told:?} {fresh:?}");
+    }
+}
+
+#[test]
+fn a_look_at_every_device_shows_what_nobody_told() {
+    for seed in 0..SEEDS {
+        let (machine, _) = with_pool(false);
+        let own = machine.clone();
+        live(seed, &machine, move |driver| async move {
+            driver.call(Wish::StopPool(pool())).await.expect("nobody uses it");
+            let before = driver.seen();
+            assert_eq!(driver.refresh().await, Ok(Answer::Set));
+            assert_eq!(driver.seen(), before, "nothing has happened");
+
+            // One disk is gone, and the machine's word about it is lost.
+            own.unplug("/dev/b");
+            own.lose_events();
+            assert_eq!(driver.refresh().await, Ok(Answer::Set));
+            assert_eq!(stopped_with(&driver.seen()), Some(1), "it is seen before the reply");
+            own.plug();
+            own.resize_disk("/dev/b", Sectors(1 << 24));
+            assert_eq!(driver.refresh().await, Ok(Answer::Set));
+            assert_eq!(stopped_with(&driver.seen()), Some(2));
+            driver.call(start()).await.expect("it is whole");
+            assert!(driver.seen().settings.iter().any(|setting| setting.contains("grown")));
+        })
+        .finished();
     }
 }

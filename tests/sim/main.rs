@@ -5,9 +5,13 @@
 //! tearing what was not flushed (several seeds), or only the process dying. The next boot must show
 //! the state before the operation or the state after it, and after it if it was replied to.
 
+mod devices;
+mod encryption;
 mod events;
 mod format;
 mod limit;
+mod metadata;
+mod names;
 mod snapshots;
 mod strict;
 mod world;
@@ -63,13 +67,20 @@ enum Before {
     Mounted,
     /// `one`, a snapshot `s` of it, and a snapshot `t` of that.
     Snapshots,
+    /// The pool has a cache on the third disk.
+    Cached,
+    /// Its second disk has grown.
+    Grown,
     Stopped,
+    /// The same with a cache on the third disk.
+    CachedStopped,
 }
 
 async fn prepare(driver: &Driver, machine: &Machine, before: Before) {
     let steps = match before {
         Before::Nothing => vec![],
-        Before::Pool => vec![create_pool(&["/dev/a", "/dev/b"])],
+        Before::Pool | Before::Grown => vec![create_pool(&["/dev/a", "/dev/b"])],
+        Before::Cached => vec![create_pool(&["/dev/a", "/dev/b"]), devices::init_cache(&["/dev/c"])],
         Before::Filesystem | Before::Mounted => {
             vec![create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one"), create_filesystem("two")]
         }
@@ -77,9 +88,16 @@ async fn prepare(driver: &Driver, machine: &Machine, before: Before) {
         Before::Stopped => {
             vec![create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one"), Wish::StopPool(pool())]
         }
+        Before::CachedStopped => {
+            let create = create_pool(&["/dev/a", "/dev/b"]);
+            vec![create, create_filesystem("one"), devices::init_cache(&["/dev/c"]), Wish::StopPool(pool())]
+        }
     };
     for step in steps {
         driver.call(step).await.expect("what stands before is made");
+    }
+    if before == Before::Grown {
+        machine.resize_disk("/dev/b", Sectors(2 * DISK.0));
     }
     if before == Before::Mounted {
         machine.set_in_use(pool(), filesystem(&driver.seen(), "one"), true);
@@ -248,6 +266,9 @@ fn every_fault_is_unwound() {
         (Before::Snapshots, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "s")])),
         (Before::Filesystem, |_| Wish::StopPool(pool())),
         (Before::Filesystem, |_| Wish::SetFsLimit(pool(), 500)),
+        (Before::Grown, |seen| Wish::GrowDevice(pool(), devices::uuid(seen, "/dev/b"))),
+        (Before::Filesystem, |_| Wish::SetPoolName(pool(), name("q"))),
+        (Before::Filesystem, |seen| Wish::SetFilesystemName(pool(), filesystem(seen, "one"), name("uno"))),
         (Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false }),
     ] {
         let (actions, _) = attempt(&machine(), before, wish, None);

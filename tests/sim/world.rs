@@ -12,12 +12,13 @@ use std::rc::Rc;
 use cores::deterministic::{Ended, Universe};
 use cores::rt;
 use ring::{Endpoint, Lane, Sizes, mesh};
+use stratisd::descriptors::Descriptors;
 use stratisd::directory::Directory;
 use stratisd::error::Failure;
 use stratisd::event;
 use stratisd::limits::OUTBOX_MAX;
 use stratisd::message::{Answer, CallId, Claim, Message, Reply, Request, View, Wish};
-use stratisd::model::device::{DeviceNumber, DevicePath};
+use stratisd::model::device::{DeviceNumber, DevicePath, Tier};
 use stratisd::model::filesystem::FilesystemSpec;
 use stratisd::model::ids::{FsUuid, PoolUuid};
 use stratisd::model::name::Name;
@@ -51,6 +52,7 @@ pub(crate) struct Driver {
     views: RefCell<Vec<View>>,
     replies: RefCell<BTreeMap<CallId, Result<Answer, Failure>>>,
     settled: Cell<usize>,
+    refreshed: RefCell<BTreeMap<CallId, usize>>,
     next_call: Cell<u64>,
     changed: Signal,
 }
@@ -61,9 +63,18 @@ impl Driver {
         let call = CallId(self.next_call.get());
         self.next_call.set(call.0 + 1);
         let to = FIRST_SHARD + home(wish.pool(), SHARDS);
-        let request = Message::Request(Box::new(Request { call, wish }));
+        let request = Message::Request(Box::new(Request { call, wish, descriptors: Descriptors::default() }));
         self.endpoint.send(to, Lane::Normal, request).map_err(|_| ()).expect("the outbox has room");
         self.changed.until(|| self.replies.borrow_mut().remove(&call)).await
+    }
+
+    /// Has every device looked at, and waits until that is taken in.
+    pub(crate) async fn refresh(&self) -> Result<Answer, Failure> {
+        let call = CallId(self.next_call.get());
+        self.next_call.set(call.0 + 1);
+        self.endpoint.send(EVENT, Lane::Normal, Message::Refresh(call)).map_err(|_| ()).expect("the outbox has room");
+        let all = || (self.refreshed.borrow().get(&call) == Some(&SHARDS)).then_some(Ok(Answer::Set));
+        self.changed.until(|| all().or_else(|| self.replies.borrow_mut().remove(&call))).await
     }
 
     /// Waits until clients see what is wanted.
@@ -75,7 +86,7 @@ impl Driver {
     pub(crate) fn unclaimed(&self, devices: &[DeviceNumber]) -> bool {
         let probe = PoolUuid::from_random([0xee; 16]);
         let path = DevicePath::try_from("/dev/probe").expect("absolute");
-        let devices = devices.iter().map(|number| (*number, path.clone())).collect();
+        let devices = devices.iter().map(|number| (*number, path.clone(), Tier::Data)).collect();
         let mut directory = self.directory.borrow_mut();
         let claimed = directory.handle(Claim::Take { pool: probe, name: None, devices });
         directory.handle(Claim::Release(probe));
@@ -117,7 +128,8 @@ impl Driver {
             }
             Message::Settled => self.settled.set(self.settled.get() + 1),
             Message::Stop | Message::Stopped => {}
-            Message::Request(_) | Message::Event(_) | Message::Claimed(_) | Message::Look => {
+            Message::Refreshed(call) => *self.refreshed.borrow_mut().entry(call).or_default() += 1,
+            Message::Request(_) | Message::Event(_) | Message::Claimed(_) | Message::Look | Message::Refresh(_) => {
                 panic!("nobody sends this to the bus")
             }
         }
@@ -130,8 +142,14 @@ fn apply(seen: &mut Seen, view: &View) {
             seen.running.entry(pool.uuid).or_default().0 = pool.name.to_string();
             seen.settings.retain(|setting| !setting.starts_with(&pool.uuid.to_string()));
             seen.settings.insert(format!("{} fs limit {}", pool.uuid, pool.fs_limit));
+            seen.settings.insert(format!("{} has {} bytes, cache {}", pool.uuid, pool.physical_size.0, pool.has_cache));
             if pool.overprovisioning {
                 seen.settings.insert(format!("{} overprovisioning", pool.uuid));
+            }
+            if let Some(encryption) = &pool.encryption {
+                let tokens = encryption.tokens.iter();
+                seen.settings.extend(tokens.map(|(slot, held)| format!("{} slot {slot} {held:?}", pool.uuid)));
+                seen.settings.extend(encryption.reencrypted.map(|_| format!("{} reencrypted", pool.uuid)));
             }
             if pool.availability != Availability::Full {
                 seen.settings.insert(format!("{} {}", pool.uuid, pool.availability.as_str()));
@@ -147,6 +165,8 @@ fn apply(seen: &mut Seen, view: &View) {
         }
         View::Device(device) => {
             seen.settings.retain(|setting| !setting.starts_with(&device.uuid.to_string()));
+            let (path, tier, size) = (&device.devnode, device.tier.as_str(), device.size);
+            seen.settings.insert(format!("{} at {path} in {tier} with {size}", device.uuid));
             let about = format!("{} info", device.uuid);
             seen.settings.extend(device.new_size.map(|size| format!("{} grown {size}", device.uuid)));
             seen.settings.extend(device.user_info.as_ref().map(|info| format!("{about} {info}")));
@@ -167,6 +187,7 @@ fn apply(seen: &mut Seen, view: &View) {
         View::StoppedGone(pool) => {
             seen.stopped.remove(pool);
         }
+        View::Keys(_) => {}
     }
 }
 
@@ -181,6 +202,7 @@ pub(crate) async fn boot(machine: &Machine) -> Rc<Driver> {
         views: RefCell::default(),
         replies: RefCell::default(),
         settled: Cell::new(0),
+        refreshed: RefCell::default(),
         next_call: Cell::new(0),
         changed: Signal::default(),
     });
@@ -226,7 +248,7 @@ pub(crate) fn name(text: &str) -> Name {
 /// The wish for the pool of most stories on two disks.
 pub(crate) fn create_pool(devices: &[&str]) -> Wish {
     let devices = devices.iter().map(|path| DevicePath::try_from(*path).expect("absolute")).collect();
-    Wish::CreatePool { pool: pool(), name: name("p"), devices, integrity: IntegritySpec::default() }
+    Wish::CreatePool { pool: pool(), name: name("p"), devices, integrity: IntegritySpec::default(), encryption: None }
 }
 
 /// The wish for a filesystem of 1 GiB.

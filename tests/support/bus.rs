@@ -5,20 +5,23 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-/// Everybody may own, send and receive everything; a test may be greedy, the bus must not refuse it.
+/// Everybody may own, send and receive everything.
 const POLICY: &str = r#"<auth>EXTERNAL</auth>
   <policy context="default">
     <allow send_destination="*" eavesdrop="true"/>
     <allow eavesdrop="true"/>
     <allow own="*"/>
     <allow user="*"/>
-  </policy>
-  <limit name="max_incoming_bytes">1000000000</limit>
+  </policy>"#;
+
+/// A test may be greedy, the bus must not refuse it.
+const GREEDY: &str = r#"<limit name="max_incoming_bytes">1000000000</limit>
   <limit name="max_outgoing_bytes">1000000000</limit>
   <limit name="max_message_size">1000000000</limit>
   <limit name="max_completed_connections">1000</limit>
@@ -27,20 +30,62 @@ const POLICY: &str = r#"<auth>EXTERNAL</auth>
   <limit name="max_replies_per_connection">10000</limit>
   <limit name="reply_timeout">600000</limit>"#;
 
+/// What a system bus denies and allows, and the policy that is installed with the daemon.
+const AS_INSTALLED: &str = concat!(
+    r#"<auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+  <include>"#,
+    env!("CARGO_MANIFEST_DIR"),
+    "/dist/stratisd.conf</include>"
+);
+
 /// A bus that ends with this value.
 pub(crate) struct PrivateBus {
     child: Child,
     address: String,
     // The socket lives here. In the system's own folder, because socket paths are short.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl PrivateBus {
     /// Starts a bus and waits until it listens.
     pub(crate) fn start() -> Self {
+        Self::start_with(POLICY, GREEDY, None)
+    }
+
+    /// The same with the policy that is installed, and a socket that every user can connect to.
+    pub(crate) fn as_installed() -> Self {
+        let bus = Self::start_with(AS_INSTALLED, GREEDY, None);
+        let everybody = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(bus.folder.path(), everybody).expect("the folder is ours");
+        bus
+    }
+
+    /// A bus with the limits of a system bus, and one more file of configuration among its own.
+    pub(crate) fn of_a_system(drop_in: Option<&Path>) -> Self {
+        Self::start_with(POLICY, "<includedir>system.d</includedir>", drop_in)
+    }
+
+    fn start_with(policy: &str, limits: &str, drop_in: Option<&Path>) -> Self {
         let folder = TempDir::with_prefix("stratis-bus-").expect("a folder for the socket can be made");
         let config = folder.path().join("bus.conf");
-        fs::write(&config, configuration(folder.path())).expect("the bus configuration can be written");
+        fs::write(&config, configuration(folder.path(), policy, limits)).expect("the configuration can be written");
+        fs::create_dir(folder.path().join("system.d")).expect("the folder is writable");
+        if let Some(file) = drop_in {
+            fs::copy(file, folder.path().join("system.d/drop-in.conf")).expect("it can be copied");
+        }
         let mut child = Command::new("dbus-daemon")
             .arg(format!("--config-file={}", config.display()))
             .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address=1"])
@@ -53,7 +98,7 @@ impl PrivateBus {
         BufReader::new(output).read_line(&mut address).expect("dbus-daemon prints its address");
         let address = address.trim().to_owned();
         assert!(!address.is_empty(), "dbus-daemon ended before it listened");
-        Self { child, address, _folder: folder }
+        Self { child, address, folder }
     }
 
     /// Where it listens, as `DBUS_SYSTEM_BUS_ADDRESS` wants it.
@@ -83,11 +128,11 @@ impl Drop for PrivateBus {
     }
 }
 
-fn configuration(folder: &Path) -> String {
+fn configuration(folder: &Path, policy: &str, limits: &str) -> String {
     format!(
         "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\"\n \
          \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\n\
-         <busconfig>\n  <type>session</type>\n  <listen>unix:path={}/socket</listen>\n  {POLICY}\n</busconfig>\n",
+         <busconfig>\n  <type>session</type>\n  <listen>unix:path={}/socket</listen>\n  {policy}\n  {limits}\n</busconfig>\n",
         folder.display()
     )
 }

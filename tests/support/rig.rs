@@ -58,6 +58,11 @@ impl Rig {
         Self { bus: PrivateBus::start(), kind, folder }
     }
 
+    /// The same world on another bus.
+    pub(crate) fn with_bus(self, bus: PrivateBus) -> Self {
+        Self { bus, ..self }
+    }
+
     /// What machine the daemon gets.
     pub(crate) fn kind(&self) -> Kind {
         self.kind

@@ -125,7 +125,9 @@ fn play(guest: &mut Guest) {
     aftermath::metadata_volumes(&seen);
     if points >= POINTS {
         for what in Model::KINDS {
-            assert!(counts.answered.contains_key(what), "{what} never happened: {counts:?}");
+            // A start takes longer than most daemons here live: one that was cut short counts, too.
+            let tried = counts.answered.contains_key(what) || counts.cut_short.contains_key(what);
+            assert!(tried, "{what} never happened: {counts:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The alarm of a core: a timerfd that the side ring watches, so that it rings the bell like everything else.
+//! The alarm of a core: a timerfd that the side ring watches, so that it ends a sleep as everything else does.
 //!
 //! Invariant: while a core sleeps with a deadline before it, the timer is set to that deadline or to an earlier point
 //! in time, and the ring watches it. An alarm that rings too early is set again by the core, which looks at its

@@ -2,7 +2,8 @@
 //!
 //! Operations that one turn queues go to the kernel in one system call, at the end of the turn (see
 //! `task`). What the kernel answers at once is taken right after that call; for the rest a busy core
-//! looks at the ring after each turn, and for a sleeping one the kernel rings its bell.
+//! looks at the ring after each turn, and one that has nothing to do sleeps in the ring. There it also
+//! waits for its bell, which other threads ring, and for its alarm.
 //!
 //! Invariant: buffer and descriptor of an operation belong to its slot, never to the future. A
 //! dropped future cancels its operation, and the slot is freed when the kernel says that it is done;
@@ -14,6 +15,7 @@
 mod alarm;
 mod message;
 mod operation;
+mod slices;
 mod slots;
 
 use std::cell::{Cell, RefCell};
@@ -30,12 +32,14 @@ use io_uring::{IoUring, opcode, squeue};
 use self::alarm::Alarm;
 use self::message::Message;
 use self::operation::{Kind, Operation, count};
+use self::slices::Slices;
 use self::slots::{Completed, Found, Key, Left, Slots};
 use crate::clock::Instant;
 use crate::limits::{SIDE_COMPLETIONS, SIDE_OPERATIONS_MAX, SIDE_SUBMISSIONS};
 use crate::rt::{self, Panicked};
 use crate::scheduler::Bell;
 
+pub use self::slices::Slice;
 pub use crate::buffer::Buffer;
 
 /// A descriptor that operations in flight keep open.
@@ -48,6 +52,9 @@ const CANCEL: u64 = u64::MAX;
 /// Marks the completion of the alarm, which no key looks like for the same reason.
 const ALARM: u64 = u64::MAX - 1;
 
+/// Marks the bell, likewise.
+const BELL: u64 = u64::MAX - 2;
+
 /// The side ring of one core; `rt::side()` gives it.
 pub struct Side {
     ring: RefCell<IoUring>,
@@ -58,14 +65,14 @@ pub struct Side {
     queued: Cell<bool>,
     alarm: Alarm,
     bell: Arc<Bell>,
+    /// The ring has an operation that waits for the bell.
+    listening: Cell<bool>,
 }
 
 impl Side {
     /// Sets up the ring of the core with this bell.
     pub(crate) fn new(bell: Arc<Bell>) -> io::Result<Rc<Side>> {
         let ring = IoUring::builder().setup_cqsize(SIDE_COMPLETIONS).build(SIDE_SUBMISSIONS)?;
-        // Not register_eventfd_async: completions that come from task work do not ring that one.
-        ring.submitter().register_eventfd(bell.raw())?;
         Ok(Rc::new(Side {
             ring: RefCell::new(ring),
             slots: RefCell::new(Slots::new(SIDE_OPERATIONS_MAX)),
@@ -73,6 +80,7 @@ impl Side {
             queued: Cell::new(false),
             alarm: Alarm::new()?,
             bell,
+            listening: Cell::new(false),
         }))
     }
 
@@ -155,17 +163,42 @@ impl Side {
         (count(result), operation.into_buffer())
     }
 
+    /// Sends the bytes of at most `SLICES_MAX` slices, one after the other, from position `from` on;
+    /// possibly fewer than all. Kernels since 5.19 come back only when all has left, older ones as
+    /// soon as the socket is full. A closed peer is an error (EPIPE), never a signal.
+    pub async fn send_slices(
+        self: &Rc<Self>,
+        socket: &Fd,
+        slices: Vec<Slice>,
+        from: usize,
+    ) -> (io::Result<usize>, Vec<Slice>) {
+        let (result, operation) = self.run(socket, Kind::SendSlices(Slices::new(slices, from))).await;
+        (count(result), operation.into_slices())
+    }
+
     /// Operations that the kernel holds or whose result nobody has fetched, orphans included.
     pub fn in_flight(&self) -> usize {
         self.slots.borrow().used()
     }
 
-    /// Rings the bell at `deadline`, which lies after `now`, or earlier.
+    /// Ends the next sleep at `deadline`, which lies after `now`, or earlier.
     pub(crate) fn set_alarm(&self, deadline: Instant, now: Instant) {
         if let Some(entry) = self.alarm.set(deadline, now) {
             self.push(&entry.user_data(ALARM));
-            self.flush();
         }
+    }
+
+    /// Lets the next sleep end when the bell rings.
+    pub(crate) fn listen(&self) {
+        if !self.listening.replace(true) {
+            self.push(&self.bell.entry().user_data(BELL));
+        }
+    }
+
+    /// Blocks this thread until an operation completes, the alarm goes off or the bell rings.
+    pub(crate) fn sleep(&self) {
+        self.enter(1);
+        self.drain();
     }
 
     fn run(self: &Rc<Self>, fd: &Fd, kind: Kind) -> Flight {
@@ -180,7 +213,7 @@ impl Side {
     fn push(&self, entry: &squeue::Entry) {
         loop {
             // SAFETY: what the entry points at belongs to an operation in a slot, which is freed only
-            // at its completion; a cancel and the alarm point at nothing.
+            // at its completion; a cancel, the alarm and the bell point at nothing.
             if unsafe { self.ring.borrow_mut().submission().push(entry) }.is_ok() {
                 break;
             }
@@ -200,24 +233,30 @@ impl Side {
     }
 
     fn submit(&self) {
-        loop {
-            let ring = &mut *self.ring.borrow_mut();
-            if ring.submission().is_empty() {
+        while !self.ring.borrow_mut().submission().is_empty() {
+            if !self.enter(0) {
                 return;
             }
-            let Err(error) = ring.submit() else { continue };
-            match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                // No memory, or completions are waiting: later, when the bell's turn comes.
-                Some(libc::EAGAIN | libc::EBUSY) => {
-                    self.queued.set(true);
-                    self.bell.ring();
-                    return;
-                }
-                _ => {
-                    let message = format!("the kernel does not take its entries: {error}");
-                    rt::current().singleton_panicked(Panicked { task: "side ring", message });
-                }
+        }
+    }
+
+    /// Hands over entries and waits for so many completions. False if the kernel takes no more now: it has
+    /// no memory, or completions are waiting. The core comes again, because it looks before it sleeps, and
+    /// to sleep it must come here.
+    fn enter(&self, wait: usize) -> bool {
+        let Err(error) = self.ring.borrow_mut().submit_and_wait(wait) else {
+            return true;
+        };
+        match error.raw_os_error() {
+            Some(libc::EINTR) => true,
+            Some(libc::EAGAIN | libc::EBUSY) => {
+                self.queued.set(true);
+                false
+            }
+            _ => {
+                let message = format!("the kernel does not take its entries: {error}");
+                rt::current().singleton_panicked(Panicked { task: "side ring", message });
+                false
             }
         }
     }
@@ -240,6 +279,10 @@ impl Side {
                 match entry.user_data() {
                     CANCEL => {}
                     ALARM => self.alarm.has_rung(),
+                    BELL => {
+                        self.listening.set(false);
+                        self.bell.heard();
+                    }
                     key => match slots.complete(Key::from_user_data(key), entry.result()) {
                         Completed::Wake(waker) => wakers.push(waker),
                         Completed::Kept => {}

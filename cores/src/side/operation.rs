@@ -10,6 +10,7 @@ use io_uring::{opcode, squeue, types};
 
 use super::Fd;
 use super::message::Message;
+use super::slices::{Slice, Slices};
 use crate::buffer::Buffer;
 
 /// What the kernel is asked for.
@@ -21,6 +22,7 @@ pub(super) enum Kind {
     Readable,
     Receive(Message),
     Send { buffer: Buffer, from: usize },
+    SendSlices(Slices),
 }
 
 /// A request to the kernel about one descriptor.
@@ -57,6 +59,10 @@ impl Operation {
                 let first = unsafe { buffer.as_kernel_pointer().add(start) };
                 opcode::Send::new(fd, first, len).flags(libc::MSG_NOSIGNAL).build()
             }
+            Kind::SendSlices(slices) => {
+                let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+                opcode::SendMsg::new(fd, slices.as_kernel_pointer()).flags(flags.cast_unsigned()).build()
+            }
         }
     }
 
@@ -75,9 +81,23 @@ impl Operation {
         match self.kind {
             Kind::Read { buffer, .. } | Kind::Write { buffer, .. } | Kind::Send { buffer, .. } => buffer,
             Kind::Receive(message) => message.into_buffer(),
-            Kind::Fsync { .. } | Kind::Fallocate { .. } | Kind::Readable => {
-                unreachable!("only operations that move bytes are asked for their buffer")
+            Kind::Fsync { .. } | Kind::Fallocate { .. } | Kind::Readable | Kind::SendSlices(_) => {
+                unreachable!("only operations that have a buffer are asked for it")
             }
+        }
+    }
+
+    /// The slices of a send that is done.
+    pub(super) fn into_slices(self) -> Vec<Slice> {
+        match self.kind {
+            Kind::SendSlices(slices) => slices.into_slices(),
+            Kind::Read { .. }
+            | Kind::Write { .. }
+            | Kind::Fsync { .. }
+            | Kind::Fallocate { .. }
+            | Kind::Readable
+            | Kind::Receive(_)
+            | Kind::Send { .. } => unreachable!("only a send of slices is asked for them"),
         }
     }
 
@@ -90,7 +110,8 @@ impl Operation {
             | Kind::Fsync { .. }
             | Kind::Fallocate { .. }
             | Kind::Readable
-            | Kind::Send { .. } => unreachable!("only a receive is asked for what was received"),
+            | Kind::Send { .. }
+            | Kind::SendSlices(_) => unreachable!("only a receive is asked for what was received"),
         });
         (result, self.into_buffer())
     }

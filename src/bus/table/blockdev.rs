@@ -4,7 +4,7 @@
 
 use crate::bus::facts::DeviceFacts;
 use crate::bus::table::decode::blockdev::*;
-use crate::bus::table::reply::set_user_info_changed;
+use crate::bus::table::reply::changed_subject;
 use crate::bus::table::{ALL, Const, Decode, False, Family, Served, True, method, property, property_rw, since, until};
 use crate::bus::value::Value;
 use crate::model::device::Tier;
@@ -14,7 +14,7 @@ use crate::model::device::Tier;
 pub static BLOCKDEV: Family<DeviceFacts> = Family {
     interface: "org.storage.stratis3.blockdev",
     methods: &[
-        method(until(2), "SetUserInfo", "id:(bs)", "changed:(bs) return_code:q return_string:s", Served(call_set_user_info, set_user_info_changed)),
+        method(until(2), "SetUserInfo", "id:(bs)", "changed:(bs) return_code:q return_string:s", Served(call_set_user_info, changed_subject)),
     ],
     properties: &[
         property(ALL, "Devnode", "s", Const, |device| Value::text(&device.view.devnode)),

@@ -7,7 +7,9 @@
 //! Invariant: the message's signature was compared with the row before a function sees it.
 
 pub(super) mod blockdev;
+pub(super) mod encryption;
 pub(super) mod filesystem;
+pub(super) mod key;
 pub(super) mod manager;
 pub(super) mod pool;
 
@@ -18,6 +20,7 @@ use crate::error::Refusal;
 use crate::limits::FILESYSTEM_SECTORS_MIN;
 use crate::message::{Answer, Wish};
 use crate::model::ids::PoolUuid;
+use crate::model::name::Name;
 use crate::units::{Bytes, SECTOR_BYTES, Sectors};
 
 /// What a decoding function may look at.
@@ -85,11 +88,16 @@ impl Args {
         Ok(value.0)
     }
 
+    /// Which descriptor of the message an `h` names.
+    fn descriptor(&self, index: u32) -> Result<usize, CallFault> {
+        let index = usize::try_from(index).ok().filter(|index| *index < self.descriptors);
+        index.ok_or(CallFault::Malformed("the descriptor that is named did not come with the message"))
+    }
+
     /// Whether the `(bh)` names a descriptor. An absent one may have any index.
-    fn descriptor(&self, (present, index): (bool, u32)) -> Result<bool, CallFault> {
-        let attached = usize::try_from(index).is_ok_and(|index| index < self.descriptors);
-        if present && !attached {
-            return Err(CallFault::Malformed("the descriptor that is named did not come with the message"));
+    fn has_descriptor(&self, (present, index): (bool, u32)) -> Result<bool, CallFault> {
+        if present {
+            self.descriptor(index)?;
         }
         Ok(present)
     }
@@ -98,6 +106,11 @@ impl Args {
 /// The D-Bus optional `(bT)`.
 fn optional<T>((present, value): (bool, T)) -> Option<T> {
     present.then_some(value)
+}
+
+/// A name that somebody is to have.
+fn name(text: &str) -> Result<Name, Refusal> {
+    Ok(Name::try_from(text)?)
 }
 
 /// A filesystem size or size limit: decimal bytes, at least 512 MiB, at most what sectors can count.

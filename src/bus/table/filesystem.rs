@@ -4,9 +4,8 @@
 
 use crate::bus::facts::FilesystemFacts;
 use crate::bus::table::decode::filesystem::*;
-use crate::bus::table::{
-    ALL, Const, Decode, Family, Invalidates, NotServed, True, method, property, property_rw, since,
-};
+use crate::bus::table::reply::changed_subject;
+use crate::bus::table::{ALL, Const, Decode, Family, Invalidates, Served, True, method, property, property_rw, since};
 use crate::bus::value::Value;
 use crate::model::ids::FsUuid;
 
@@ -15,7 +14,7 @@ use crate::model::ids::FsUuid;
 pub static FILESYSTEM: Family<FilesystemFacts> = Family {
     interface: "org.storage.stratis3.filesystem",
     methods: &[
-        method(ALL, "SetName", "name:s", "result:(bs) return_code:q return_string:s", NotServed),
+        method(ALL, "SetName", "name:s", "result:(bs) return_code:q return_string:s", Served(set_name, changed_subject)),
     ],
     properties: &[
         property(ALL, "Created", "s", Const, |fs| Value::text(time(fs.view.record.created))),
@@ -37,7 +36,8 @@ const NIL: &str = "00000000000000000000000000000000";
 /// RFC 3339 ends with the year 9999; a record from a broken clock must not end the daemon.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-fn time(seconds: u64) -> String {
+/// A time as clients read it.
+pub(super) fn time(seconds: u64) -> String {
     let since = std::time::Duration::from_secs(seconds.min(LAST_SECOND));
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }

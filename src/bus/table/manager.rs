@@ -6,9 +6,13 @@
 use std::collections::BTreeMap;
 
 use crate::bus::facts::ManagerFacts;
+use crate::bus::table::decode::key::*;
 use crate::bus::table::decode::manager::*;
-use crate::bus::table::reply::{created_pool, destroyed_pool, started_pool, stopped_pool};
-use crate::bus::table::{ALL, Const, Family, NotServed, Served, True, method, only, property, since, until};
+use crate::bus::table::encryption::{clevis_of, key_of};
+use crate::bus::table::reply::{
+    created_pool, destroyed_pool, done, key_set, listed_keys, started_pool, stopped_pool, text, unlocked_pool,
+};
+use crate::bus::table::{ALL, Const, Family, Refresh, Served, True, method, only, property, since, until};
 use crate::bus::value::Value;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::{MetadataVersion, StoppedDevice, StoppedPoolView};
@@ -22,18 +26,18 @@ pub static MANAGER: Family<ManagerFacts> = Family {
         method(only(5, 7), "CreatePool", "name:s devices:as key_desc:(bs) clevis_info:(b(ss))", "result:(b(oao)) return_code:q return_string:s", Served(create_pool_r5, created_pool)),
         method(since(8), "CreatePool", "name:s devices:as key_desc:a((bu)s) clevis_info:a((bu)ss) journal_size:(bt) tag_spec:(bs) allocate_superblock:(bb)", "result:(b(oao)) return_code:q return_string:s", Served(create_pool_r8, created_pool)),
         method(ALL, "DestroyPool", "pool:o", "result:(bs) return_code:q return_string:s", Served(destroy_pool, destroyed_pool)),
-        method(ALL, "EngineStateReport", "", "result:s return_code:q return_string:s", NotServed),
-        method(ALL, "ListKeys", "", "result:as return_code:q return_string:s", NotServed),
-        method(since(2), "RefreshState", "", "return_code:q return_string:s", NotServed),
-        method(ALL, "SetKey", "key_desc:s key_fd:h", "result:(bb) return_code:q return_string:s", NotServed),
+        method(ALL, "EngineStateReport", "", "result:s return_code:q return_string:s", Served(engine_state_report, text)),
+        method(ALL, "ListKeys", "", "result:as return_code:q return_string:s", Served(list_keys, listed_keys)),
+        method(since(2), "RefreshState", "", "return_code:q return_string:s", Refresh),
+        method(ALL, "SetKey", "key_desc:s key_fd:h", "result:(bb) return_code:q return_string:s", Served(set_key, key_set)),
         method(only(2, 3), "StartPool", "pool_uuid:s unlock_method:(bs)", "result:(b(oaoao)) return_code:q return_string:s", Served(start_pool_r2, started_pool)),
         method(only(4, 7), "StartPool", "id:s id_type:s unlock_method:(bs)", "result:(b(oaoao)) return_code:q return_string:s", Served(start_pool_r4, started_pool)),
         method(only(8, 8), "StartPool", "id:s id_type:s unlock_method:(b(bu)) key_fd:(bh)", "result:(b(oaoao)) return_code:q return_string:s", Served(start_pool_r8, started_pool)),
         method(since(9), "StartPool", "id:s id_type:s unlock_method:(b(bu)) key_fd:(bh) remove_cache:b", "result:(b(oaoao)) return_code:q return_string:s", Served(start_pool_r9, started_pool)),
         method(only(2, 5), "StopPool", "pool:o", "result:(bs) return_code:q return_string:s", Served(stop_pool_r2, stopped_pool)),
         method(since(6), "StopPool", "id:s id_type:s", "result:(bs) return_code:q return_string:s", Served(stop_pool_r6, stopped_pool)),
-        method(until(1), "UnlockPool", "pool_uuid:s unlock_method:s", "result:(bas) return_code:q return_string:s", NotServed),
-        method(ALL, "UnsetKey", "key_desc:s", "result:b return_code:q return_string:s", NotServed),
+        method(until(1), "UnlockPool", "pool_uuid:s unlock_method:s", "result:(bas) return_code:q return_string:s", Served(unlock_pool, unlocked_pool)),
+        method(ALL, "UnsetKey", "key_desc:s", "result:b return_code:q return_string:s", Served(unset_key, done)),
     ],
     properties: &[
         property(until(1), "LockedPools", "a{sa{sv}}", True, |_| Value::Array("{sa{sv}}", Vec::new())),
@@ -55,6 +59,11 @@ fn stopped_pool_entry(pool: &StoppedPoolView, features: bool) -> Value {
     if features {
         members.push(Value::entry("features", feature_map(pool.features.as_ref())));
         members.push(Value::entry("metadata_version", version(pool.version)));
+    }
+    if let Some(tokens) = &pool.tokens {
+        let found = |value| Value::Struct(vec![Value::Flag(true), Value::Variant(Box::new(value))]);
+        members.push(Value::entry("clevis_info", found(clevis_of(tokens))));
+        members.push(Value::entry("key_description", found(key_of(tokens))));
     }
     if let Some(name) = &pool.name {
         members.push(Value::entry("name", Value::text(name)));

@@ -13,6 +13,7 @@
 
 mod blockdev;
 mod decode;
+mod encryption;
 mod filesystem;
 mod manager;
 mod pool;
@@ -94,10 +95,10 @@ use Emits::{Const, False, Invalidates, True};
 pub enum Call<V: 'static> {
     /// Decodes it, and shapes the first value of its reply.
     Served(fn(&Ask<'_, V>) -> Result<Decoded, CallFault>, fn(&Replying<'_>) -> Value),
-    /// Declared, not yet served: `org.freedesktop.DBus.Error.NotSupported`.
-    NotServed,
+    /// Has every device looked at again; without a first value.
+    Refresh,
 }
-use Call::{NotServed, Served};
+use Call::{Refresh, Served};
 
 /// Whether and how a property is set.
 pub enum Write<V: 'static> {
@@ -205,13 +206,6 @@ impl<V> Family<V> {
     pub fn interface_at(&self, rev: u8) -> String {
         format!("{}.r{rev}", self.interface)
     }
-
-    /// One line for each row that is declared and not served.
-    pub fn not_served(&self) -> Vec<String> {
-        let short = self.interface.rsplit('.').next().expect("rsplit gives at least one part");
-        let calls = self.methods.iter().filter(|row| matches!(row.call, NotServed));
-        calls.map(|row| format!("{short}.{} {}", row.name, row.revs)).collect()
-    }
 }
 
 /// Name and type of each in a list of `name:type`.
@@ -272,13 +266,5 @@ mod tests {
         assert!(!matches("name:s spec:(b(bu))", "s"));
         assert!(!matches("", "s"));
         assert!(!matches("name:s", ""));
-    }
-
-    #[test]
-    fn what_is_not_served_is_written_down() {
-        let golden = include_str!("../../../tests/golden/not-served.txt");
-        let lists = [MANAGER.not_served(), REPORT.not_served(), POOL.not_served(), FILESYSTEM.not_served()];
-        let table: Vec<String> = lists.into_iter().flatten().chain(BLOCKDEV.not_served()).collect();
-        assert_eq!(golden.lines().collect::<Vec<_>>(), table, "the list may only shrink");
     }
 }

@@ -9,6 +9,7 @@ use crate::bus::tree::Tree;
 use crate::bus::value::Value;
 use crate::message::Answer;
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
+use crate::model::token::KeyChange;
 
 /// What a reply is made of.
 pub struct Replying<'a> {
@@ -44,6 +45,35 @@ fn changed(changed: bool, what: Value) -> Value {
 
 fn nowhere() -> Value {
     Value::Path("/".to_owned())
+}
+
+/// `b`: whether anything changed.
+pub(super) fn done(reply: &Replying<'_>) -> Value {
+    Value::Flag(*reply.answer == Answer::Set)
+}
+
+/// `(bb)`: whether the key has another value than before, and whether that was there before.
+pub(super) fn key_set(reply: &Replying<'_>) -> Value {
+    let Answer::KeySet(change) = reply.answer else {
+        return changed(false, Value::Flag(false));
+    };
+    changed(*change != KeyChange::Same, Value::Flag(*change == KeyChange::Replaced))
+}
+
+/// `as`: the descriptions.
+pub(super) fn listed_keys(reply: &Replying<'_>) -> Value {
+    let Answer::Keys(keys) = reply.answer else {
+        return Value::Array("s", Vec::new());
+    };
+    Value::Array("s", keys.iter().map(|key| Value::text(key.as_str())).collect())
+}
+
+/// `(bas)`: the UUIDs of the devices of a pool that was started.
+pub(super) fn unlocked_pool(reply: &Replying<'_>) -> Value {
+    let Answer::PoolStarted(_, devices, _) = reply.answer else {
+        return changed(false, Value::Array("s", Vec::new()));
+    };
+    changed(true, Value::Array("s", devices.iter().map(|device| Value::text(device.simple())).collect()))
 }
 
 /// `(b(oao))`: pool, data devices.
@@ -102,6 +132,19 @@ pub(super) fn destroyed_filesystems(reply: &Replying<'_>) -> Value {
     changed(true, Value::Array("s", uuids.collect()))
 }
 
+/// `(bao)`: the paths of those that are new.
+pub(super) fn added_devices(reply: &Replying<'_>) -> Value {
+    let Answer::DevicesAdded(devices) = reply.answer else {
+        return changed(false, Value::Array("o", Vec::new()));
+    };
+    changed(true, reply.devices(PoolUuid(reply.subject), devices))
+}
+
+/// `b`: whether anything changed.
+pub(super) fn is_changed(reply: &Replying<'_>) -> Value {
+    Value::Flag(*reply.answer == Answer::Set)
+}
+
 /// `(bo)`: the path of the snapshot.
 pub(super) fn snapshotted_filesystem(reply: &Replying<'_>) -> Value {
     let Answer::FilesystemSnapshotted(snapshot) = reply.answer else {
@@ -111,8 +154,22 @@ pub(super) fn snapshotted_filesystem(reply: &Replying<'_>) -> Value {
     changed(true, path.map_or_else(nowhere, |path| path.value()))
 }
 
-/// `(bs)`: the device's UUID; 32 zeroes where nothing changed.
-pub(super) fn set_user_info_changed(reply: &Replying<'_>) -> Value {
+/// `s`: what was asked for.
+pub(super) fn text(reply: &Replying<'_>) -> Value {
+    let Answer::Text(text) = reply.answer else {
+        return Value::text("");
+    };
+    Value::text(text)
+}
+
+/// `(bs)`: the UUID without hyphens; an empty text where nothing changed.
+pub(super) fn renamed_pool(reply: &Replying<'_>) -> Value {
+    let set = *reply.answer == Answer::Set;
+    changed(set, Value::text(if set { PoolUuid(reply.subject).simple() } else { String::new() }))
+}
+
+/// `(bs)`: the UUID of the filesystem or device; 32 zeroes where nothing changed.
+pub(super) fn changed_subject(reply: &Replying<'_>) -> Value {
     let set = *reply.answer == Answer::Set;
     changed(set, Value::text(if set { reply.subject } else { Uuid::nil() }.simple()))
 }

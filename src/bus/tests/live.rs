@@ -92,7 +92,14 @@ impl World {
         let stop = Arc::new(AtomicBool::new(false));
         let (heard, address) = (stop.clone(), address.to_owned());
         let spec = |name: &str| CoreSpec { name: name.to_owned(), cpu: None };
-        let config = BusConfig { address, shards: 1, first_shard: 1, version: "3.9.2".to_owned() };
+        let config = BusConfig {
+            address,
+            shards: 1,
+            first_shard: 1,
+            event: 1,
+            version: "3.9.2".to_owned(),
+            message_max: 1 << 20,
+        };
         let role = executor::start(spec("bus"), move || async move {
             let stop = async move {
                 while !heard.load(Ordering::SeqCst) {

@@ -3,26 +3,33 @@
 //! Here are the world that the tests start from and the ways to ask and to read; the tests stand in
 //! the files beside, and `live` has those with a real bus.
 
+mod bounds;
 mod filesystems;
 mod fuzz;
+mod keys;
 mod live;
 mod order;
 mod pools;
 mod properties;
+mod reports;
+mod wire;
 mod wrong;
+
+use std::os::fd::OwnedFd;
 
 use dbus::{Message, MessageType};
 
 use crate::bus::core::Bus;
 use crate::bus::encode::tests::Call;
 use crate::bus::errors::*;
+use crate::bus::queue::Out;
 use crate::bus::table::LATEST;
 use crate::bus::value::Value;
 use crate::bus::value::tests::from_item;
 use crate::error::{Failure, Refusal};
-use crate::limits::{CALLS_PER_SENDER_MAX, LISTING_PASSED_MAX};
+use crate::limits::{BUS_MESSAGE_BYTES_DEFAULT, CALLS_PER_SENDER_MAX, LISTING_PASSED_MAX, SENDER_BYTES_MAX};
 use crate::message::{Answer, Reply, Request, View, Wish};
-use crate::model::device::{DevicePath, DeviceView, Tier};
+use crate::model::device::{BlockSizes, DeviceNumber, DevicePath, DeviceView, Tier};
 use crate::model::filesystem::{FilesystemRecord, FilesystemSpec, FilesystemView};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
@@ -66,6 +73,7 @@ fn pool(n: u8) -> PoolView {
         no_alloc_space: false,
         fs_limit: 100,
         overprovisioning: true,
+        encryption: None,
     }
 }
 
@@ -99,6 +107,7 @@ fn device(pool: u8, n: u8) -> DeviceView {
         tier: Tier::Data,
         size: GIB,
         new_size: None,
+        blocks: BlockSizes { logical: 512, physical: 4096 },
     }
 }
 
@@ -106,9 +115,14 @@ fn stopped(n: u8, called: Option<&str>) -> StoppedPoolView {
     StoppedPoolView {
         uuid: pool_id(n),
         name: called.map(name),
-        devices: vec![StoppedDevice { uuid: dev_id(n), devnode: format!("/dev/sd{n}") }],
+        devices: vec![StoppedDevice {
+            uuid: dev_id(n),
+            devnode: format!("/dev/sd{n}"),
+            number: DeviceNumber(8, u64::from(n)),
+        }],
         version: Some(MetadataVersion::V2),
         features: Some(std::collections::BTreeMap::new()),
+        tokens: None,
     }
 }
 
@@ -151,9 +165,28 @@ fn pool_interface(rev: u8) -> String {
     format!("org.storage.stratis3.pool.r{rev}")
 }
 
+/// The next message, or the messages that leave together.
+fn next_bytes(bus: &mut Bus) -> Option<Vec<u8>> {
+    Some(match bus.poll_out()? {
+        Out::Bytes(bytes) => bytes,
+        Out::Listing(mut listing) => {
+            std::iter::from_fn(|| listing.poll_slices()).flatten().flat_map(|slice| slice.to_vec()).collect()
+        }
+    })
+}
+
 fn drain(bus: &mut Bus) -> Vec<Message> {
-    let bytes = std::iter::from_fn(|| bus.poll_bytes());
+    let bytes = std::iter::from_fn(|| next_bytes(bus));
     bytes.map(|bytes| Message::demarshal(&bytes).expect("what we send is well-formed")).collect()
+}
+
+/// Whether a message with these descriptors could be read.
+fn deliver(bus: &mut Bus, bytes: &mut [u8], descriptors: Vec<OwnedFd>) -> bool {
+    bus.handle_message(bytes, descriptors.into()).is_ok()
+}
+
+fn list<'a>() -> Call<'a> {
+    Call::new(TOP, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects", &[])
 }
 
 fn values(message: &Message) -> Vec<Value> {
@@ -161,7 +194,9 @@ fn values(message: &Message) -> Vec<Value> {
 }
 
 fn send(bus: &mut Bus, call: &Call<'_>) {
-    bus.handle_message(&mut call.bytes(), call.descriptors as usize).expect("a message");
+    let null = || std::fs::File::open("/dev/null").expect("it is there").into();
+    let descriptors: Vec<std::os::fd::OwnedFd> = (0..call.descriptors).map(|_| null()).collect();
+    bus.handle_message(&mut call.bytes(), descriptors.into()).expect("a message");
 }
 
 /// The one message that answers a call at once.

@@ -7,7 +7,7 @@ use super::*;
 
 fn created(integrity: IntegritySpec) -> Wish {
     let devices = vec![DevicePath::try_from("/dev/a").expect("absolute")];
-    Wish::CreatePool { pool: PoolUuid::from_random([9; 16]), name: name("p"), devices, integrity }
+    Wish::CreatePool { pool: PoolUuid::from_random([9; 16]), name: name("p"), devices, integrity, encryption: None }
 }
 
 fn devices(paths: &[&str]) -> Value {
@@ -70,7 +70,7 @@ fn a_refused_create_pool_has_the_neutral_result() {
     let bad_name = [text("a b"), devices(&["/dev/b"]), none(), no_clevis()];
     assert!(code_1(&mut bus, TOP, &manager(5), "CreatePool", &bad_name).1.contains("\"a b\""));
     let key = [text("p"), devices(&["/dev/b"]), some("key"), no_clevis()];
-    assert!(code_1(&mut bus, TOP, &manager(5), "CreatePool", &key).1.contains("not supported"));
+    assert!(code_1(&mut bus, TOP, &manager(5), "CreatePool", &key).1.contains("no key \"key\" is in the key ring"));
 }
 
 #[test]

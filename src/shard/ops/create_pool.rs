@@ -12,21 +12,23 @@ use crate::engine::filesystem::Filesystems;
 use crate::engine::layout::{self, Layout, LayoutFault};
 use crate::engine::pool::{Member, Pool, numbers};
 use crate::engine::stack::LowWater;
-use crate::engine::{devices, size, stack as tables, volume};
+use crate::engine::{devices, encryption, size, stack as tables, volume};
 use crate::error::{Failure, Fault, Refusal};
-use crate::format::header::{FLAG_CREATING, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
+use crate::format::header::{FLAG_CREATING, StaticHeader};
 use crate::format::record::{FS_LIMIT_DEFAULT, PoolRecord};
 use crate::message::{Answer, Claim, Taken, View};
-use crate::model::device::{Candidate, DeviceNumber, DevicePath};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath, Tier};
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, MetadataVersion};
+use crate::model::token::Tokens;
 use crate::probe;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{Outcome, format, headers, stack, thin_pool};
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
+use crate::sys::encryption::Encryption;
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
 use crate::xfs::Log;
@@ -45,6 +47,8 @@ pub struct Asked {
     pub devices: Vec<DevicePath>,
     /// Room for an integrity layer.
     pub integrity: IntegritySpec,
+    /// What is to unlock it, if it is to be encrypted.
+    pub encryption: Option<Tokens>,
 }
 
 /// What the creation will make, decided before anything is changed.
@@ -54,15 +58,20 @@ struct Plan {
     record: PoolRecord,
     members: Vec<Member>,
     tables: Vec<(Dm, Table)>,
+    encryption: Option<Tokens>,
 }
 
 /// Creates a pool, or finds that it exists with these devices.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, asked: Asked) -> Outcome {
+    if asked.encryption.is_some() {
+        // Whether it can be done at all, before anything is looked at.
+        shard.sys.encryption()?;
+    }
     rt::stage("examine");
     let paths = devices::distinct(&asked.name, &asked.devices)?;
     let candidates = examine(shard, &paths).await?;
     rt::stage("claim");
-    let wanted = candidates.iter().map(|candidate| (candidate.number, candidate.path.clone())).collect();
+    let wanted = candidates.iter().map(|candidate| (candidate.number, candidate.path.clone(), Tier::Data)).collect();
     let claim = Claim::Take { pool: asked.pool, name: Some(asked.name.clone()), devices: wanted };
     if let Err(taken) = shard.take(claim).await {
         return not_ours(asked.name, &candidates, taken);
@@ -75,7 +84,8 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, asked: Asked) -> Outcome {
     outcome
 }
 
-async fn examine<S: Sys>(shard: &Shard<S>, paths: &[DevicePath]) -> Result<Vec<Candidate>, Failure> {
+/// Looks at the named devices.
+pub(super) async fn examine<S: Sys>(shard: &Shard<S>, paths: &[DevicePath]) -> Result<Vec<Candidate>, Failure> {
     let found = all(paths.iter().map(|path| shard.sys.examine(path))).await;
     Ok(devices::merge(found.into_iter().collect::<Result<_, Failure>>()?)?)
 }
@@ -115,19 +125,8 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
 /// Decides everything: ids, headers, layout, tables.
 fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, Refusal> {
     let initialized = rt::wall().seconds;
-    let member = |candidate: Candidate| {
-        let header = StaticHeader {
-            size: candidate.size,
-            version: MetadataVersion::V2,
-            pool: asked.pool,
-            device: DevUuid::from_random(rt::random()),
-            mda_size: MDA_SECTORS,
-            reserved: RESERVED_SECTORS,
-            flags: FLAG_CREATING,
-            initialized,
-        };
-        Member { candidate, header, older: 0, bad: false }
-    };
+    let member =
+        |candidate| Member::new(candidate, asked.pool, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();
@@ -142,10 +141,14 @@ fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, R
     for (device, member) in record.backstore.data_tier.blockdev.devs.iter_mut().zip(&members) {
         device.hardware_info.clone_from(&member.candidate.hardware);
     }
+    if let Some(tokens) = &asked.encryption {
+        encryption::enter(&mut record, tokens);
+    }
     let numbers = numbers(&members);
     let tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Creation)
         .expect("a layout that was just made has its tables");
-    Ok(Plan { pool: asked.pool, name: asked.name.clone(), record, members, tables })
+    let encryption = asked.encryption.clone();
+    Ok(Plan { pool: asked.pool, name: asked.name.clone(), record, members, tables, encryption })
 }
 
 /// A pool uses its first 50 GiB of thin data until it can grow, and says so.
@@ -160,8 +163,18 @@ fn tell_capped(asked: &Asked, sizes: &[(DevUuid, Sectors)], layout: &Layout) {
 
 /// Makes all of it, up to the commit point.
 async fn make<S: Sys>(shard: &Shard<S>, plan: &Plan, running: &Running) -> Result<(), Failure> {
+    open_new(shard, &plan.members).await?;
+    rt::stage("initialise");
+    headers::initialise(&shard.sys, &signed(&plan.members)).await?;
+    rt::stage("stack");
+    build(shard, plan).await?;
+    Ok(save::durable(shard, running).await?)
+}
+
+/// Opens devices that become new members, and sees that nobody has been faster.
+pub(super) async fn open_new<S: Sys>(shard: &Shard<S>, members: &[Member]) -> Result<(), Failure> {
     rt::stage("open");
-    for member in &plan.members {
+    for member in members {
         shard.sys.open(&member.candidate, Opening::New).await?;
         // Between the first look and the exclusive open somebody may have been faster.
         let again = shard.sys.examine(&member.candidate.path).await?;
@@ -170,11 +183,7 @@ async fn make<S: Sys>(shard: &Shard<S>, plan: &Plan, running: &Running) -> Resul
         }
         unsigned(shard, &member.candidate).await?;
     }
-    rt::stage("initialise");
-    headers::initialise(&shard.sys, &signed(plan)).await?;
-    rt::stage("stack");
-    build(shard, plan).await?;
-    Ok(save::durable(shard, running).await?)
+    Ok(())
 }
 
 /// A signature that is damaged, or that others have not recognised, is still somebody's.
@@ -185,8 +194,9 @@ async fn unsigned<S: Sys>(shard: &Shard<S>, candidate: &Candidate) -> Result<(),
     }
 }
 
-fn signed(plan: &Plan) -> Vec<(DeviceNumber, StaticHeader)> {
-    plan.members.iter().map(|member| (member.candidate.number, member.header)).collect()
+/// What new members get for signatures.
+pub(super) fn signed(members: &[Member]) -> Vec<(DeviceNumber, StaticHeader)> {
+    members.iter().map(|member| (member.candidate.number, member.header)).collect()
 }
 
 /// Activates the stack. What lies below the thin pool gets what it needs before the pool goes on top.
@@ -203,6 +213,10 @@ async fn build<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Failure> {
     // begins with zeroes for a new thin pool.
     let clear = vec![zeroes(Role::Cache, size::CRYPT_RESERVE), zeroes(Role::ThinMeta, THIN_META_HEAD)];
     headers::put(&shard.sys, clear).await?;
+    if let Some(tokens) = &plan.encryption {
+        rt::stage("encrypt");
+        shard.sys.encryption()?.set_tokens(plan.pool, tokens).await?;
+    }
     rt::stage("metadata volume");
     make_metadata_volume(shard, plan).await?;
     rt::stage("thin pool");
@@ -219,7 +233,11 @@ async fn make_metadata_volume<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(
 
 fn running(plan: &Plan) -> Running {
     let filesystems = Filesystems::new(plan.pool, Vec::new(), Vec::new(), []);
-    let pool = Pool::new(plan.pool, plan.name.clone(), plan.record.clone(), plan.members.clone(), None, filesystems);
+    let mut pool =
+        Pool::new(plan.pool, plan.name.clone(), plan.record.clone(), plan.members.clone(), None, filesystems);
+    if let Some(tokens) = plan.encryption.clone() {
+        pool.set_tokens(tokens);
+    }
     Running { uuid: plan.pool, pool: pool.into(), saver: Saver::default() }
 }
 
@@ -241,13 +259,13 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Outcome {
     Ok(Answer::PoolCreated(pool, ids))
 }
 
-/// Takes the mark of a pool in creation off all devices that carry it. A failure is no failure of the
-/// creation: a marked device with a record is a device of a whole pool, and the next start tries again.
+/// Takes the marks of a beginning off all devices that carry one. A failure is no failure of what was begun: a
+/// marked device of a pool that has a record is a device like any other, and the next start tries again.
 pub async fn clear_marks<S: Sys>(shard: &Shard<S>, running: &Running) {
     rt::stage("clear marks");
     let marked = running.pool.borrow_mut().clear_marks();
     if let Err(fault) = headers::sign(&shard.sys, &marked).await {
-        log::warn!("a device keeps the mark of a pool in creation (pool={}): {fault}", running.uuid);
+        log::warn!("a device keeps the mark of a beginning (pool={}): {fault}", running.uuid);
     }
 }
 
@@ -259,7 +277,7 @@ async fn unwind<S: Sys>(shard: &Shard<S>, plan: &Plan) {
     let steps = [
         stack::all_down(&shard.sys, plan.pool).await,
         shard.sys.scrap(plan.pool).await,
-        wipe_signed(shard, plan).await,
+        wipe_signed(shard, &plan.members).await,
     ];
     for fault in steps.into_iter().filter_map(Result::err) {
         log::error!("a creation could not be taken back whole (pool={}): {fault}", plan.pool);
@@ -269,12 +287,12 @@ async fn unwind<S: Sys>(shard: &Shard<S>, plan: &Plan) {
     }
 }
 
-/// Wipes the devices that got our signature; one that never got it is left as it was.
-async fn wipe_signed<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(), Fault> {
-    for member in &plan.members {
+/// Wipes the devices that got the signatures that we made for them; one that never got it is left as it was.
+pub(super) async fn wipe_signed<S: Sys>(shard: &Shard<S>, members: &[Member]) -> Result<(), Fault> {
+    for member in members {
         let ours = matches!(
             probe::signature(&shard.sys, &member.candidate).await,
-            Ok(Some(header)) if header.pool == plan.pool
+            Ok(Some(header)) if header.device == member.header.device
         );
         if ours {
             headers::wipe(&shard.sys, &[member.candidate.number]).await?;

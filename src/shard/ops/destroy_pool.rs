@@ -8,8 +8,10 @@ use std::rc::Rc;
 
 use cores::rt;
 
+use crate::engine::pool::Member;
 use crate::error::{Failure, Fault, Refusal};
 use crate::message::{Answer, Claim};
+use crate::model::device::Tier;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
 use crate::shard::ops::{Outcome, headers, save, stack, stop_pool};
@@ -72,9 +74,11 @@ async fn destroy<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Result<(), 
     rt::stage("wipe");
     let (unmarked, marked): (Vec<_>, Vec<_>) = {
         let engine = running.pool.borrow();
-        engine.members().iter().cloned().partition(|member| member.bad)
+        let is_cache = |member: &Member| engine.tiers().of(member.header.device) == Tier::Cache;
+        engine.members().iter().cloned().partition(|member| member.bad || is_cache(member))
     };
-    // A device that the mark did not reach would come up as an incomplete pool, so it goes first.
+    // A device that the mark did not reach would come up as an incomplete pool, so it goes first. Devices of a
+    // cache never have a record.
     for group in [unmarked, marked] {
         let numbers: Vec<_> = group.iter().map(|member| member.candidate.number).collect();
         headers::wipe(&shard.sys, &numbers).await?;

@@ -57,7 +57,7 @@ fn show<S: Sys>(shard: &Shard<S>, running: &Running) {
 /// Brings the stack to what is on record, as a start would: what is active with its table stays as it is,
 /// beginnings are completed, and the thin pool is shown that its metadata device has grown. Repeated also
 /// where nothing was entered, because an earlier try may have ended before this.
-async fn use_room<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+pub(super) async fn use_room<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
     let tables = {
         let pool = running.pool.borrow();
         let members = pool.members();

@@ -7,10 +7,10 @@ use std::rc::Rc;
 
 use cores::rt;
 
-use crate::engine::gather::{Read, Verdict, judge, stopped_view};
+use crate::engine::gather::{Read, Ready, Verdict, judge, stopped_view};
 use crate::error::Failure;
 use crate::message::{Claim, View};
-use crate::model::device::{Candidate, DeviceNumber};
+use crate::model::device::{Candidate, DeviceNumber, Tier};
 use crate::model::ids::PoolUuid;
 use crate::probe;
 use crate::shard::ops::{headers, start_pool};
@@ -32,7 +32,14 @@ pub async fn read<S: Sys>(
             log::warn!("a device of pool {pool} is in use by pool {holder}: {}", candidate.path);
             continue;
         }
-        match read_one(shard, pool, candidate.clone()).await {
+        let mut outcome = read_one(shard, pool, candidate.clone()).await;
+        if let Err(Failure::Faulted(fault)) = &outcome
+            && probe::is_gone(fault)
+        {
+            // It may have been pulled and put back, which is no news to anybody by now.
+            outcome = read_one(shard, pool, candidate.clone()).await;
+        }
+        match outcome {
             Ok(Some(device)) => devices.push(device),
             Ok(None) => {
                 log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path);
@@ -57,7 +64,10 @@ async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) ->
     match probe::signature(&shard.sys, &candidate).await {
         Ok(Some(header)) if header.pool == pool => {
             let regions = probe::regions(&shard.sys, candidate.number, &header).await;
-            Ok(Some(Read { candidate, header, regions }))
+            if regions.is_err() {
+                shard.sys.close(candidate.number, false).await;
+            }
+            Ok(Some(Read { candidate, header, regions: regions? }))
         }
         other => {
             shard.sys.close(candidate.number, false).await;
@@ -101,13 +111,12 @@ pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     match judge(pool, &devices) {
         Verdict::HalfMade => clean_up(shard, pool, &devices, "creation").await,
         Verdict::Destroying => clean_up(shard, pool, &devices, "destruction").await,
-        Verdict::Ready(ready) if ready.record.started() => {
-            if let Err(failure) = start_pool::start(shard, pool, *ready).await {
+        Verdict::Ready(ready) => {
+            if let Err(failure) = start_or_list(shard, pool, ready, &devices).await {
                 log::error!("a pool stays stopped (pool={pool}): {failure}");
                 list(shard, pool, &devices).await;
             }
         }
-        Verdict::Ready(_) => list(shard, pool, &devices).await,
         Verdict::Unfit(refusal) => {
             log::error!("a pool stays stopped (pool={pool}): {refusal}");
             list(shard, pool, &devices).await;
@@ -115,10 +124,26 @@ pub async fn settle<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     }
 }
 
+async fn start_or_list<S: Sys>(
+    shard: &Rc<Shard<S>>,
+    pool: PoolUuid,
+    ready: Box<Ready>,
+    devices: &[Read],
+) -> Result<(), Failure> {
+    if start_pool::comes_up(shard, pool, &ready.record).await? {
+        start_pool::start(shard, pool, *ready).await?;
+    } else {
+        list(shard, pool, devices).await;
+    }
+    Ok(())
+}
+
 /// Lists a pool as stopped. It holds its devices, not its name.
 async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
     close(shard, devices).await;
-    let held = devices.iter().map(|device| (device.candidate.number, device.candidate.path.clone())).collect();
+    // Without a name nobody asks which of them are a cache's.
+    let place = |device: &Read| (device.candidate.number, device.candidate.path.clone(), Tier::Data);
+    let held = devices.iter().map(place).collect();
     if let Err(taken) = shard.take(Claim::Take { pool, name: None, devices: held }).await {
         log::error!("a device of a stopped pool is in other hands (pool={pool}): {taken:?}");
     }
@@ -142,7 +167,13 @@ async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]
         for device in devices {
             shard.sys.open(&device.candidate, Opening::Member).await?;
         }
-        Ok(headers::wipe(&shard.sys, &numbers).await?)
+        // Those without a record do not say what is to become of them, so they go first.
+        let (marked, unmarked): (Vec<&Read>, Vec<&Read>) = devices.iter().partition(|device| device.has_record());
+        for group in [unmarked, marked] {
+            let numbers: Vec<DeviceNumber> = group.iter().map(|device| device.candidate.number).collect();
+            headers::wipe(&shard.sys, &numbers).await?;
+        }
+        Ok(())
     }
     .await;
     if let Err(failure) = &wiped {

@@ -11,7 +11,7 @@ use crate::sys::Sys;
 /// Private dm devices from the top down, without the backstore below the metadata volume.
 const UPPER: [Role; 4] = [Role::ThinPool, Role::ThinData, Role::ThinMeta, Role::Mdv];
 /// The backstore, from the top down.
-const LOWER: [Role; 2] = [Role::Cache, Role::OriginSub];
+const LOWER: [Role; 4] = [Role::Cache, Role::CacheSub, Role::MetaSub, Role::OriginSub];
 
 /// Activates tables in the order given: bottom first.
 pub async fn up<S: Sys>(sys: &S, tables: &[(Dm, Table)]) -> Result<(), Fault> {

@@ -8,27 +8,33 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::filesystem::{Filesystem, Filesystems};
-use crate::engine::gather::{Read, Ready, Verdict, judge};
-use crate::engine::pool::{self as pools, Pool};
+use crate::engine::gather::{Read, Ready, Verdict, judge, judge_without_cache};
+use crate::engine::pool::{self as pools, Member, Pool};
 use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::tier::Tiers;
 use crate::error::{Failure, Fault, Refusal};
+use crate::format::header::{FLAG_JOINING, StaticHeader};
+use crate::format::record::PoolRecord;
 use crate::message::{Answer, Claim, Taken, View};
-use crate::model::device::DeviceNumber;
-use crate::model::dm::{Dm, Table};
+use crate::model::device::{Candidate, DeviceNumber};
+use crate::model::dm::{Dm, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::PoolUuid;
 use crate::model::name::Name;
 use crate::model::pool::MetadataVersion;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, create_pool, gather, intents, records, stack, thin_pool};
+use crate::shard::ops::{
+    Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, stack, thin_pool,
+};
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys};
 
 /// Starts a stopped pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
-    if shard.running(pool).is_some() {
-        return if unlock { Err(Refusal::NotEncrypted { pool }.into()) } else { Ok(Answer::Identity) };
+    if let Some(running) = shard.running(pool) {
+        let plain = running.pool.borrow().encryption().is_none();
+        return if unlock && plain { Err(Refusal::NotEncrypted { pool }.into()) } else { Ok(Answer::Identity) };
     }
     if !shard.gathered.borrow().contains_key(&pool) {
         return Err(Refusal::NoPool(pool).into());
@@ -36,8 +42,9 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, rem
     rt::stage("read metadata");
     // They stay known: a client may try again.
     let devices = gather::read(shard, pool, |_| {}).await?;
-    let outcome = match judge(pool, &devices) {
-        Verdict::Ready(ready) => fit(pool, ready, unlock, remove_cache).map_err(Failure::from),
+    let verdict = if remove_cache { judge_without_cache(pool, &devices) } else { judge(pool, &devices) };
+    let outcome = match verdict {
+        Verdict::Ready(ready) => fit(pool, ready, unlock).map_err(Failure::from),
         Verdict::Unfit(refusal) => Err(refusal.into()),
         Verdict::HalfMade | Verdict::Destroying => Err(Refusal::NoMetadata { pool, devices: devices.len() }.into()),
     };
@@ -52,18 +59,12 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, rem
 }
 
 /// Whether what was asked for fits what the pool is.
-fn fit(pool: PoolUuid, ready: Box<Ready>, unlock: bool, remove_cache: bool) -> Result<Box<Ready>, Refusal> {
-    if ready.record.is_encrypted() {
-        return Err(Refusal::Unsupported { what: "an encrypted pool" });
+fn fit(pool: PoolUuid, ready: Box<Ready>, unlock: bool) -> Result<Box<Ready>, Refusal> {
+    match (ready.record.is_encrypted(), unlock) {
+        (true, true) | (false, false) => {}
+        (true, false) => return Err(Refusal::Locked { pool }),
+        (false, true) => return Err(Refusal::NotEncrypted { pool }),
     }
-    if unlock {
-        return Err(Refusal::NotEncrypted { pool });
-    }
-    if ready.record.backstore.cache_tier.is_some() {
-        return Err(Refusal::Unsupported { what: "a pool with a cache" });
-    }
-    // Without a cache there is none to remove: the request is met.
-    let _met = remove_cache;
     Ok(ready)
 }
 
@@ -96,14 +97,28 @@ fn of_our_kind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
             return Err(Refusal::OtherKind { pool, made: "with --files", started: "without it" });
         }
     }
+    if ready.record.is_encrypted() {
+        shard.sys.encryption()?;
+    }
+    if ready.record.backstore.cache_tier.is_some() {
+        add_devices::caches_work(shard.sys.kind())?;
+    }
     match ready.members[0].header.version {
         MetadataVersion::V1 => Err(Refusal::Version1 { pool }),
         MetadataVersion::V2 => Ok(()),
     }
 }
 
+/// Whether a pool that is found comes up by itself: as its record says, unless it is encrypted and nobody has
+/// unlocked it. A daemon before this one may have; then its stack is up.
+pub async fn comes_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &PoolRecord) -> Result<bool, Fault> {
+    let unlocked = !record.is_encrypted() || shard.sys.active(pool).await?.contains(&Dm::Private(pool, Role::ThinPool));
+    Ok(record.started() && unlocked)
+}
+
 async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Result<(), Refusal> {
-    let devices = ready.members.iter().map(|member| (member.candidate.number, member.candidate.path.clone())).collect();
+    let tiers = Tiers { pool: &ready.name, record: &ready.record, members: &ready.members };
+    let devices = tiers.places();
     let name = ready.name.clone();
     match shard.take(Claim::Take { pool, name: Some(name.clone()), devices }).await {
         Ok(()) => Ok(()),
@@ -114,7 +129,7 @@ async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
 }
 
 async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
-    let Ready { name, record, time, members, strangers } = ready;
+    let Ready { name, record, time, members, strangers, left_over, dropped } = ready;
     for member in &members {
         shard.sys.open(&member.candidate, Opening::Member).await?;
     }
@@ -129,6 +144,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     let tables = tables::tables(&record, members[0].header.version, pool, &numbers, LowWater::Setup)
         .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
     stack::up(&shard.sys, &tables).await?;
+    let tokens = encryption::header(shard, pool, record.is_encrypted()).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
@@ -138,15 +154,56 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
     let filesystems = Filesystems::new(pool, filesystems, lost, seen);
-    let engine = Pool::new(pool, name, record, members, Some(time), filesystems);
+    let mut engine = Pool::new(pool, name, record, members, Some(time), filesystems);
+    // A change of the header may have been cut off before the record told of it.
+    let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
+    let started_anew = engine.set_started(true);
     let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
-    if running.pool.borrow_mut().set_started(true) {
+    for member in dropped.iter().flatten() {
+        mark_leaving(shard, member).await;
+    }
+    if told_anew || started_anew || dropped.is_some() {
         save::durable(shard, &running).await?;
     }
     create_pool::clear_marks(shard, &running).await;
+    let dropped = dropped.into_iter().flatten().map(|member| member.candidate);
+    let leaving: Vec<Candidate> = left_over.into_iter().chain(dropped).collect();
+    wipe_left_over(shard, pool, &leaving).await;
     rt::stage("settle");
     shard.sys.settle(pool).await;
     Ok(running)
+}
+
+/// A device that leaves the pool says so before the record does: whatever is cut off then, the next start wipes
+/// those that the record does not list. One that cannot be written to stays as it is: the pool is started without
+/// it because it has failed.
+async fn mark_leaving<S: Sys>(shard: &Shard<S>, member: &Member) {
+    let header = StaticHeader { flags: member.header.flags | FLAG_JOINING, ..member.header };
+    let marked: Result<(), Failure> = async {
+        shard.sys.open(&member.candidate, Opening::Member).await?;
+        Ok(headers::sign(&shard.sys, &[(member.candidate.number, header)]).await?)
+    }
+    .await;
+    if let Err(failure) = marked {
+        log::warn!("a device of a cache leaves its pool without a word (device={}): {failure}", member.candidate.path);
+    }
+}
+
+/// Wipes devices that were joining or leaving the pool when that was cut off. One that stays as it is is tried
+/// again by the next start.
+async fn wipe_left_over<S: Sys>(shard: &Shard<S>, pool: PoolUuid, devices: &[Candidate]) {
+    for device in devices {
+        log::warn!("a device is wiped that was joining or leaving the pool (pool={pool} device={})", device.path);
+        let wiped: Result<(), Failure> = async {
+            shard.sys.open(device, Opening::Member).await?;
+            Ok(headers::wipe(&shard.sys, &[device.number]).await?)
+        }
+        .await;
+        if let Err(failure) = &wiped {
+            log::error!("a device that was to be wiped is not (pool={pool} device={}): {failure}", device.path);
+        }
+        shard.sys.close(device.number, wiped.is_ok()).await;
+    }
 }
 
 /// Takes down active volumes that no record names: what a daemon that died was making or destroying. One

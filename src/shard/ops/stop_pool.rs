@@ -104,8 +104,9 @@ async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Faul
     save::durable(shard, running).await
 }
 
-/// Volumes that were gone for a moment have lost the paths under which clients find them.
-async fn announce<S: Sys>(shard: &Shard<S>, running: &Running) {
+/// Gives every filesystem its path: volumes that were gone for a moment have lost them, and in a pool with
+/// another name they are others.
+pub(super) async fn announce<S: Sys>(shard: &Shard<S>, running: &Running) {
     let (of_pool, records) = {
         let pool = running.pool.borrow();
         let records: Vec<_> = pool.filesystems.iter().map(|found| found.record.clone()).collect();

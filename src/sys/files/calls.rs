@@ -5,13 +5,14 @@
 //!
 //! Deliberately absent: the host's calls themselves; they stand in the modules that are named here.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 
 use cores::side::Fd;
 
 use super::{FilesSys, Open, devices, examine, fault, links, mdv, thin};
-use crate::error::{Failure, Fault, Why};
+use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Role, Table, ThinPoolState};
@@ -44,6 +45,7 @@ impl FilesSys {
         let pool = device.pool();
         match table {
             Table::Linear(_) => Ok(()),
+            Table::Cache { .. } => Err(Why::Data("files have no cache")),
             Table::ThinPool { .. } => {
                 let folders = [root.path().to_owned(), root.pool(pool), root.thin(pool)];
                 self.blocking(move || thin::make(folders.each_ref().map(PathBuf::as_path))).await
@@ -173,6 +175,12 @@ impl FilesSys {
 }
 
 impl Sys for FilesSys {
+    type Encryption = Infallible;
+
+    fn encryption(&self) -> Result<&Infallible, Refusal> {
+        Err(Refusal::Unsupported { what: "encryption" })
+    }
+
     fn kind(&self) -> Kind {
         Kind::Files
     }
@@ -206,6 +214,10 @@ impl Sys for FilesSys {
             self.inner.open.borrow_mut().insert(candidate.number, open);
         }
         if opening != Opening::Look {
+            if let Some(open) = self.inner.open.borrow_mut().get_mut(&candidate.number) {
+                // It may have grown since it was opened.
+                open.size = candidate.size;
+            }
             let own = candidate.clone();
             let devices = self.inner.root.devices();
             let making = self.inner.root.link_in_making(&format!("device-{}-{}", own.number.0, own.number.1));

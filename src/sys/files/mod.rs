@@ -124,7 +124,7 @@ impl FilesSys {
     fn volume(&self, device: Dm) -> Result<PathBuf, Why> {
         match self.inner.stack.borrow().table(device) {
             Some(Table::Thin { id, .. }) => Ok(self.inner.root.volume(device.pool(), *id)),
-            Some(Table::Linear(_) | Table::ThinPool { .. }) => Err(Why::Errno(libc::EINVAL)),
+            Some(Table::Linear(_) | Table::Cache { .. } | Table::ThinPool { .. }) => Err(Why::Errno(libc::EINVAL)),
             None => Err(Why::Errno(libc::ENXIO)),
         }
     }

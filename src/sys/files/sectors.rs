@@ -205,7 +205,7 @@ impl FilesSys {
         match table {
             Table::Thin { .. } => Ok(vec![Flushed::Volume(device), Flushed::Pool(device)]),
             Table::ThinPool { .. } => Ok(vec![Flushed::Pool(device)]),
-            Table::Linear(_) => {
+            Table::Linear(_) | Table::Cache { .. } => {
                 let pieces = stack.resolve(device, Sectors::ZERO, table.length())?;
                 Ok(pieces.into_iter().map(|piece| Flushed::Device(piece.device)).collect())
             }

@@ -5,10 +5,12 @@
 //! Invariant: no borrow of a cell lives across a wait. Deliberately absent: how each thing is done;
 //! that stands in the modules of its subject.
 
+use std::convert::Infallible;
+
 use cores::rt::{book, timed};
 
 use super::{KernelSys, fault};
-use crate::error::{Failure, Fault, Why};
+use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Below, Dm, Table, ThinPoolState};
@@ -21,7 +23,7 @@ use crate::units::{Bytes, Sectors};
 fn devices_below(tables: &[(Dm, Table)]) -> Vec<DeviceNumber> {
     let lines = tables.iter().flat_map(|(_, table)| match table {
         Table::Linear(lines) => lines.as_slice(),
-        Table::ThinPool { .. } | Table::Thin { .. } => &[],
+        Table::Cache { .. } | Table::ThinPool { .. } | Table::Thin { .. } => &[],
     });
     let device = |below| match below {
         Below::Device(number) => Some(number),
@@ -35,6 +37,12 @@ fn at((device, why): (Dm, Why), doing: &'static str) -> Fault {
 }
 
 impl Sys for KernelSys {
+    type Encryption = Infallible;
+
+    fn encryption(&self) -> Result<&Infallible, Refusal> {
+        Err(Refusal::Unsupported { what: "encryption" })
+    }
+
     fn kind(&self) -> Kind {
         Kind::Kernel
     }

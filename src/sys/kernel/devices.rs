@@ -51,7 +51,10 @@ struct Opened {
 
 impl KernelSys {
     pub(super) async fn open_device(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure> {
-        if self.is_open(candidate.number, opening) {
+        if opening == Opening::Member {
+            self.release_exclusive(&[candidate.number]).await;
+        }
+        if self.is_open(candidate, opening) {
             return Ok(());
         }
         let own = candidate.clone();
@@ -70,10 +73,11 @@ impl KernelSys {
         Ok(())
     }
 
-    fn is_open(&self, number: DeviceNumber, opening: Opening) -> bool {
-        self.inner.open.borrow().get(&number).is_some_and(|open| match opening {
+    /// Whether it is open for that already, and in the size that it has.
+    fn is_open(&self, candidate: &Candidate, opening: Opening) -> bool {
+        self.inner.open.borrow().get(&candidate.number).is_some_and(|open| match opening {
             Opening::Look => true,
-            Opening::Member => open.writable,
+            Opening::Member => open.writable && open.size == candidate.size,
             Opening::New => open.hold.is_some(),
         })
     }

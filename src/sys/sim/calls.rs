@@ -67,7 +67,7 @@ impl SimSys {
     }
 
     /// The state, if this process still lives; else waits for ever.
-    async fn alive(&self) -> RefMut<'_, State> {
+    pub(super) async fn alive(&self) -> RefMut<'_, State> {
         if self.over() {
             pending::<()>().await;
         }
@@ -89,7 +89,7 @@ impl SimSys {
     }
 
     /// An action: a change that is counted and may fail or never happen.
-    async fn act<T>(
+    pub(super) async fn act<T>(
         &self,
         doing: &'static str,
         subject: impl Display,
@@ -108,7 +108,7 @@ impl SimSys {
     }
 
     /// A question: changes nothing.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         doing: &'static str,
         subject: impl Display,
@@ -157,6 +157,12 @@ const fn folder_words(folder: Folder) -> &'static str {
 }
 
 impl Sys for SimSys {
+    type Encryption = Self;
+
+    fn encryption(&self) -> Result<&Self, Refusal> {
+        Ok(self)
+    }
+
     fn kind(&self) -> Kind {
         Kind::Sim
     }
@@ -189,6 +195,10 @@ impl Sys for SimSys {
             Ok(readable.filter(|disk| disk.has_signature()).map(Disk::candidate).collect())
         })
         .await
+    }
+
+    fn finds_devices(&self) -> bool {
+        self.machine.state().conjures.is_none()
     }
 
     async fn device_events(&self) -> Vec<DeviceEvent> {

@@ -11,6 +11,7 @@
 //! agrees with itself only because disks are numbered after their paths.
 
 mod calls;
+mod crypt;
 mod dice;
 mod disks;
 mod events;
@@ -35,13 +36,15 @@ use self::state::State;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolMode};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
+use crate::model::token::Tokens;
 use crate::sys::{DeviceEvent, Folder};
 use crate::units::Sectors;
 
 pub use self::calls::SimSys;
 
-/// The size of a disk that a daemon started with `--sim` finds under any path: 16 TiB.
-pub const CONJURED_SIZE: Sectors = Sectors(1 << 35);
+/// The size of a disk that a daemon started with `--sim` finds under any path: 4 TiB. A pool of one has room for
+/// filesystems of the default size also without overprovisioning, and a cache may have eight.
+pub const CONJURED_SIZE: Sectors = Sectors(1 << 33);
 /// Longest delay before and after an action of a test machine: long enough to reorder, and free,
 /// because the time is virtual.
 const DELAY_MAX: Duration = Duration::from_micros(1_000);
@@ -65,7 +68,7 @@ impl Machine {
     }
 
     /// The machine of a daemon that was started with `--sim`: every absolute path is an empty disk
-    /// of 16 TiB, and nothing takes time.
+    /// of 4 TiB, and nothing takes time.
     pub fn daemon() -> Self {
         let machine = Self { state: Rc::new(RefCell::new(State::new(0, Duration::ZERO))) };
         machine.state().conjures = Some(CONJURED_SIZE);
@@ -316,6 +319,12 @@ impl Machine {
     pub fn files(&self, pool: PoolUuid, folder: Folder) -> Option<Vec<String>> {
         // The only error is that it is not mounted.
         self.state.borrow().mdv_store(pool).ok().map(|store| store.list(folder))
+    }
+
+    /// What the encryption header of a pool holds, if it has one. `None` also while the backstore is not active.
+    pub fn tokens(&self, pool: PoolUuid) -> Option<Tokens> {
+        // The only errors are that it is not active, and a disk that cannot be read.
+        self.state.borrow().tokens(pool).ok().flatten()
     }
 
     /// Where `announce` made paths lead: pool and filesystem name, to the thin volume.

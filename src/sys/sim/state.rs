@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::crypt::Header;
 use super::dice::Dice;
 use super::disks::{Disk, refuse};
 use super::events::News;
@@ -26,13 +27,15 @@ use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Below, Dm, Role, Table, ThinFeature, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
+use crate::model::token::KeyDescription;
 use crate::sys::linear::Piece;
+use crate::sys::passphrase::Passphrase;
 use crate::sys::stack::{Blocked, Likeness, META_BLOCK, Stack};
 use crate::sys::{Target, Write, WriteData};
 use crate::units::{Bytes, SECTOR_BYTES, Sectors};
 
 /// A place on a disk.
-type Place = (DeviceNumber, Sectors);
+pub(super) type Place = (DeviceNumber, Sectors);
 
 /// Sectors that are written or read, and whose they are.
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +59,13 @@ impl From<Piece> for Spot {
     }
 }
 
+/// First bytes of a cache's metadata device here.
+const CACHE_MARK: &[u8; 9] = b"sim-cache";
 /// First bytes of a thin pool's metadata device here; a number follows.
 const THIN_MARK: &[u8; 8] = b"sim-thin";
 /// Who reads when it is the machine itself.
-const KERNEL: u64 = 0;
-/// Sectors that are zero on thin-pool metadata that was never used: the kernel looks at 4 KiB.
+pub(super) const KERNEL: u64 = 0;
+/// Sectors that are zero on metadata that was never used, of a thin pool or of a cache: the kernel looks at 4 KiB.
 const FRESH_SECTORS: Sectors = Sectors(8);
 
 /// Everything.
@@ -84,6 +89,9 @@ pub(super) struct State {
     pub(super) seats: u64,
     pub(super) stack: Stack,
     thin: BTreeMap<Place, ThinStore>,
+    /// Headers of encryption layers.
+    pub(super) headers: BTreeMap<Place, Header>,
+    pub(super) keys: BTreeMap<KeyDescription, Passphrase>,
     /// By the place of the superblock and the write that made it.
     mdv: BTreeMap<(Place, u64), MdvStore>,
     pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
@@ -112,6 +120,8 @@ impl State {
             seats: 0,
             stack: Stack::new(),
             thin: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
             mounted: BTreeMap::new(),
             in_use: BTreeSet::new(),
@@ -149,6 +159,7 @@ impl State {
         }
         self.stack.clear();
         self.in_use.clear();
+        self.keys.clear();
         self.announced.clear();
         self.mounted.clear();
         self.news.ailing.clear();
@@ -220,7 +231,7 @@ impl State {
     pub(super) fn block_sizes(&self, device: Dm) -> Result<BlockSizes, Why> {
         let table = self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))?;
         let below = match table {
-            Table::Linear(_) => device,
+            Table::Linear(_) | Table::Cache { .. } => device,
             Table::ThinPool { .. } | Table::Thin { .. } => Dm::Private(device.pool(), Role::ThinData),
         };
         let mut blocks = BlockSizes { logical: 512, physical: 512 };
@@ -345,7 +356,7 @@ impl State {
             Target::Dm(device) => device,
         };
         let numbers = match self.stack.table(device).ok_or(Why::Errno(libc::ENXIO))? {
-            Table::Linear(_) => self.disks_below(device)?,
+            Table::Linear(_) | Table::Cache { .. } => self.disks_below(device)?,
             Table::ThinPool { .. } | Table::Thin { .. } => {
                 let below = |role| self.disks_below(Dm::Private(device.pool(), role));
                 below(Role::ThinMeta)?.into_iter().chain(below(Role::ThinData)?).collect()
@@ -401,6 +412,7 @@ impl State {
         }
         match table {
             Table::Linear(_) => {}
+            Table::Cache { .. } => self.open_cache(device.pool())?,
             Table::ThinPool { .. } => self.open_thin_pool(device.pool())?,
             Table::Thin { id, .. } => {
                 self.thin_store(device.pool())?.content(*id).ok_or(Why::Errno(libc::ENODATA))?;
@@ -428,7 +440,7 @@ impl State {
     }
 
     /// Where the first sector of a device is.
-    fn place(&self, device: Dm) -> Result<Place, Why> {
+    pub(super) fn place(&self, device: Dm) -> Result<Place, Why> {
         let first = self.stack.resolve(device, Sectors::ZERO, Sectors(1))?;
         let piece = first.first().expect("one sector is one piece");
         Ok((piece.device, piece.start))
@@ -459,6 +471,25 @@ impl State {
         sector[8..16].copy_from_slice(&mark.to_le_bytes());
         self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
         self.thin.insert(place, ThinStore::new(mark, length));
+        Ok(())
+    }
+
+    /// Finds the metadata of a cache, or begins it where there are only zeroes. What a cache holds its origin
+    /// holds too, so nothing else is kept of it.
+    fn open_cache(&mut self, pool: PoolUuid) -> Result<(), Why> {
+        let meta = Dm::Private(pool, Role::MetaSub);
+        let place = self.place(meta)?;
+        let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
+        if start.starts_with(CACHE_MARK) {
+            return Ok(());
+        }
+        if start.iter().any(|byte| *byte != 0) {
+            return Err(Why::Errno(libc::EILSEQ)); // As the kernel's superblock check answers.
+        }
+        let mut sector = [0; UNIT_BYTES];
+        sector[..CACHE_MARK.len()].copy_from_slice(CACHE_MARK);
+        let mark = self.tick();
+        self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
         Ok(())
     }
 
@@ -523,7 +554,7 @@ impl State {
         let content = self.thin_store(device.pool())?.content(id).ok_or(Why::Errno(libc::ENODATA))?;
         match self.stack.table(Dm::Private(device.pool(), Role::ThinPool)) {
             Some(Table::ThinPool { block, .. }) => Ok(Sectors(content.mapped() * block.0).bytes()),
-            Some(Table::Linear(_) | Table::Thin { .. }) | None => Err(Why::Errno(libc::ENXIO)),
+            Some(Table::Linear(_) | Table::Cache { .. } | Table::Thin { .. }) | None => Err(Why::Errno(libc::ENXIO)),
         }
     }
 
@@ -545,7 +576,7 @@ impl State {
     pub(super) fn thin_id(&self, device: Dm) -> Result<ThinId, Why> {
         match self.stack.table(device) {
             Some(Table::Thin { id, .. }) => Ok(*id),
-            Some(Table::Linear(_) | Table::ThinPool { .. }) => Err(Why::Errno(libc::EINVAL)),
+            Some(Table::Linear(_) | Table::Cache { .. } | Table::ThinPool { .. }) => Err(Why::Errno(libc::EINVAL)),
             None => Err(Why::Errno(libc::ENXIO)),
         }
     }

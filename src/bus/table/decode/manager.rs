@@ -6,6 +6,8 @@
 use dbus::Path;
 
 use crate::bus::facts::ManagerFacts;
+use crate::bus::report;
+use crate::bus::table::decode::encryption::{Clevis, Key, OldClevis, OldKey, old_tokens, tokens};
 use crate::bus::table::decode::{Ask, CallFault, Decoded, optional};
 use crate::bus::tree::Tree;
 use crate::error::Refusal;
@@ -15,53 +17,50 @@ use crate::model::device::DevicePath;
 use crate::model::ids::PoolUuid;
 use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, StoppedPoolView, TagSpec};
+use crate::model::token::Tokens;
 use crate::units::Bytes;
 
 type Asked<'a> = Ask<'a, ManagerFacts>;
-type OldKey = (bool, String);
-type OldClevis = (bool, (String, String));
-type Key = ((bool, u32), String);
-type Clevis = ((bool, u32), String, String);
 type Journal = (bool, u64);
 type Unlock = (bool, (bool, u32));
-
-const ENCRYPTION: Refusal = Refusal::Unsupported { what: "creating an encrypted pool" };
 
 /// The redundancy is ignored, whatever it is.
 pub(in crate::bus::table) fn create_pool_r0(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
     type Shape = (String, (bool, u16), Vec<String>, OldKey, OldClevis);
     let (name, _redundancy, devices, key, clevis): Shape = ask.args.all()?;
-    create_pool(ask, &name, &devices, key.0 || clevis.0, Ok(IntegritySpec::default()))
+    create_pool(ask, &name, &devices, old_tokens(key, clevis)?, Ok(IntegritySpec::default()))
 }
 
 pub(in crate::bus::table) fn create_pool_r5(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
     let (name, devices, key, clevis): (String, Vec<String>, OldKey, OldClevis) = ask.args.all()?;
-    create_pool(ask, &name, &devices, key.0 || clevis.0, Ok(IntegritySpec::default()))
+    create_pool(ask, &name, &devices, old_tokens(key, clevis)?, Ok(IntegritySpec::default()))
 }
 
 pub(in crate::bus::table) fn create_pool_r8(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
     type Shape = (String, Vec<String>, Vec<Key>, Vec<Clevis>, Journal, (bool, String), (bool, bool));
     let (name, devices, keys, clevis, journal, tag, superblock): Shape = ask.args.all()?;
     let encrypted = !keys.is_empty() || !clevis.is_empty();
+    let tokens = if encrypted { Some(tokens(keys, clevis)?) } else { None };
     let integrity = integrity(optional(journal), optional(tag), optional(superblock));
-    create_pool(ask, &name, &devices, encrypted, integrity)
+    create_pool(ask, &name, &devices, tokens, integrity)
 }
 
 fn create_pool(
     ask: &Asked<'_>,
     name: &str,
     devices: &[String],
-    encrypted: bool,
+    encryption: Option<Tokens>,
     integrity: Result<IntegritySpec, Refusal>,
 ) -> Result<Decoded, CallFault> {
     let name = Name::try_from(name).map_err(Refusal::Name)?;
     let devices = device_paths(devices)?;
     let integrity = integrity?;
-    if encrypted {
-        return Err(ENCRYPTION.into());
+    let there = &ask.tree.manager().keys;
+    if let Some((_, key)) = encryption.iter().flat_map(Tokens::keys).find(|(_, key)| !there.contains(*key)) {
+        return Err(Refusal::NoKey(key.clone()).into());
     }
     let pool = PoolUuid::from_random((ask.random)());
-    Ok(Decoded::Wish(Wish::CreatePool { pool, name, devices, integrity }))
+    Ok(Decoded::Wish(Wish::CreatePool { pool, name, devices, integrity, encryption }))
 }
 
 /// What is not said has its default.
@@ -85,7 +84,7 @@ fn integrity(journal: Option<u64>, tag: Option<String>, superblock: Option<bool>
 }
 
 /// Each path once, in the order of the request; if any is relative, all of those are named.
-fn device_paths(texts: &[String]) -> Result<Vec<DevicePath>, Refusal> {
+pub(super) fn device_paths(texts: &[String]) -> Result<Vec<DevicePath>, Refusal> {
     if texts.len() > DEVICES_IN_REQUEST_MAX {
         return Err(Refusal::TooManyDevices { asked: texts.len(), max: DEVICES_IN_REQUEST_MAX });
     }
@@ -115,25 +114,45 @@ fn pool_at(ask: &Asked<'_>) -> Result<PoolUuid, CallFault> {
 
 pub(in crate::bus::table) fn start_pool_r2(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
     let (id, unlock): (String, (bool, String)) = ask.args.all()?;
-    start_pool(ask, &id, "uuid", old_unlock(unlock)?, false)
+    start_pool(ask, &id, "uuid", Unlocking::by_method(old_unlock(unlock)?), false)
 }
 
 pub(in crate::bus::table) fn start_pool_r4(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
     let (id, id_type, unlock): (String, String, (bool, String)) = ask.args.all()?;
-    start_pool(ask, &id, &id_type, old_unlock(unlock)?, false)
+    start_pool(ask, &id, &id_type, Unlocking::by_method(old_unlock(unlock)?), false)
 }
 
 pub(in crate::bus::table) fn start_pool_r8(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
     let (id, id_type, unlock, key): (String, String, Unlock, (bool, u32)) = ask.args.all()?;
-    let key = ask.args.descriptor(key)?;
-    start_pool(ask, &id, &id_type, unlock.0 || key, false)
+    let passphrase = ask.args.has_descriptor(key)?;
+    start_pool(ask, &id, &id_type, Unlocking { method: unlock.0, passphrase }, false)
 }
 
 pub(in crate::bus::table) fn start_pool_r9(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
     type Shape = (String, String, Unlock, (bool, u32), bool);
     let (id, id_type, unlock, key, remove_cache): Shape = ask.args.all()?;
-    let key = ask.args.descriptor(key)?;
-    start_pool(ask, &id, &id_type, unlock.0 || key, remove_cache)
+    let passphrase = ask.args.has_descriptor(key)?;
+    start_pool(ask, &id, &id_type, Unlocking { method: unlock.0, passphrase }, remove_cache)
+}
+
+/// Starting a pool, from the time when there was no other reason to.
+pub(in crate::bus::table) fn unlock_pool(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (id, method): (String, String) = ask.args.all()?;
+    start_pool(ask, &id, "uuid", Unlocking::by_method(old_unlock((true, method))?), false)
+}
+
+/// What a request to start brings for unlocking. Which method and slot is not looked at: the machine that
+/// encrypts opens a pool with any.
+#[derive(Clone, Copy)]
+struct Unlocking {
+    method: bool,
+    passphrase: bool,
+}
+
+impl Unlocking {
+    const fn by_method(method: bool) -> Self {
+        Self { method, passphrase: false }
+    }
 }
 
 /// An unlock method by name. Some clients write it in lower case; an absent one may be any text.
@@ -149,15 +168,23 @@ fn start_pool(
     ask: &Asked<'_>,
     id: &str,
     id_type: &str,
-    unlock: bool,
+    with: Unlocking,
     remove_cache: bool,
 ) -> Result<Decoded, CallFault> {
+    let unlock = with.method;
     let wish = |pool| Ok(Decoded::Wish(Wish::StartPool { pool, unlock, remove_cache }));
     let found = find(ask.tree, id, id_type)?;
     match found {
+        Found::Running(pool) | Found::Stopped(pool, _) if with.passphrase && !unlock => {
+            let encrypted = ask.tree.pool(pool).is_some_and(|view| view.encryption.is_some());
+            let alone = Refusal::PassphraseAlone { pool };
+            if encrypted { Ok(Decoded::Known(Answer::Identity)) } else { Err(alone.into()) }
+        }
         // Calls about it are on their way: only its home knows what it will be when they are done.
         Found::Running(pool) | Found::Stopped(pool, _) if (ask.busy)(pool) => wish(pool),
-        Found::Running(pool) if unlock => Err(Refusal::NotEncrypted { pool }.into()),
+        Found::Running(pool) if unlock && ask.tree.pool(pool).is_some_and(|view| view.encryption.is_none()) => {
+            Err(Refusal::NotEncrypted { pool }.into())
+        }
         Found::Running(_) => Ok(Decoded::Known(Answer::Identity)),
         Found::Stopped(pool, view) if unlock && encrypted(view) == Some(false) => {
             Err(Refusal::NotEncrypted { pool }.into())
@@ -181,6 +208,18 @@ pub(in crate::bus::table) fn stop_pool_r6(ask: &Asked<'_>) -> Result<Decoded, Ca
         Found::Stopped(pool, _) if !(ask.busy)(pool) => Ok(Decoded::Known(Answer::Identity)),
         Found::Running(pool) | Found::Stopped(pool, _) => Ok(Decoded::Wish(Wish::StopPool(pool))),
     }
+}
+
+pub(in crate::bus::table) fn engine_state_report(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    Ok(Decoded::Known(Answer::Text(report::engine_state(ask.tree))))
+}
+
+pub(in crate::bus::table) fn get_report(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (name,): (String,) = ask.args.all()?;
+    if name != "stopped_pools" {
+        return Err(Refusal::Report { tried: name }.into());
+    }
+    Ok(Decoded::Known(Answer::Text(report::stopped_pools(ask.tree))))
 }
 
 /// A pool that a client named.

@@ -5,11 +5,14 @@
 
 use dbus::Path;
 
-use crate::bus::table::decode::{Args, Ask, CallFault, Decoded, optional, size};
+use crate::bus::table::decode::manager::device_paths;
+use crate::bus::table::decode::{Args, Ask, CallFault, Decoded, name, optional, size};
 use crate::error::Refusal;
 use crate::limits::FILESYSTEMS_IN_REQUEST_MAX;
 use crate::message::{Answer, Wish};
+use crate::model::device::DevicePath;
 use crate::model::filesystem::FilesystemSpec;
+use crate::model::ids::DevUuid;
 use crate::model::name::Name;
 use crate::model::pool::PoolView;
 
@@ -66,6 +69,56 @@ pub(in crate::bus::table) fn snapshot_filesystem(ask: &Asked<'_>) -> Result<Deco
     let found = ask.tree.filesystem_at(&path).filter(|fs| fs.view.pool == ask.on.uuid);
     let origin = found.ok_or_else(|| Refusal::NoFilesystemAt(path.to_string()))?.view.record.uuid;
     Ok(Decoded::Wish(Wish::SnapshotFilesystem(ask.on.uuid, origin, Name::try_from(&*name).map_err(Refusal::from)?)))
+}
+
+pub(in crate::bus::table) fn metadata(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (current,): (bool,) = ask.args.all()?;
+    Ok(Decoded::Wish(Wish::Metadata(ask.on.uuid, current)))
+}
+
+/// A filesystem's record is changed and saved as one, so whether the current one is asked for makes no difference.
+pub(in crate::bus::table) fn filesystem_metadata(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (name, _current): ((bool, String), bool) = ask.args.all()?;
+    Ok(Decoded::Wish(Wish::FilesystemMetadata(ask.on.uuid, optional(name))))
+}
+
+pub(in crate::bus::table) fn add_data_devs(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    Ok(Decoded::Wish(Wish::AddDataDevices(ask.on.uuid, devices(ask)?)))
+}
+
+pub(in crate::bus::table) fn add_cache_devs(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    Ok(Decoded::Wish(Wish::AddCacheDevices(ask.on.uuid, devices(ask)?)))
+}
+
+/// Until r4 a pool that is encrypted gets no cache.
+pub(in crate::bus::table) fn init_cache_r0(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let decoded = init_cache_r5(ask)?;
+    if ask.on.encryption.is_some() {
+        return Err(Refusal::CacheOfEncrypted { name: ask.on.name.clone() }.into());
+    }
+    Ok(decoded)
+}
+
+pub(in crate::bus::table) fn init_cache_r5(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    Ok(Decoded::Wish(Wish::InitCache(ask.on.uuid, devices(ask)?)))
+}
+
+/// The one argument is a list of paths.
+fn devices(ask: &Asked<'_>) -> Result<Vec<DevicePath>, CallFault> {
+    let (texts,): (Vec<String>,) = ask.args.all()?;
+    Ok(device_paths(&texts)?)
+}
+
+/// Whether the pool has the device, and whether that has grown, is for the pool's home to find out.
+pub(in crate::bus::table) fn grow_physical_device(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (text,): (String,) = ask.args.all()?;
+    let device: DevUuid = text.parse().map_err(|_| Refusal::Uuid { tried: text })?;
+    Ok(Decoded::Wish(Wish::GrowDevice(ask.on.uuid, device)))
+}
+
+pub(in crate::bus::table) fn set_name(ask: &Asked<'_>) -> Result<Decoded, CallFault> {
+    let (text,): (String,) = ask.args.all()?;
+    Ok(Decoded::Wish(Wish::SetPoolName(ask.on.uuid, name(&text)?)))
 }
 
 pub(in crate::bus::table) fn set_overprovisioning(pool: &PoolView, args: &Args) -> Result<Wish, CallFault> {

@@ -41,8 +41,8 @@ impl Semaphore {
         if present { Some(Self { id }) } else { None }
     }
 
-    /// The semaphore of a key, if it was made at `since` or later and nobody has counted in it: as it is between
-    /// `create` and the first `up`.
+    /// The semaphore of a key, if it was made at `since` (or a second before) or later and nobody has counted in it:
+    /// as it is between `create` and the first `up`.
     pub(super) fn unused(key: u32, since: SystemTime) -> Option<Self> {
         let id = get(key, 0).ok()?;
         // SAFETY: semid_ds is numbers; zero is a value of each.
@@ -53,7 +53,8 @@ impl Semaphore {
         let value = unsafe { libc::semctl(id, 0, GETVAL) };
         let since = since.duration_since(UNIX_EPOCH).ok()?.as_secs();
         let made = u64::try_from(found.sem_ctime).ok()?;
-        let unused = stat == 0 && value == 0 && found.sem_otime == 0 && made >= since;
+        // The kernel tells this time by a clock of whole seconds, which may be a tick behind that of files.
+        let unused = stat == 0 && value == 0 && found.sem_otime == 0 && made + 1 >= since;
         // Made only when it is ours: dropping one removes it.
         if unused { Some(Self { id }) } else { None }
     }

@@ -76,6 +76,7 @@ impl Numbered {
         };
         Ok(match table {
             Table::Linear(lines) => Self::Linear(lines.iter().map(line).collect::<Result<_, Why>>()?),
+            Table::Cache { .. } => return Err(Why::Data("a cache is not supported yet")),
             Table::ThinPool { length, block, low_water, features } => Self::ThinPool {
                 length: *length,
                 meta: private(Role::ThinMeta)?,
@@ -254,7 +255,9 @@ mod tests {
             Dm::Private(_, Role::ThinMeta) => Ok(DeviceNumber(253, 2)),
             Dm::Private(_, Role::ThinData) => Ok(DeviceNumber(253, 3)),
             Dm::Private(_, Role::ThinPool) => Ok(DeviceNumber(253, 5)),
-            Dm::Private(_, Role::Cache | Role::Mdv) | Dm::Thin(..) => Err(Why::Errno(libc::ENXIO)),
+            Dm::Private(_, Role::MetaSub | Role::CacheSub | Role::Cache | Role::Mdv) | Dm::Thin(..) => {
+                Err(Why::Errno(libc::ENXIO))
+            }
         };
         let private = |role| Dm::Private(pool(), role);
         let linear =

@@ -1,0 +1,81 @@
+//! Taking into use what a data device has grown by.
+//!
+//! Commit point: a signature with the new size is durable. The record follows, with more room for an integrity
+//! layer at the new end: with the sizes the other way round it would name sectors that the device does not have
+//! by its signature. A power failure in between leaves a pool that offers these sectors for data until the
+//! device grows again; that is no harm.
+//!
+//! Deliberately absent: cache devices. Every sector of theirs is on record, so neither could come first.
+
+use std::rc::Rc;
+
+use cores::rt;
+
+use crate::engine::pool::Member;
+use crate::error::{Failure, Refusal};
+use crate::format::header::StaticHeader;
+use crate::format::record::{self, PoolRecord};
+use crate::message::{Answer, View};
+use crate::model::device::{Candidate, Tier};
+use crate::model::ids::{DevUuid, PoolUuid};
+use crate::shard::ops::{Outcome, headers, save};
+use crate::shard::{Running, Shard};
+use crate::sys::{Opening, Sys};
+
+/// Takes a device into use in its present size. One that has not grown, or is not of the data tier, stays as it is.
+pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: DevUuid) -> Outcome {
+    let running = shard.changeable(pool)?;
+    let Some(member) = running.pool.borrow().tiers().member(Tier::Data, device).cloned() else {
+        return Ok(Answer::Identity);
+    };
+    rt::stage("examine");
+    let now = shard.sys.examine(&member.candidate.path).await?;
+    if now.number != member.candidate.number {
+        return Err(Refusal::DeviceChanged { path: now.path }.into());
+    }
+    let recorded = member.header.size;
+    if now.size < recorded {
+        return Err(Refusal::DeviceShrunk { path: now.path, size: now.size, recorded }.into());
+    }
+    if now.size == recorded {
+        return Ok(Answer::Identity);
+    }
+    let record = running.pool.borrow().tiers().grow(device, now.size)?;
+    save::fits(&record::encode(&record))?;
+    grow(shard, &running, &member, &now, record).await?;
+    show(shard, &running, device);
+    log::info!("device has grown (pool={pool} device={} before={recorded} now={})", now.path, now.size);
+    Ok(Answer::Set)
+}
+
+async fn grow<S: Sys>(
+    shard: &Shard<S>,
+    running: &Running,
+    member: &Member,
+    now: &Candidate,
+    record: PoolRecord,
+) -> Result<(), Failure> {
+    // What is open is open in the size that it had.
+    let now = Candidate { occupant: member.candidate.occupant.clone(), ..now.clone() };
+    shard.sys.open(&now, Opening::Member).await?;
+    rt::stage("sign");
+    let header = StaticHeader { size: now.size, ..member.header };
+    headers::sign(&shard.sys, &[(now.number, header)]).await?;
+    let before = {
+        let mut pool = running.pool.borrow_mut();
+        pool.grow_device(header.device, now.size);
+        pool.replace_record(record)
+    };
+    if let Err(fault) = save::durable(shard, running).await {
+        running.pool.borrow_mut().replace_record(before);
+        log::warn!("no room for an integrity layer is kept of what a device has grown by: {fault}");
+    }
+    Ok(())
+}
+
+fn show<S: Sys>(shard: &Shard<S>, running: &Running, device: DevUuid) {
+    let pool = running.pool.borrow();
+    let mut views = vec![View::Pool(pool.view())];
+    views.extend(pool.device_views().into_iter().filter(|view| view.uuid == device).map(View::Device));
+    shard.show(views);
+}
