@@ -26,7 +26,7 @@ use crate::engine::pool::Pool;
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::message::{Claim, Claimed, Message, Taken, View};
 use crate::model::device::DeviceNumber;
-use crate::model::ids::{FsUuid, PoolUuid};
+use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::pool::Availability;
 use crate::shard::conflict::Gate;
 use crate::shard::ops::save::Saver;
@@ -141,6 +141,20 @@ impl<S: Sys> Shard<S> {
         if !views.is_empty() {
             self.send(self.places.bus, Message::Views(views));
         }
+    }
+
+    /// Shows a pool whose own values have changed.
+    fn show_pool(&self, running: &Running) {
+        let view = running.pool.borrow().view();
+        self.show(vec![View::Pool(view)]);
+    }
+
+    /// Shows a pool whose sizes have changed, and then those of its devices that it has changed with.
+    fn show_devices(&self, running: &Running, devices: &[DevUuid]) {
+        let pool = running.pool.borrow();
+        let mut views = vec![View::Pool(pool.view())];
+        views.extend(pool.device_views().into_iter().filter(|view| devices.contains(&view.uuid)).map(View::Device));
+        self.show(views);
     }
 
     /// A filesystem of a pool as clients see it.

@@ -17,7 +17,7 @@ use crate::engine::tier;
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::FLAG_JOINING;
 use crate::format::record::{self, PoolRecord};
-use crate::message::{Answer, Claim, Taken, View};
+use crate::message::{Answer, Claim, Taken};
 use crate::model::device::{Candidate, DevicePath, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::shard::ops::{Outcome, create_pool, fs_limit, headers, save};
@@ -89,7 +89,7 @@ async fn join<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, tier: Tier, new: 
     let joined = make(shard, running, tier, new).await;
     shard.claim(if joined.is_ok() { Claim::Commit(running.uuid) } else { Claim::GiveBack(running.uuid) });
     let devices = joined?;
-    show(shard, running, &devices);
+    shard.show_devices(running, &devices);
     log::info!("devices added (pool={} tier={} count={})", running.uuid, tier.as_str(), devices.len());
     Ok(Answer::DevicesAdded(devices))
 }
@@ -193,12 +193,4 @@ async fn unwind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, members: &[Member]) {
     for member in members {
         shard.sys.close(member.candidate.number, wiped.is_ok()).await;
     }
-}
-
-/// The pool, whose sizes are others, then the devices.
-fn show<S: Sys>(shard: &Shard<S>, running: &Running, new: &[DevUuid]) {
-    let pool = running.pool.borrow();
-    let mut views = vec![View::Pool(pool.view())];
-    views.extend(pool.device_views().into_iter().filter(|view| new.contains(&view.uuid)).map(View::Device));
-    shard.show(views);
 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::error::{Failure, Refusal};
-use crate::message::{Answer, View};
+use crate::message::Answer;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
 use crate::model::token::{TokenChange, Tokens};
@@ -37,7 +37,7 @@ pub async fn change<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, change: &Token
         // and the next save says it.
         log::error!("the record does not tell of a change of unlock mechanisms (pool={pool}): {failure}");
     }
-    show(shard, &running);
+    shard.show_pool(&running);
     Ok(Answer::Set)
 }
 
@@ -56,7 +56,7 @@ pub async fn encrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, tokens: Token
         again(shard, &running).await;
         return Err(failure);
     }
-    show(shard, &running);
+    shard.show_pool(&running);
     Ok(Answer::Set)
 }
 
@@ -74,7 +74,7 @@ pub async fn reencrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome 
         running.pool.borrow_mut().set_reencrypted(before);
         return Err(failure);
     }
-    show(shard, &running);
+    shard.show_pool(&running);
     Ok(Answer::Set)
 }
 
@@ -95,7 +95,7 @@ pub async fn decrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
     if let Err(fault) = machine.erase(pool).await {
         log::error!("a plain pool keeps the header of an encrypted one until it is next started: {fault}");
     }
-    show(shard, &running);
+    shard.show_pool(&running);
     Ok(Answer::Set)
 }
 
@@ -127,9 +127,4 @@ async fn again<S: Sys>(shard: &Shard<S>, running: &Running) {
         log::error!("it is not known what a pool's record says (pool={}): {fault}", running.uuid);
         shard.degrade(running, Availability::NoPoolChanges);
     }
-}
-
-fn show<S: Sys>(shard: &Shard<S>, running: &Running) {
-    let view = running.pool.borrow().view();
-    shard.show(vec![View::Pool(view)]);
 }

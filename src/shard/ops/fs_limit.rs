@@ -16,7 +16,7 @@ use cores::rt;
 use crate::engine::pool::numbers;
 use crate::engine::stack::{self as tables, LowWater};
 use crate::error::{Failure, Fault, Refusal};
-use crate::message::{Answer, View};
+use crate::message::Answer;
 use crate::model::ids::PoolUuid;
 use crate::shard::ops::set::durable;
 use crate::shard::ops::{Outcome, stack};
@@ -35,7 +35,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, limit: u64) -> Ou
             running.pool.borrow_mut().unmake_room(before);
             return Err(failure);
         }
-        show(shard, &running);
+        shard.show_pool(&running);
     }
     rt::stage("use room");
     use_room(shard, &running).await.map_err(|fault| held_up(&running, fault))?;
@@ -45,13 +45,8 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, limit: u64) -> Ou
         running.pool.borrow_mut().unset_fs_limit(before);
         return Err(failure);
     }
-    show(shard, &running);
+    shard.show_pool(&running);
     Ok(Answer::Set)
-}
-
-fn show<S: Sys>(shard: &Shard<S>, running: &Running) {
-    let view = running.pool.borrow().view();
-    shard.show(vec![View::Pool(view)]);
 }
 
 /// Brings the stack to what is on record, as a start would: what is active with its table stays as it is,

@@ -15,7 +15,7 @@ use crate::engine::pool::Member;
 use crate::error::{Failure, Refusal};
 use crate::format::header::StaticHeader;
 use crate::format::record::{self, PoolRecord};
-use crate::message::{Answer, View};
+use crate::message::Answer;
 use crate::model::device::{Candidate, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::shard::ops::{Outcome, headers, save};
@@ -43,7 +43,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: DevUuid) 
     let record = running.pool.borrow().tiers().grow(device, now.size)?;
     save::fits(&record::encode(&record))?;
     grow(shard, &running, &member, &now, record).await?;
-    show(shard, &running, device);
+    shard.show_devices(&running, &[device]);
     log::info!("device has grown (pool={pool} device={} before={recorded} now={})", now.path, now.size);
     Ok(Answer::Set)
 }
@@ -71,11 +71,4 @@ async fn grow<S: Sys>(
         log::warn!("no room for an integrity layer is kept of what a device has grown by: {fault}");
     }
     Ok(())
-}
-
-fn show<S: Sys>(shard: &Shard<S>, running: &Running, device: DevUuid) {
-    let pool = running.pool.borrow();
-    let mut views = vec![View::Pool(pool.view())];
-    views.extend(pool.device_views().into_iter().filter(|view| view.uuid == device).map(View::Device));
-    shard.show(views);
 }

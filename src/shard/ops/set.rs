@@ -81,8 +81,7 @@ pub async fn overprovisioning<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, allo
         running.pool.borrow_mut().unset_overprovisioning(before);
         return Err(failure);
     }
-    let view = running.pool.borrow().view();
-    shard.show(vec![View::Pool(view)]);
+    shard.show_pool(&running);
     Ok(Answer::Set)
 }
 
