@@ -16,11 +16,11 @@ use crate::engine::pool::Member;
 use crate::engine::tier;
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::FLAG_JOINING;
-use crate::format::record::{self, PoolRecord};
+use crate::format::record::PoolRecord;
 use crate::message::{Answer, Claim, Taken};
 use crate::model::device::{Candidate, DevicePath, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
-use crate::shard::ops::{Outcome, create_pool, fs_limit, headers, save};
+use crate::shard::ops::{Outcome, create_pool, headers, save, stack};
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
@@ -115,7 +115,7 @@ async fn make<S: Sys>(
         |candidate| Member::new(candidate, running.uuid, DevUuid::from_random(rt::random()), FLAG_JOINING, initialized);
     let members: Vec<Member> = new.into_iter().map(member).collect();
     let record = running.pool.borrow().tiers().join(tier, &members)?;
-    save::fits(&record::encode(&record))?;
+    save::fits(&record)?;
     if let Err(failure) = prepare(shard, &members, &record).await {
         unwind(shard, running.uuid, &members).await;
         return Err(failure);
@@ -176,7 +176,7 @@ async fn settle_in<S: Sys>(shard: &Shard<S>, running: &Running, tier: Tier, new:
         Tier::Data => {}
         Tier::Cache => {
             rt::stage("stack");
-            if let Err(fault) = fs_limit::use_room(shard, running).await {
+            if let Err(fault) = stack::as_recorded(shard, running).await {
                 log::error!("a cache is not used before the next start of its pool (pool={}): {fault}", running.uuid);
             }
         }

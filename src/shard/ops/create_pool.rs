@@ -113,7 +113,7 @@ fn not_ours(name: Name, candidates: &[Candidate], taken: Taken) -> Outcome {
 async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Candidate>) -> Outcome {
     devices::admit(&candidates)?;
     let plan = plan(asked, candidates, shard.sys.kind())?;
-    save::fits(&crate::format::record::encode(&plan.record))?;
+    save::fits(&plan.record)?;
     let running = running(&plan);
     if let Err(failure) = make(shard, &plan, &running).await {
         unwind(shard, &plan).await;

@@ -15,7 +15,7 @@ use crate::message::Answer;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
 use crate::model::token::{TokenChange, Tokens};
-use crate::shard::ops::set::durable;
+use crate::shard::ops::save::checked;
 use crate::shard::ops::{Outcome, save};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
@@ -31,7 +31,7 @@ pub async fn change<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, change: &Token
     rt::stage("write header");
     shard.sys.encryption()?.set_tokens(pool, &tokens).await?;
     if running.pool.borrow_mut().set_tokens(tokens)
-        && let Err(failure) = durable(shard, &running).await
+        && let Err(failure) = checked(shard, &running).await
     {
         // The change is real. What the record says of it is for those who list the pool while it is locked,
         // and the next save says it.
@@ -51,7 +51,7 @@ pub async fn encrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, tokens: Token
     rt::stage("write header");
     machine.set_tokens(pool, &tokens).await?;
     running.pool.borrow_mut().set_tokens(tokens);
-    if let Err(failure) = durable(shard, &running).await {
+    if let Err(failure) = checked(shard, &running).await {
         running.pool.borrow_mut().decrypt();
         again(shard, &running).await;
         return Err(failure);
@@ -70,7 +70,7 @@ pub async fn reencrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome 
     rt::stage("reencrypt");
     shard.sys.encryption()?.reencrypt(pool).await?;
     let before = running.pool.borrow_mut().set_reencrypted(Some(rt::wall().seconds));
-    if let Err(failure) = durable(shard, &running).await {
+    if let Err(failure) = checked(shard, &running).await {
         running.pool.borrow_mut().set_reencrypted(before);
         return Err(failure);
     }
@@ -86,7 +86,7 @@ pub async fn decrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
     };
     let machine = shard.sys.encryption()?;
     running.pool.borrow_mut().decrypt();
-    if let Err(failure) = durable(shard, &running).await {
+    if let Err(failure) = checked(shard, &running).await {
         running.pool.borrow_mut().undecrypt(before);
         again(shard, &running).await;
         return Err(failure);

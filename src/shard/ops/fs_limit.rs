@@ -13,12 +13,10 @@ use std::rc::Rc;
 
 use cores::rt;
 
-use crate::engine::pool::numbers;
-use crate::engine::stack::{self as tables, LowWater};
 use crate::error::{Failure, Fault, Refusal};
 use crate::message::Answer;
 use crate::model::ids::PoolUuid;
-use crate::shard::ops::set::durable;
+use crate::shard::ops::save::checked;
 use crate::shard::ops::{Outcome, stack};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
@@ -31,37 +29,22 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, limit: u64) -> Ou
     rt::stage("make room");
     let before = running.pool.borrow_mut().make_room(limit, mdv)?;
     if let Some(before) = before {
-        if let Err(failure) = durable(shard, &running).await {
+        if let Err(failure) = checked(shard, &running).await {
             running.pool.borrow_mut().unmake_room(before);
             return Err(failure);
         }
         shard.show_pool(&running);
     }
     rt::stage("use room");
-    use_room(shard, &running).await.map_err(|fault| held_up(&running, fault))?;
+    stack::as_recorded(shard, &running).await.map_err(|fault| held_up(&running, fault))?;
     rt::stage("save");
     let before = running.pool.borrow_mut().set_fs_limit(limit);
-    if let Err(failure) = durable(shard, &running).await {
+    if let Err(failure) = checked(shard, &running).await {
         running.pool.borrow_mut().unset_fs_limit(before);
         return Err(failure);
     }
     shard.show_pool(&running);
     Ok(Answer::Set)
-}
-
-/// Brings the stack to what is on record, as a start would: what is active with its table stays as it is,
-/// beginnings are completed, and the thin pool is shown that its metadata device has grown. Repeated also
-/// where nothing was entered, because an earlier try may have ended before this.
-pub(super) async fn use_room<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
-    let tables = {
-        let pool = running.pool.borrow();
-        let members = pool.members();
-        let version = members[0].header.version;
-        // Low water only matters to a thin pool that is not active yet.
-        tables::tables(pool.record(), version, running.uuid, &numbers(members), LowWater::Setup)
-            .expect("a pool that runs has its tables")
-    };
-    stack::up(&shard.sys, &tables).await
 }
 
 /// Says what a fault means for the pool.

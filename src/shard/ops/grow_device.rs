@@ -14,7 +14,7 @@ use cores::rt;
 use crate::engine::pool::Member;
 use crate::error::{Failure, Refusal};
 use crate::format::header::StaticHeader;
-use crate::format::record::{self, PoolRecord};
+use crate::format::record::PoolRecord;
 use crate::message::Answer;
 use crate::model::device::{Candidate, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
@@ -41,7 +41,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: DevUuid) 
         return Ok(Answer::Identity);
     }
     let record = running.pool.borrow().tiers().grow(device, now.size)?;
-    save::fits(&record::encode(&record))?;
+    save::fits(&record)?;
     grow(shard, &running, &member, &now, record).await?;
     shard.show_devices(&running, &[device]);
     log::info!("device has grown (pool={pool} device={} before={recorded} now={})", now.path, now.size);

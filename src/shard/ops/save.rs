@@ -14,8 +14,9 @@ use std::cell::{Cell, RefCell};
 use cores::rt;
 
 use crate::engine::pool::{Member, Save};
-use crate::error::{Fault, Refusal, Why};
+use crate::error::{Failure, Fault, Refusal, Why};
 use crate::format::mda::{self, Geometry, PRIMARIES, RECORD_BYTES_MAX, WallStamp};
+use crate::format::record::{self, PoolRecord};
 use crate::model::ids::DevUuid;
 use crate::model::pool::Availability;
 use crate::shard::ops::headers::{bytes, wrong};
@@ -129,9 +130,15 @@ pub fn now() -> WallStamp {
     WallStamp { seconds: wall.seconds, nanoseconds: wall.nanoseconds }
 }
 
+/// As `durable`, for a record that has changed: one that does not fit is refused before anything is written.
+pub async fn checked<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+    fits(running.pool.borrow().record())?;
+    Ok(durable(shard, running).await?)
+}
+
 /// A record that would not fit is refused before anything is changed.
-pub fn fits(json: &[u8]) -> Result<(), Refusal> {
-    let bytes = json.len();
+pub fn fits(record: &PoolRecord) -> Result<(), Refusal> {
+    let bytes = record::encode(record).len();
     if bytes > RECORD_BYTES_MAX { Err(Refusal::RecordTooLarge { bytes, max: RECORD_BYTES_MAX }) } else { Ok(()) }
 }
 

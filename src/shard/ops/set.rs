@@ -5,12 +5,13 @@
 
 use std::rc::Rc;
 
-use crate::error::{Failure, Refusal};
+use crate::error::Refusal;
 use crate::message::{Answer, View};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::Name;
-use crate::shard::ops::{Outcome, records, save};
+use crate::shard::ops::save::checked;
+use crate::shard::ops::{Outcome, records};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 use crate::units::Sectors;
@@ -61,7 +62,7 @@ pub async fn user_info<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: Dev
     let Some(before) = running.pool.borrow_mut().set_user_info(device, info) else {
         return Ok(Answer::Identity);
     };
-    if let Err(failure) = durable(shard, &running).await {
+    if let Err(failure) = checked(shard, &running).await {
         running.pool.borrow_mut().set_user_info(device, before.as_deref());
         return Err(failure);
     }
@@ -77,16 +78,10 @@ pub async fn overprovisioning<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, allo
     let Some(before) = running.pool.borrow_mut().set_overprovisioning(allowed)? else {
         return Ok(Answer::Identity);
     };
-    if let Err(failure) = durable(shard, &running).await {
+    if let Err(failure) = checked(shard, &running).await {
         running.pool.borrow_mut().unset_overprovisioning(before);
         return Err(failure);
     }
     shard.show_pool(&running);
     Ok(Answer::Set)
-}
-
-/// Refuses a record that does not fit before anything is written, then saves.
-pub(super) async fn durable<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
-    save::fits(&crate::format::record::encode(running.pool.borrow().record()))?;
-    Ok(save::durable(shard, running).await?)
 }

@@ -17,7 +17,7 @@ use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::Availability;
-use crate::shard::ops::{Outcome, records, set, stop_pool};
+use crate::shard::ops::{Outcome, records, save, stop_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
@@ -68,7 +68,7 @@ pub async fn pool<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, name: Name) -> O
     }
     rt::stage("claim");
     claim(shard, pool, &name).await?;
-    let saved = save(shard, &running, &name).await;
+    let saved = enter(shard, &running, &name).await;
     if saved.is_err() {
         shard.claim(Claim::GiveBack(pool));
     }
@@ -92,9 +92,9 @@ async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, name: &Name) -> Result<
 }
 
 /// The commit point.
-async fn save<S: Sys>(shard: &Shard<S>, running: &Running, name: &Name) -> Result<(), Failure> {
+async fn enter<S: Sys>(shard: &Shard<S>, running: &Running, name: &Name) -> Result<(), Failure> {
     let before = running.pool.borrow_mut().record_name(name);
-    if let Err(failure) = set::durable(shard, running).await {
+    if let Err(failure) = save::checked(shard, running).await {
         running.pool.borrow_mut().unrecord_name(before);
         return Err(failure);
     }

@@ -3,9 +3,12 @@
 //! Invariant: what is on top goes up last and comes down first. Both directions can be repeated:
 //! activating adopts what is active already, deactivating what is not there is fine.
 
+use crate::engine::pool::numbers;
+use crate::engine::stack::{self as tables, LowWater};
 use crate::error::Fault;
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::PoolUuid;
+use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
 /// Private dm devices from the top down, without the backstore below the metadata volume.
@@ -16,6 +19,21 @@ const LOWER: [Role; 4] = [Role::Cache, Role::CacheSub, Role::MetaSub, Role::Orig
 /// Activates tables in the order given: bottom first.
 pub async fn up<S: Sys>(sys: &S, tables: &[(Dm, Table)]) -> Result<(), Fault> {
     sys.activate(tables).await
+}
+
+/// Brings the stack of a pool that runs to what is on record, as a start would: what is active with its table
+/// stays as it is, beginnings are completed, and the thin pool is shown that its metadata device has grown.
+/// May be repeated where nothing was entered, because an earlier try may have ended before this.
+pub async fn as_recorded<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+    let tables = {
+        let pool = running.pool.borrow();
+        let members = pool.members();
+        let version = members[0].header.version;
+        // Low water only matters to a thin pool that is not active yet.
+        tables::tables(pool.record(), version, running.uuid, &numbers(members), LowWater::Setup)
+            .expect("a pool that runs has its tables")
+    };
+    up(&shard.sys, &tables).await
 }
 
 /// Takes down every thin volume of a pool, each one tried.
