@@ -48,6 +48,9 @@ pub const PASSPHRASE_BYTES_MAX: usize = 64;
 /// wait for 25 seconds and want to be told why.
 pub const PASSPHRASE_WAIT_MS: u64 = 5_000;
 
+/// Threads that wait for a passphrase. Keys are set one by one, by people; whoever wants more at once is refused.
+pub const PASSPHRASES_READ_MAX: usize = 16;
+
 /// Thin ids are 24 bits wide in the kernel.
 pub const THIN_ID_MAX: u32 = (1 << 24) - 1;
 

@@ -32,6 +32,7 @@ use crate::shard::conflict::Gate;
 use crate::shard::ops::save::Saver;
 use crate::shard::wait::Signal;
 use crate::sys::Sys;
+use crate::sys::passphrase::Readers;
 use crate::units::Bytes;
 
 /// Where the other roles are in the mesh.
@@ -75,6 +76,8 @@ pub struct Shard<S> {
     unsettled: RefCell<BTreeSet<PoolUuid>>,
     /// Pools whose thin pool is being looked at; true: once more after that.
     looks: RefCell<BTreeMap<PoolUuid, bool>>,
+    /// Who reads passphrases of keys that are being set.
+    passphrases: Readers,
 }
 
 impl<S: Sys> Shard<S> {
@@ -95,6 +98,7 @@ impl<S: Sys> Shard<S> {
             beside: RefCell::default(),
             unsettled: RefCell::default(),
             looks: RefCell::default(),
+            passphrases: Readers::default(),
         })
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod disk;
 pub(crate) mod introspection;
+pub(crate) mod keys;
 pub(crate) mod picture;
 pub(crate) mod raw;
 pub(crate) mod rig;
