@@ -8,6 +8,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub(crate) mod broker;
 pub(crate) mod bus;
 pub(crate) mod client;
 pub(crate) mod daemon;
