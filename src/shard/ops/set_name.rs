@@ -12,7 +12,7 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::error::{Failure, Refusal};
-use crate::message::{Answer, Claim, Taken, View};
+use crate::message::{Answer, Claim, View};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
@@ -83,12 +83,7 @@ pub async fn pool<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, name: Name) -> O
 
 async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, name: &Name) -> Result<(), Refusal> {
     let claim = Claim::TakeMore { pool, name: Some(name.clone()), devices: Vec::new() };
-    match shard.take(claim).await {
-        Ok(()) => Ok(()),
-        Err(Taken::Name { holder, .. }) => Err(Refusal::PoolNameTaken { name: name.clone(), pool: holder }),
-        Err(Taken::NameBusy) => Err(Refusal::PoolNameBusy { name: name.clone() }),
-        Err(Taken::Device { path, holder }) => Err(Refusal::DeviceOwned { path, pool: holder }),
-    }
+    shard.take(claim).await.map_err(|taken| taken.refusal(name))
 }
 
 /// The commit point.
