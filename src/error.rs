@@ -146,8 +146,14 @@ pub enum Refusal {
     Inconsistent { pool: PoolUuid, what: &'static str },
     #[error("pool {pool} was made {made}: this daemon was started {started}")]
     OtherKind { pool: PoolUuid, made: &'static str, started: &'static str },
-    #[error("pool {pool} has metadata version 1, which is not started yet")]
-    Version1 { pool: PoolUuid },
+    #[error(
+        "pool {pool} has metadata version 1 and is encrypted (device {path} is an unlocked volume): such a pool is not started"
+    )]
+    Version1Encrypted { pool: PoolUuid, path: DevicePath },
+    #[error("pool {name:?} has metadata version 1: it is encrypted from its creation on or not at all", name = .name.as_str())]
+    NotEncryptable { name: Name },
+    #[error("parts of pool {name:?} begin or end inside of a block of a cache ({block}): it can have none", name = .name.as_str())]
+    CacheUnaligned { name: Name, block: Sectors },
     #[error("pool {name:?} has {limit} filesystems at most, and that many exist", name = .name.as_str())]
     FilesystemLimit { name: Name, limit: u64 },
     #[error("pool {name:?} may have {limit} filesystems: the limit can only be raised, not set to {asked}", name = .name.as_str())]

@@ -73,7 +73,7 @@ pub fn admit(candidates: &[Candidate]) -> Result<(), Refusal> {
 fn unoccupied(candidate: &Candidate) -> Result<(), Refusal> {
     let what = match &candidate.occupant {
         Occupant::Nobody => return Ok(()),
-        Occupant::Stratis => "a Stratis signature of a pool that is not known here".to_owned(),
+        Occupant::Stratis | Occupant::Unlocked => "a Stratis signature of a pool that is not known here".to_owned(),
         Occupant::Other(what) => what.clone(),
     };
     Err(Refusal::DeviceOccupied { path: candidate.path.clone(), what })

@@ -7,13 +7,13 @@
 //!
 //! Invariant: a record that passed `check` passes it with the entry.
 //!
-//! Deliberately absent: the limit itself, which is recorded once the larger device is in use; version 1,
-//! whose cap device is one piece. Encryption is no matter here, because addresses on the cap device begin behind
-//! its header, and neither is a cache, which is below that.
+//! Deliberately absent: the limit itself, which is recorded once the larger device is in use. Encryption is no
+//! matter here, because addresses on the cap device begin behind its header, and neither is a cache, which is below.
 
 use std::collections::BTreeMap;
 
 use crate::engine::alloc::{Allocator, Short, append};
+use crate::engine::cap;
 use crate::engine::size::{self, DATA_BLOCK, MDV};
 use crate::error::Refusal;
 use crate::format::record::{DeviceSegment, FlexDevices, PoolRecord, Segment};
@@ -110,9 +110,7 @@ fn enter(record: &mut PoolRecord, each: Sectors, granted: &[Vec<DeviceSegment>])
     granted.iter().for_each(|segments| append(data_allocs, segments));
     let cap = &mut record.backstore.cap;
     for list in [&mut record.flex_devs.thin_meta_dev, &mut record.flex_devs.thin_meta_dev_spare] {
-        let end = cap.allocs.iter().chain(&cap.crypt_meta_allocs).map(Segment::end).max();
-        let piece = Segment { start: end.expect("the metadata volume is on the cap device"), length: each };
-        cap.allocs.push(piece);
+        let piece = cap::append(cap, each);
         match list.last_mut() {
             Some(last) if last.end() == piece.start => last.length += each,
             Some(_) | None => list.push(piece),

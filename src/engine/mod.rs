@@ -4,6 +4,7 @@
 //! can be made again in a test.
 
 pub mod alloc;
+pub mod cap;
 pub mod check;
 pub mod devices;
 pub mod encryption;

@@ -14,13 +14,13 @@ use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
 use crate::engine::gather::features;
 use crate::engine::limit::{self, Space, Terms};
 use crate::engine::size;
-use crate::engine::tier::Tiers;
+use crate::engine::tier::{self, Tiers};
 use crate::engine::token;
 use crate::error::Refusal;
 use crate::format::header::{MARKS, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
 use crate::format::mda::WallStamp;
-use crate::format::record::{self, PoolRecord};
-use crate::model::device::{Candidate, DeviceNumber, DeviceView};
+use crate::format::record::{self, PoolRecord, Segment};
+use crate::model::device::{Candidate, DeviceNumber, DeviceView, Tier};
 use crate::model::dm::{ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::filesystem::FilesystemView;
 use crate::model::ids::{DevUuid, PoolUuid};
@@ -43,11 +43,17 @@ pub struct Member {
 }
 
 impl Member {
-    /// A device that becomes one of a pool. `flags` say of what kind of beginning it is a part.
-    pub const fn new(candidate: Candidate, pool: PoolUuid, device: DevUuid, flags: u64, initialized: u64) -> Self {
+    /// A device that becomes one of a pool of this version. `flags` say of what kind of beginning it is a part.
+    pub const fn new(
+        candidate: Candidate,
+        (pool, version): (PoolUuid, MetadataVersion),
+        device: DevUuid,
+        flags: u64,
+        initialized: u64,
+    ) -> Self {
         let header = StaticHeader {
             size: candidate.size,
-            version: MetadataVersion::V2,
+            version,
             pool,
             device,
             mda_size: MDA_SECTORS,
@@ -118,6 +124,11 @@ impl Pool {
     /// Its devices, in the order of the record.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// The version of its metadata: that of all its devices.
+    pub fn version(&self) -> MetadataVersion {
+        self.members[0].header.version
     }
 
     /// Its devices by tier, and the rules for more.
@@ -242,14 +253,39 @@ impl Pool {
         (member.header.size, member.candidate.size) = (size, size);
     }
 
-    /// Puts another record in the place of the one that is. Gives back that one.
-    pub fn replace_record(&mut self, record: PoolRecord) -> PoolRecord {
-        std::mem::replace(&mut self.record, record)
+    /// Enters devices into the record. Nothing is given out of them before they `join`.
+    pub fn enter(&mut self, tier: Tier, members: &[Member]) -> Result<(), Refusal> {
+        self.record = self.tiers().join(tier, members)?;
+        Ok(())
     }
 
     /// The record that lists these devices is durable: from now on they are the pool's.
     pub fn join(&mut self, members: Vec<Member>) {
         self.members.extend(members);
+    }
+
+    /// Takes devices out again, of the record and of the pool. Nothing was given out of them.
+    pub fn part(&mut self, members: &[Member]) {
+        let parting: Vec<DevUuid> = members.iter().map(|member| member.header.device).collect();
+        self.members.retain(|member| !parting.contains(&member.header.device));
+        tier::part(&mut self.record, &parting);
+    }
+
+    /// Enters more room for an integrity layer at the end of a device that has grown. Gives back what was kept before.
+    pub fn keep_room(&mut self, device: DevUuid) -> Result<Vec<Segment>, Refusal> {
+        let size = self.members.iter().find(|member| member.header.device == device).map(|member| member.header.size);
+        let grown = self.tiers().grow(device, size.expect("a device that grows is the pool's"))?;
+        let before = std::mem::replace(&mut self.record, grown);
+        let devices = before.backstore.data_tier.blockdev.devs.into_iter();
+        let of_device = devices.filter(|listed| listed.uuid == device);
+        Ok(of_device.flat_map(|listed| listed.integrity_meta_allocs).collect())
+    }
+
+    /// Puts back what was kept before, because the room could not be saved.
+    pub fn unkeep_room(&mut self, device: DevUuid, before: Vec<Segment>) {
+        let devices = &mut self.record.backstore.data_tier.blockdev.devs;
+        let listed = devices.iter_mut().find(|listed| listed.uuid == device);
+        listed.expect("a data device is on record").integrity_meta_allocs = before;
     }
 
     /// The kernel reports a size of a device; true if it is another one than before. What the pool uses of
@@ -265,6 +301,14 @@ impl Pool {
     pub fn encryption(&self) -> Option<Encryption> {
         let tokens = self.tokens.clone()?;
         Some(Encryption { tokens, reencrypted: self.record.last_reencrypt })
+    }
+
+    /// Whether there is room for an encryption header below it.
+    pub fn encryptable(&self) -> Result<(), Refusal> {
+        match self.version() {
+            MetadataVersion::V1 => Err(Refusal::NotEncryptable { name: self.name.clone() }),
+            MetadataVersion::V2 => Ok(()),
+        }
     }
 
     /// What a change of its unlock mechanisms comes to; `None` where nothing changes.
@@ -401,7 +445,7 @@ impl Pool {
             uuid: self.uuid,
             name: self.name.clone(),
             availability: self.availability,
-            version: self.members[0].header.version,
+            version: self.version(),
             has_cache: self.tiers().has_cache(),
             physical_size: total.bytes(),
             physical_used: self.physical_used(total),
@@ -462,7 +506,7 @@ impl Pool {
             uuid: self.uuid,
             name: Some(self.name.clone()),
             devices: self.members.iter().map(device).collect(),
-            version: Some(self.members[0].header.version),
+            version: Some(self.version()),
             features: Some(features(&self.record)),
             tokens: self.tokens.clone(),
         }

@@ -171,7 +171,7 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
 /// The pool that a device belongs to, from its signature.
 async fn whose<S: Sys>(sys: &S, candidate: &Candidate) -> Result<Option<PoolUuid>, Failure> {
     match candidate.occupant {
-        Occupant::Stratis => {}
+        Occupant::Stratis | Occupant::Unlocked => {}
         Occupant::Nobody | Occupant::Other(_) => return Ok(None),
     }
     sys.open(candidate, Opening::Look).await?;

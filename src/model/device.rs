@@ -65,6 +65,8 @@ pub enum Occupant {
     Nobody,
     /// A valid Stratis signature.
     Stratis,
+    /// The same inside of an encrypted volume that is unlocked: a device of an encrypted pool of version 1.
+    Unlocked,
     /// A partition table, a filesystem, LUKS, a multipath member, …: a few words for the message.
     Other(String),
 }

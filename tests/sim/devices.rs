@@ -6,8 +6,8 @@ use stratisd::model::dm::{Dm, Role, Table};
 
 use super::*;
 
-/// What stands before, and what is asked for then.
-type Case = (Before, fn(&Seen) -> Wish);
+/// The machine, what stands before, and what is asked for then.
+type Case = (fn() -> Machine, Before, fn(&Seen) -> Wish);
 
 const NEW: [&str; 2] = ["/dev/c", "/dev/d"];
 
@@ -19,15 +19,15 @@ pub(crate) fn init_cache(devices: &[&str]) -> Wish {
     Wish::InitCache(pool(), paths(devices))
 }
 
-fn add_data(devices: &[&str]) -> Wish {
+pub(crate) fn add_data(devices: &[&str]) -> Wish {
     Wish::AddDataDevices(pool(), paths(devices))
 }
 
-fn add_cache(devices: &[&str]) -> Wish {
+pub(crate) fn add_cache(devices: &[&str]) -> Wish {
     Wish::AddCacheDevices(pool(), paths(devices))
 }
 
-fn start_without_cache() -> Wish {
+pub(crate) fn start_without_cache() -> Wish {
     Wish::StartPool { pool: pool(), unlock: false, remove_cache: true }
 }
 
@@ -140,15 +140,17 @@ fn a_device_grows_whole_or_not_at_all() {
 /// One action fails: the devices have joined, or nothing is left on them, and it stays so.
 #[test]
 fn a_fault_is_taken_back_or_the_devices_have_joined() {
-    let cases: [Case; 3] = [
-        (Before::Pool, |_| add_data(&NEW)),
-        (Before::Pool, |_| init_cache(&NEW)),
-        (Before::Cached, |_| add_cache(&["/dev/d"])),
+    let cases: [Case; 5] = [
+        (four, Before::Pool, |_| add_data(&NEW)),
+        (four, Before::Pool, |_| init_cache(&NEW)),
+        (four, Before::Cached, |_| add_cache(&["/dev/d"])),
+        (version1::old_machine, Before::Old, |_| init_cache(&NEW)),
+        (version1::old_machine, Before::OldCached, |_| add_cache(&["/dev/d"])),
     ];
-    for (before, wish) in cases {
-        let (actions, _) = attempt(&four(), before, wish, None);
+    for (machine, before, wish) in cases {
+        let (actions, _) = attempt(&machine(), before, wish, None);
         for point in 0..actions {
-            let machine = four();
+            let machine = machine();
             let failing = machine.clone();
             let (said, told, again) = live(SEED, &machine, move |driver| async move {
                 prepare(&driver, &failing, before).await;

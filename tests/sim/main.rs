@@ -14,6 +14,7 @@ mod metadata;
 mod names;
 mod snapshots;
 mod strict;
+mod version1;
 mod world;
 
 use std::cell::{Cell, RefCell};
@@ -23,6 +24,7 @@ use std::rc::Rc;
 use cores::deterministic::Ended;
 use stratisd::error::{Failure, Refusal};
 use stratisd::message::{Answer, Wish};
+use stratisd::model::dm::{Dm, Role, Table};
 use stratisd::model::ids::{DevUuid, PoolUuid, ThinId};
 use stratisd::shard::wait::all;
 use stratisd::sys::sim::Machine;
@@ -74,11 +76,19 @@ enum Before {
     Stopped,
     /// The same with a cache on the third disk.
     CachedStopped,
+    /// The pool of version 1 that the machine came with; stopped; with a cache on the third disk; both.
+    Old,
+    OldStopped,
+    OldCached,
+    OldCachedStopped,
 }
 
 async fn prepare(driver: &Driver, machine: &Machine, before: Before) {
     let steps = match before {
-        Before::Nothing => vec![],
+        Before::Nothing | Before::Old => vec![],
+        Before::OldStopped => vec![Wish::StopPool(pool())],
+        Before::OldCached => vec![devices::init_cache(&["/dev/c"])],
+        Before::OldCachedStopped => vec![devices::init_cache(&["/dev/c"]), Wish::StopPool(pool())],
         Before::Pool | Before::Grown => vec![create_pool(&["/dev/a", "/dev/b"])],
         Before::Cached => vec![create_pool(&["/dev/a", "/dev/b"]), devices::init_cache(&["/dev/c"])],
         Before::Filesystem | Before::Mounted => {
@@ -190,6 +200,8 @@ fn nothing_left_over(machine: &Machine, seen: &Seen, at: &str) {
         assert_eq!(volumes.len(), filesystems.len(), "a volume without a filesystem: {at} {volumes:?}");
         let formatted = volumes.values().all(|uuid| uuid.is_some_and(|uuid| filesystems.keys().any(|id| id.0 == uuid)));
         assert!(formatted, "a filesystem without its XFS: {at} {volumes:?}");
+        let cache = machine.tables().get(&Dm::Private(pool(), Role::CacheSub)).map(Table::length);
+        assert_eq!(machine.cache_data(pool()), cache, "a cache works with all that it has: {at}");
     }
     if seen.running.is_empty() && seen.stopped.is_empty() {
         for disk in ["/dev/a", "/dev/b"] {

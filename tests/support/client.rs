@@ -295,6 +295,27 @@ impl Client {
         let answer = self.ask(pool, &interface("pool", 9), "SnapshotFilesystem", arguments);
         answer.map(|(changed, made): (bool, dbus::Path<'_>)| (changed, made.to_string()))
     }
+
+    /// `AddDataDevs`, `InitCache` or `AddCacheDevs` of the pool at this path, on a revision.
+    #[track_caller]
+    pub(crate) fn give_devices<D: AsRef<str>>(
+        &self,
+        pool: &str,
+        (method, revision): (&str, u8),
+        devices: &[D],
+    ) -> Answer<(bool, Vec<String>)> {
+        let devices: Vec<String> = devices.iter().map(|device| device.as_ref().to_owned()).collect();
+        let answer = self.ask(pool, &interface("pool", revision), method, (devices,));
+        answer.map(|(changed, made): (bool, Vec<dbus::Path<'_>>)| (changed, texts(&made)))
+    }
+
+    /// `StartPool` by name, without its cache.
+    #[track_caller]
+    pub(crate) fn start_without_cache(&self, name: &str) -> Answer<Started> {
+        let dummy = std::fs::File::open("/dev/null").expect("/dev/null can be opened");
+        let arguments = (name, "name", (false, (false, 0_u32)), (false, dummy), true);
+        self.ask(TOP, &interface("Manager", 9), "StartPool", arguments).map(started)
+    }
 }
 
 /// Properties and objects.

@@ -52,6 +52,8 @@ mod power;
 mod udev;
 
 mod bad_input;
+mod cache;
+mod devices;
 mod discovery;
 mod dm;
 mod format;

@@ -119,8 +119,8 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
 /// Decides everything: ids, headers, layout, tables.
 fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, Refusal> {
     let initialized = rt::wall().seconds;
-    let member =
-        |candidate| Member::new(candidate, asked.pool, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
+    let of = (asked.pool, MetadataVersion::V2);
+    let member = |candidate| Member::new(candidate, of, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();

@@ -8,6 +8,7 @@ use crate::engine::stack::{self as tables, LowWater};
 use crate::error::Fault;
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::PoolUuid;
+use crate::model::pool::MetadataVersion;
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
@@ -27,13 +28,22 @@ pub async fn up<S: Sys>(sys: &S, tables: &[(Dm, Table)]) -> Result<(), Fault> {
 pub async fn as_recorded<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
     let tables = {
         let pool = running.pool.borrow();
-        let members = pool.members();
-        let version = members[0].header.version;
+        let numbers = numbers(pool.members());
         // Low water only matters to a thin pool that is not active yet.
-        tables::tables(pool.record(), version, running.uuid, &numbers(members), LowWater::Setup)
+        tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
             .expect("a pool that runs has its tables")
     };
     up(&shard.sys, &tables).await
+}
+
+/// Takes down the cache of a pool that runs, as long as nothing lies on it.
+pub async fn cache_down<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+    let version = running.pool.borrow().version();
+    match version {
+        MetadataVersion::V1 => down(&shard.sys, running.uuid, &LOWER[..3]).await,
+        // What is there in place of a cache stays.
+        MetadataVersion::V2 => down(&shard.sys, running.uuid, &LOWER[1..3]).await,
+    }
 }
 
 /// Takes down every thin volume of a pool, each one tried.

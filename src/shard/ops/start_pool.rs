@@ -16,12 +16,12 @@ use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_JOINING, StaticHeader};
 use crate::format::record::PoolRecord;
 use crate::message::{Answer, Claim, View};
-use crate::model::device::{Candidate, DeviceNumber};
+use crate::model::device::{Candidate, DeviceNumber, Occupant};
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::PoolUuid;
 use crate::model::name::Name;
-use crate::model::pool::MetadataVersion;
+use crate::model::pool::Availability;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
@@ -103,9 +103,10 @@ fn of_our_kind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
     if ready.record.backstore.cache_tier.is_some() {
         add_devices::caches_work(shard.sys.kind())?;
     }
-    match ready.members[0].header.version {
-        MetadataVersion::V1 => Err(Refusal::Version1 { pool }),
-        MetadataVersion::V2 => Ok(()),
+    // A plain device of an unlocked volume looks like that of a plain pool, and is not ours to lock again.
+    match ready.members.iter().find(|member| member.candidate.occupant == Occupant::Unlocked) {
+        Some(member) => Err(Refusal::Version1Encrypted { pool, path: member.candidate.path.clone() }),
+        None => Ok(()),
     }
 }
 
@@ -135,11 +136,15 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
         );
     }
     rt::stage("stack");
-    let numbers = pools::numbers(&members);
-    let tables = tables::tables(&record, members[0].header.version, pool, &numbers, LowWater::Setup)
+    let (numbers, version) = (pools::numbers(&members), members[0].header.version);
+    let tables = tables::tables(&record, version, pool, &numbers, LowWater::Setup)
         .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
+    if dropped.is_some() {
+        // What a stop that failed half-way has left lies on the cache.
+        stack::all_down(&shard.sys, pool).await?;
+    }
     stack::up(&shard.sys, &tables).await?;
-    let tokens = encryption::header(shard, pool, record.is_encrypted()).await?;
+    let tokens = encryption::header(shard, (pool, version), record.is_encrypted()).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
@@ -166,7 +171,22 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     wipe_left_over(shard, pool, &leaving).await;
     rt::stage("settle");
     shard.sys.settle(pool).await;
+    limit_if_uneven(&running);
     Ok(running)
+}
+
+/// A pool whose next sectors are on a device with larger blocks gets no changes.
+fn limit_if_uneven(running: &Running) {
+    let coarse = running.pool.borrow().tiers().too_coarse().cloned();
+    if let Some(Candidate { path, blocks, .. }) = coarse {
+        let (logical, physical) = (blocks.logical, blocks.physical);
+        log::error!(
+            "a pool gets no changes: nothing lies on one of its devices yet, and that has larger blocks than the \
+             others (pool={} device={path} logical={logical} physical={physical})",
+            running.uuid
+        );
+        running.pool.borrow_mut().degrade(Availability::NoPoolChanges);
+    }
 }
 
 /// A device that leaves the pool says so before the record does: whatever is cut off then, the next start wipes

@@ -84,10 +84,8 @@ async fn put_back<S: Sys>(shard: &Shard<S>, running: &Running) {
 async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
     let (tables, volumes) = {
         let pool = running.pool.borrow();
-        let members = pool.members();
-        let numbers = numbers(members);
-        let version = members[0].header.version;
-        let tables = tables::tables(pool.record(), version, running.uuid, &numbers, LowWater::Setup)
+        let numbers = numbers(pool.members());
+        let tables = tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
             .expect("a running pool has its tables");
         let volumes: Vec<_> = pool
             .filesystems

@@ -309,6 +309,11 @@ impl Machine {
         self.state.borrow().thin_store(pool).ok().map(|store| store.meta)
     }
 
+    /// How much of its data device the cache of a pool works with. `None` while there is none.
+    pub fn cache_data(&self, pool: PoolUuid) -> Option<Sectors> {
+        self.state.borrow().cache_data(pool)
+    }
+
     /// The UUID of the XFS on a mounted metadata volume. `None` while it is not mounted.
     pub fn mdv_uuid(&self, pool: PoolUuid) -> Option<Uuid> {
         // The only error is that it is not mounted.

@@ -89,6 +89,8 @@ pub(super) struct State {
     pub(super) seats: u64,
     pub(super) stack: Stack,
     thin: BTreeMap<Place, ThinStore>,
+    /// How much of its data device each cache works with since it was last made active.
+    caches: BTreeMap<PoolUuid, Sectors>,
     /// Headers of encryption layers.
     pub(super) headers: BTreeMap<Place, Header>,
     pub(super) keys: BTreeMap<KeyDescription, Passphrase>,
@@ -120,6 +122,7 @@ impl State {
             seats: 0,
             stack: Stack::new(),
             thin: BTreeMap::new(),
+            caches: BTreeMap::new(),
             headers: BTreeMap::new(),
             keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
@@ -402,8 +405,12 @@ impl State {
 
     pub(super) fn activate(&mut self, device: Dm, table: &Table) -> Result<(), Why> {
         if self.stack.likeness(device, table)? == Likeness::Same {
-            // A thin pool that works with less metadata than its device has is shown the rest.
-            return if let Table::ThinPool { .. } = table { self.open_thin_pool(device.pool()) } else { Ok(()) };
+            // What works with less than the device below has is shown the rest.
+            return match table {
+                Table::ThinPool { .. } => self.open_thin_pool(device.pool()),
+                Table::Cache { .. } => self.open_cache(device.pool()),
+                Table::Linear(_) | Table::Thin { .. } => Ok(()),
+            };
         }
         match self.stack.check(device, table, |number| self.disks.get(&number).map(|disk| disk.size)) {
             Ok(()) => {}
@@ -480,6 +487,8 @@ impl State {
         let meta = Dm::Private(pool, Role::MetaSub);
         let place = self.place(meta)?;
         let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
+        let data = self.stack.table(Dm::Private(pool, Role::CacheSub)).ok_or(Why::Errno(libc::ENODEV))?;
+        self.caches.insert(pool, data.length());
         if start.starts_with(CACHE_MARK) {
             return Ok(());
         }
@@ -491,6 +500,14 @@ impl State {
         let mark = self.tick();
         self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
         Ok(())
+    }
+
+    /// How much of its data device an active cache works with.
+    pub(super) fn cache_data(&self, pool: PoolUuid) -> Option<Sectors> {
+        match self.stack.table(Dm::Private(pool, Role::Cache))? {
+            Table::Cache { .. } => self.caches.get(&pool).copied(),
+            Table::Linear(_) | Table::ThinPool { .. } | Table::Thin { .. } => None,
+        }
     }
 
     fn thin_place(&self, pool: PoolUuid) -> Result<Place, Why> {
