@@ -29,7 +29,7 @@ use crate::model::device::DeviceNumber;
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::pool::Availability;
 use crate::shard::conflict::Gate;
-use crate::shard::ops::save::Saver;
+use crate::shard::ops::save::{Outstanding, Saver};
 use crate::shard::wait::Signal;
 use crate::sys::Sys;
 use crate::units::Bytes;
@@ -75,6 +75,8 @@ pub struct Shard<S> {
     unsettled: RefCell<BTreeSet<PoolUuid>>,
     /// Pools whose thin pool is being looked at; true: once more after that.
     looks: RefCell<BTreeMap<PoolUuid, bool>>,
+    /// Devices with a save that has not ended, also of pools that do not run any more.
+    outstanding: Outstanding,
 }
 
 impl<S: Sys> Shard<S> {
@@ -95,6 +97,7 @@ impl<S: Sys> Shard<S> {
             beside: RefCell::default(),
             unsettled: RefCell::default(),
             looks: RefCell::default(),
+            outstanding: Outstanding::default(),
         })
     }
 
@@ -168,11 +171,18 @@ impl<S: Sys> Shard<S> {
         self.sys.thin_used(pool, filesystem).await.ok()
     }
 
-    /// Lowers a pool's availability and shows it.
+    /// Whether this is a pool that runs: not one that comes up, nor one that ran before.
+    fn is_running(&self, running: &Running) -> bool {
+        self.running.borrow().get(&running.uuid).is_some_and(|known| std::ptr::eq(&**known, running))
+    }
+
+    /// Lowers a pool's availability and shows that, if the pool is shown already.
     fn degrade(&self, running: &Running, to: Availability) {
         let view = running.pool.borrow_mut().degrade(to);
         log::error!("pool is degraded (pool={} availability={})", running.uuid, to.as_str());
-        self.show(vec![View::Pool(view)]);
+        if self.is_running(running) {
+            self.show(vec![View::Pool(view)]);
+        }
     }
 
     /// Takes a claim in the directory and waits for the answer.

@@ -14,6 +14,7 @@ mod metadata;
 mod names;
 mod snapshots;
 mod strict;
+mod trouble;
 mod world;
 
 use std::cell::{Cell, RefCell};
