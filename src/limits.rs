@@ -22,6 +22,14 @@ pub const SECTORS_MAX: Sectors = Sectors(1 << 47);
 /// reader holds it in memory, and its quarter bounds the length of a record.
 pub const MDA_SECTORS_MAX: Sectors = Sectors(4_096);
 
+/// Longest wait for one device to take a record, or to tell what it holds; then it counts as failed. A disk that
+/// works through a full cache takes seconds; D-Bus clients wait for 25 seconds (libdbus) or more.
+pub const DEVICE_WAIT_MS: u64 = 20_000;
+
+/// Bytes of a record that a client's request leaves to what a pool does by itself: a thousand pieces
+/// more of the cap device at some 30 bytes, or 300 more of data devices at some 110.
+pub const RECORD_ROOM_BYTES: usize = 32 << 10;
+
 /// Smallest filesystem: 512 MiB, what Stratis clients expect.
 pub const FILESYSTEM_SECTORS_MIN: Sectors = Sectors(1_048_576);
 
@@ -104,6 +112,9 @@ pub const RECORDS_MAX: usize = 131_072;
 /// Largest filesystem record: names are 255 bytes, the rest is fixed; 4 KiB is one block.
 pub const RECORD_BYTES_MAX: usize = 4_096;
 
+/// Devices of a pool that are read at a time, at 1 MiB each.
+pub const DEVICES_READ_AT_ONCE: usize = 16;
+
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
 
@@ -150,6 +161,20 @@ pub const DM_BATCH_MAX: usize = 64;
 pub const DM_BUSY_TRIES: u32 = 5;
 /// See `DM_BUSY_TRIES`.
 pub const DM_BUSY_PAUSE_MS: u64 = 200;
+
+/// How long clients are kept waiting, at the start of the daemon, for pools that are being set up. Most are up by
+/// then; one with a damaged disk may take minutes.
+pub const SETTLE_WAIT_MS: u64 = 1_000;
+
+/// Longest time that a program may take to check or to repair the metadata of a thin pool. Most take far less than
+/// a second; GiBs of metadata on slow disks take minutes.
+pub const THIN_PROGRAM_WAIT_MS: u64 = 600_000;
+
+/// Bytes kept of what such a program says, for messages.
+pub const PROGRAM_WORDS_BYTES: usize = 1_024;
+
+/// Longest wait for the end of a program that was killed. One that waits for a device that hangs does not end.
+pub const PROGRAM_KILLED_WAIT_MS: u64 = 1_000;
 
 /// Longest wait for udev. On a loaded machine it takes a second or two; D-Bus clients wait for 25 seconds
 /// (libdbus) or more, and are to be answered even if udevd hangs.

@@ -494,9 +494,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_filesystem_keeps_its_name() {
+    fn a_lost_filesystem_keeps_its_name_and_its_thin_id() {
         let lost = Fixture::new().plan(&spec("lost"), 1).expect_err("the name is on record");
         assert_eq!(lost, Refusal::FilesystemLost { name: name("lost") });
+        let pool = PoolUuid::from_random([1; 16]);
+        let mut filesystems = Filesystems::new(pool, Vec::new(), vec![name("lost")], [ThinId(7)]);
+        assert_eq!(filesystems.next_thin_id(), Ok(ThinId(8)));
     }
 
     #[test]

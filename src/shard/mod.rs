@@ -29,7 +29,7 @@ use crate::model::device::DeviceNumber;
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::pool::Availability;
 use crate::shard::conflict::Gate;
-use crate::shard::ops::save::Saver;
+use crate::shard::ops::save::{Outstanding, Saver};
 use crate::shard::wait::Signal;
 use crate::sys::Sys;
 use crate::sys::passphrase::Readers;
@@ -78,6 +78,8 @@ pub struct Shard<S> {
     looks: RefCell<BTreeMap<PoolUuid, bool>>,
     /// Who reads passphrases of keys that are being set.
     passphrases: Readers,
+    /// Devices with a save that has not ended, also of pools that do not run any more.
+    outstanding: Outstanding,
 }
 
 impl<S: Sys> Shard<S> {
@@ -99,6 +101,7 @@ impl<S: Sys> Shard<S> {
             unsettled: RefCell::default(),
             looks: RefCell::default(),
             passphrases: Readers::default(),
+            outstanding: Outstanding::default(),
         })
     }
 
@@ -172,11 +175,18 @@ impl<S: Sys> Shard<S> {
         self.sys.thin_used(pool, filesystem).await.ok()
     }
 
-    /// Lowers a pool's availability and shows it.
+    /// Whether this is a pool that runs: not one that comes up, nor one that ran before.
+    fn is_running(&self, running: &Running) -> bool {
+        self.running.borrow().get(&running.uuid).is_some_and(|known| std::ptr::eq(&**known, running))
+    }
+
+    /// Lowers a pool's availability and shows that, if the pool is shown already.
     fn degrade(&self, running: &Running, to: Availability) {
         let view = running.pool.borrow_mut().degrade(to);
         log::error!("pool is degraded (pool={} availability={})", running.uuid, to.as_str());
-        self.show(vec![View::Pool(view)]);
+        if self.is_running(running) {
+            self.show(vec![View::Pool(view)]);
+        }
     }
 
     /// Takes a claim in the directory and waits for the answer.

@@ -123,9 +123,9 @@ pub enum DeviceEvent {
     Lost,
 }
 
-/// The boundary to the machine.
+/// The boundary to the machine. A clone is the same machine.
 #[allow(async_fn_in_trait, reason = "every implementation and every caller stays on its core")]
-pub trait Sys: 'static {
+pub trait Sys: Clone + 'static {
     // ---- devices ---------------------------------------------------------------------------
 
     /// What kind of machine this is.
@@ -217,6 +217,13 @@ pub trait Sys: 'static {
     /// How the pool's thin pool is. Never waits behind anything that is slow, and makes the kernel
     /// write nothing.
     async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault>;
+
+    /// Whether metadata of a thin pool that is not active is whole, on this dm device. Marks that the kernel has
+    /// left there after a failure are taken away if it is.
+    async fn thin_check(&self, device: Dm) -> Result<bool, Failure>;
+
+    /// Makes whole metadata of what can be read of metadata that is damaged. Durable after a flush of `to`.
+    async fn thin_repair(&self, from: Dm, to: Dm) -> Result<(), Failure>;
 
     /// Waits until dm devices raised events, and tells which. The first call tells all there are. An
     /// event that comes while nobody waits is told by the next call.

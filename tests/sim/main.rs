@@ -14,6 +14,7 @@ mod metadata;
 mod names;
 mod snapshots;
 mod strict;
+mod trouble;
 mod version1;
 mod world;
 

@@ -28,6 +28,7 @@ pub mod snapshot_filesystem;
 pub mod stack;
 pub mod start_pool;
 pub mod stop_pool;
+pub mod thin_meta;
 pub mod thin_pool;
 
 use std::rc::Rc;

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::filesystem::{Filesystem, Filesystems};
-use crate::engine::gather::{Read, Ready, Verdict, judge, judge_without_cache};
-use crate::engine::pool::{self as pools, Member, Pool};
-use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::gather::{Read, Ready, Verdict, Worn, judge, judge_without_cache};
+use crate::engine::pool::{Member, Pool};
+use crate::engine::stack as tables;
 use crate::engine::tier::Tiers;
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_JOINING, StaticHeader};
@@ -25,7 +25,7 @@ use crate::model::pool::Availability;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
-    Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, stack, thin_pool,
+    Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, stack, thin_meta, thin_pool,
 };
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys};
@@ -125,7 +125,7 @@ async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
 }
 
 async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
-    let Ready { name, record, time, members, strangers, left_over, dropped } = ready;
+    let Ready { name, record, time, members, strangers, left_over, dropped, worn } = ready;
     for member in &members {
         shard.sys.open(&member.candidate, Opening::Member).await?;
     }
@@ -135,16 +135,20 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
             stranger.path
         );
     }
+    for member in dropped.iter().flatten() {
+        mark_leaving(shard, member).await;
+    }
     rt::stage("stack");
-    let (numbers, version) = (pools::numbers(&members), members[0].header.version);
-    let tables = tables::tables(&record, version, pool, &numbers, LowWater::Setup)
-        .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
     if dropped.is_some() {
         // What a stop that failed half-way has left lies on the cache.
         stack::all_down(&shard.sys, pool).await?;
     }
-    stack::up(&shard.sys, &tables).await?;
-    let tokens = encryption::header(shard, (pool, version), record.is_encrypted()).await?;
+    let (version, encrypted) = (members[0].header.version, record.is_encrypted());
+    let none = Filesystems::new(pool, Vec::new(), Vec::new(), []);
+    let engine = Pool::new(pool, name.clone(), record, members, Some(time), none);
+    let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
+    thin_meta::up(shard, &running).await?;
+    let tokens = encryption::header(shard, (pool, version), encrypted).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
@@ -153,18 +157,17 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     rt::stage("filesystems");
     let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
-    let filesystems = Filesystems::new(pool, filesystems, lost, seen);
-    let mut engine = Pool::new(pool, name, record, members, Some(time), filesystems);
-    // A change of the header may have been cut off before the record told of it.
-    let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
-    let started_anew = engine.set_started(true);
-    let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
-    for member in dropped.iter().flatten() {
-        mark_leaving(shard, member).await;
-    }
-    if told_anew || started_anew || dropped.is_some() {
+    let changed = {
+        let mut engine = running.pool.borrow_mut();
+        engine.filesystems = Filesystems::new(pool, filesystems, lost, seen);
+        // A change of the header may have been cut off before the record told of it.
+        let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
+        engine.set_started(true) || told_anew || dropped.is_some()
+    };
+    if changed {
         save::durable(shard, &running).await?;
     }
+    make_good(shard, &running, &worn).await;
     create_pool::clear_marks(shard, &running).await;
     let dropped = dropped.into_iter().flatten().map(|member| member.candidate);
     let leaving: Vec<Candidate> = left_over.into_iter().chain(dropped).collect();
@@ -186,6 +189,30 @@ fn limit_if_uneven(running: &Running) {
             running.uuid
         );
         running.pool.borrow_mut().degrade(Availability::NoPoolChanges);
+    }
+}
+
+/// Makes good what is damaged or behind of the copies that devices hold. It is no reason to refuse the pool that
+/// this fails, because it was no reason before.
+async fn make_good<S: Sys>(shard: &Shard<S>, running: &Running, worn: &Worn) {
+    if *worn == Worn::default() {
+        return;
+    }
+    rt::stage("repair copies");
+    log::warn!("damaged or old copies of metadata are made good (pool={} {worn:?})", running.uuid);
+    // One that hangs is left alone.
+    let signed = |member: &&Member| !member.bad && worn.signatures.contains(&member.header.device);
+    let headers: Vec<_> = {
+        let pool = running.pool.borrow();
+        pool.members().iter().filter(signed).map(|member| (member.candidate.number, member.header)).collect()
+    };
+    if let Err(fault) = headers::sign(&shard.sys, &headers).await {
+        log::warn!("a damaged signature stays (pool={}): {fault}", running.uuid);
+    }
+    for _ in 0..worn.saves {
+        if let Err(fault) = save::durable(shard, running).await {
+            log::warn!("old copies of the record stay (pool={}): {fault}", running.uuid);
+        }
     }
 }
 

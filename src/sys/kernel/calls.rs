@@ -136,6 +136,14 @@ impl Sys for KernelSys {
         timed("dm", self.inner.mapper.thin_pool(pool)).await.map_err(fault("read the state of the thin pool of", pool))
     }
 
+    async fn thin_check(&self, device: Dm) -> Result<bool, Failure> {
+        timed("check", self.check_metadata(device)).await
+    }
+
+    async fn thin_repair(&self, from: Dm, to: Dm) -> Result<(), Failure> {
+        timed("check", self.repair_metadata(from, to)).await
+    }
+
     async fn dm_events(&self) -> Vec<Dm> {
         self.next_dm_events().await
     }

@@ -23,6 +23,8 @@ pub(super) struct Lanes {
     pub(super) mount: Lane,
     /// Files of metadata volumes, probing devices, writes to sysfs.
     pub(super) files: Lane,
+    /// Programs that check or repair metadata, each for a limited time.
+    pub(super) programs: Lane,
     /// Waiting for udev, each wait bounded.
     pub(super) udev: Lane,
 }
@@ -38,6 +40,7 @@ impl Lanes {
             dm: steady("dm", BLOCKING_THREADS)?,
             mount: lane("mount", BLOCKING_THREADS)?,
             files: lane("files", BLOCKING_THREADS)?,
+            programs: lane("programs", BLOCKING_THREADS)?,
             udev: lane("udev", BLOCKING_THREADS)?,
         })
     }

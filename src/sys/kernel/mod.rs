@@ -19,8 +19,10 @@ mod lanes;
 mod mdv;
 mod monitor;
 pub mod namespace;
+mod program;
 mod replay;
 mod sectors;
+mod thin_meta;
 mod writes;
 
 use std::cell::RefCell;

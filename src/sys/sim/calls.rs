@@ -107,6 +107,20 @@ impl SimSys {
         outcome.map_err(|why| Fault::new(doing, subject, why))
     }
 
+    /// Waits as long as a disk tells nobody what has ended.
+    async fn heard_of(&self, target: Target) {
+        let Target::Device(number) = target else { return };
+        poll_fn(|cx| {
+            let mut state = self.machine.state();
+            if state.hung.contains(&number) {
+                state.news.waiting.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// A question: changes nothing.
     pub(super) async fn ask<T>(
         &self,
@@ -229,7 +243,9 @@ impl Sys for SimSys {
     }
 
     async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
-        self.ask("read", subject(target, start), |state| state.read(self.seat, target, start, count)).await
+        let read = self.ask("read", subject(target, start), |state| state.read(self.seat, target, start, count)).await;
+        self.heard_of(target).await;
+        read
     }
 
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
@@ -257,6 +273,7 @@ impl Sys for SimSys {
                     Err(fault) => results[index] = Err(fault),
                 }
             } else {
+                self.heard_of(batch[index].target).await;
                 drop(self.alive().await);
                 drop(inflight[index].take());
             }
@@ -269,6 +286,9 @@ impl Sys for SimSys {
         for target in &targets {
             let subject = subject(*target, Sectors::ZERO);
             started.push(self.act("flush", &subject, |state| state.flush_start(*target)).await);
+        }
+        for target in &targets {
+            self.heard_of(*target).await;
         }
         self.pause().await;
         let mut state = self.alive().await;
@@ -328,6 +348,14 @@ impl Sys for SimSys {
 
     async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
         self.ask("read the state of the thin pool of", pool, |state| state.thin_pool(pool)).await
+    }
+
+    async fn thin_check(&self, device: Dm) -> Result<bool, Failure> {
+        Ok(self.act("check the metadata on", device, |state| state.thin_check(device)).await?)
+    }
+
+    async fn thin_repair(&self, from: Dm, to: Dm) -> Result<(), Failure> {
+        Ok(self.act("repair metadata into", to, |state| state.thin_repair(from, to)).await?)
     }
 
     async fn dm_events(&self) -> Vec<Dm> {

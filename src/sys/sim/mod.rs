@@ -41,6 +41,7 @@ use crate::sys::{DeviceEvent, Folder};
 use crate::units::Sectors;
 
 pub use self::calls::SimSys;
+pub use self::thin::Damage;
 
 /// The size of a disk that a daemon started with `--sim` finds under any path: 4 TiB. A pool of one has room for
 /// filesystems of the default size also without overprovisioning, and a cache may have eight.
@@ -173,6 +174,14 @@ impl Machine {
         self.state().ail(pool, mode, needs_check);
     }
 
+    /// The metadata of a pool's thin pool goes bad, which nobody notices before it is next opened or checked.
+    ///
+    /// # Panics
+    /// When the thin pool is not active.
+    pub fn damage(&self, pool: PoolUuid, damage: Damage) {
+        self.state().thin_store_mut(pool).expect("the thin pool is active").damage = Some(damage);
+    }
+
     /// A dm device raises an event.
     pub fn raise(&self, device: Dm) {
         self.state().news.raise(device);
@@ -186,6 +195,19 @@ impl Machine {
     /// From now on writes to and flushes of a disk fail with this errno; `None`: succeed again.
     pub fn fail_writes(&self, path: &str, errno: Option<i32>) {
         self.state().disk_mut(path).writes_fail = errno;
+    }
+
+    /// From now on what is read from, written to and flushed on a disk itself happens, and nobody is told that it
+    /// has ended; `false`: told again, with all that has ended meanwhile.
+    pub fn hang(&self, path: &str, hangs: bool) {
+        let mut state = self.state();
+        let number = state.disk(path).number;
+        if hangs {
+            state.hung.insert(number);
+        } else {
+            state.hung.remove(&number);
+            state.news.wake();
+        }
     }
 
     // ---- faults -------------------------------------------------------------------------------

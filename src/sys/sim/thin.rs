@@ -55,11 +55,22 @@ pub(super) struct Content {
     shared: BTreeSet<u64>,
 }
 
+/// What is wrong with the metadata of a thin pool.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Damage {
+    /// All that counts can still be read.
+    Repairable,
+    /// Nothing can be made of it.
+    Hopeless,
+}
+
 /// The metadata of one thin pool.
 #[derive(Clone, Debug)]
 pub(super) struct ThinStore {
     /// Says on the metadata device that it is this one's.
     pub(super) mark: u64,
+    /// The kernel does not take it as it is.
+    pub(super) damage: Option<Damage>,
     /// How much of the metadata device it works with. Grows durably, as the kernel commits it at once.
     pub(super) meta: Sectors,
     durable: Volumes,
@@ -74,6 +85,7 @@ impl ThinStore {
     pub(super) const fn new(mark: u64, meta: Sectors) -> Self {
         Self {
             mark,
+            damage: None,
             meta,
             durable: Volumes::new(),
             now: Volumes::new(),
