@@ -12,6 +12,7 @@ pub mod gather;
 pub mod layout;
 pub mod limit;
 pub mod pool;
+pub mod revert;
 pub mod size;
 pub mod stack;
 pub mod tier;

@@ -12,6 +12,7 @@ mod format;
 mod limit;
 mod metadata;
 mod names;
+mod reverts;
 mod snapshots;
 mod strict;
 mod world;

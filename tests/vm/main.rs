@@ -61,6 +61,7 @@ mod life;
 mod limit;
 mod links;
 mod restart;
+mod revert;
 mod sectors;
 mod smoke;
 mod snapshot;

@@ -21,6 +21,7 @@ pub mod look;
 pub mod metadata;
 pub mod new_uuid;
 pub mod records;
+pub mod revert;
 pub mod save;
 pub mod set;
 pub mod set_name;

@@ -25,7 +25,7 @@ use crate::model::pool::MetadataVersion;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
-    Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, stack, thin_pool,
+    Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, revert, stack, thin_pool,
 };
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys};
@@ -149,9 +149,10 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
     clear_volumes(shard, pool, &found).await?;
-    let noted = intents::recover(&shard.sys, pool, &mut found).await?;
+    let mut seen = intents::recover(&shard.sys, pool, &mut found).await?;
+    seen.extend(found.good.iter().map(|record| record.thin_id));
+    revert::run(shard, pool, &mut found, &mut seen).await?;
     rt::stage("filesystems");
-    let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
     let filesystems = Filesystems::new(pool, filesystems, lost, seen);
     let mut engine = Pool::new(pool, name, record, members, Some(time), filesystems);
