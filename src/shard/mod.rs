@@ -30,6 +30,7 @@ use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::pool::Availability;
 use crate::shard::conflict::Gate;
 use crate::shard::ops::save::Saver;
+use crate::shard::ops::watch::Watches;
 use crate::shard::wait::Signal;
 use crate::sys::Sys;
 use crate::units::Bytes;
@@ -75,6 +76,8 @@ pub struct Shard<S> {
     unsettled: RefCell<BTreeSet<PoolUuid>>,
     /// Pools whose thin pool is being looked at; true: once more after that.
     looks: RefCell<BTreeMap<PoolUuid, bool>>,
+    /// How full filesystems are, and when to look again.
+    watches: Watches,
 }
 
 impl<S: Sys> Shard<S> {
@@ -95,12 +98,18 @@ impl<S: Sys> Shard<S> {
             beside: RefCell::default(),
             unsettled: RefCell::default(),
             looks: RefCell::default(),
+            watches: Watches::default(),
         })
     }
 
     /// The running pool of this id.
     fn running(&self, pool: PoolUuid) -> Option<Rc<Running>> {
         self.running.borrow().get(&pool).cloned()
+    }
+
+    /// Whether this pool still runs: it may have been stopped while somebody waited, or stopped and started.
+    fn still(&self, running: &Rc<Running>) -> bool {
+        self.running(running.uuid).is_some_and(|now| Rc::ptr_eq(&now, running))
     }
 
     /// The running pool that has this device.
@@ -139,6 +148,7 @@ impl<S: Sys> Shard<S> {
     /// Shows changes to clients.
     fn show(&self, views: Vec<View>) {
         if !views.is_empty() {
+            self.watches.notice(self.sys.kind(), &views);
             self.send(self.places.bus, Message::Views(views));
         }
     }

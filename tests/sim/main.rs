@@ -9,6 +9,7 @@ mod devices;
 mod encryption;
 mod events;
 mod format;
+mod fsgrow;
 mod limit;
 mod metadata;
 mod names;

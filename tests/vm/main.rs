@@ -55,6 +55,7 @@ mod bad_input;
 mod discovery;
 mod dm;
 mod format;
+mod fsgrow;
 mod golden;
 mod grow;
 mod life;

@@ -14,7 +14,9 @@ pub mod format;
 pub mod fs_limit;
 pub mod gather;
 pub mod grow_device;
+pub mod grow_filesystem;
 pub mod headers;
+pub mod heal;
 pub mod intents;
 pub mod keys;
 pub mod look;
@@ -30,6 +32,7 @@ pub mod stack;
 pub mod start_pool;
 pub mod stop_pool;
 pub mod thin_pool;
+pub mod watch;
 
 use std::rc::Rc;
 
