@@ -144,6 +144,26 @@ pub const MESH_RECEIVE_MAX: usize = 64;
 /// an idle daemon does nothing. Ten seconds is what clients know from stratisd 3.9.2.
 pub const LOOK_AGAIN_AFTER_S: u64 = 10;
 
+/// Bytes a second at which a filesystem that is at rest is believed to begin to fill: what copying many files to
+/// one disk comes to. The next look comes before half of its room is gone at this speed, or at twice the speed seen.
+pub const FILL_BYTES_PER_S: u128 = 32 << 20;
+
+/// Least pause between two looks at how full the filesystems of a pool are while they are written. A look asks
+/// the kernel once for each that could fill up, at some 20 µs.
+pub const WATCH_MS_MIN: u64 = 500;
+
+/// Least pause between two such looks while nothing is written, and until something that has changed in a pool is
+/// looked at. The smallest filesystem, half full, has room for five seconds at 45 MB/s.
+pub const WATCH_IDLE_MS_MIN: u64 = 5_000;
+
+/// Longest pause between two such looks where a filesystem could fill up: at 1 GB/s, 60 GB. Where none could with
+/// all that its thin pool has free, nobody looks until something changes.
+pub const WATCH_MS_MAX: u64 = 60_000;
+
+/// Until a filesystem that could not be made to grow is tried again. What is in the way (mounted read-only, shut
+/// down by an error) does not go in seconds, and each try is two lines in the log.
+pub const GROW_AGAIN_AFTER_MS: u64 = 60_000;
+
 /// Files that must be allowed to be open: each device of each running pool keeps one, a core a dozen.
 /// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
 pub const FILES_OPEN_MIN: u64 = 4_096;

@@ -30,6 +30,7 @@ use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::pool::Availability;
 use crate::shard::conflict::Gate;
 use crate::shard::ops::save::{Outstanding, Saver};
+use crate::shard::ops::watch::Watches;
 use crate::shard::wait::Signal;
 use crate::sys::Sys;
 use crate::sys::passphrase::Readers;
@@ -80,6 +81,8 @@ pub struct Shard<S> {
     passphrases: Readers,
     /// Devices with a save that has not ended, also of pools that do not run any more.
     outstanding: Outstanding,
+    /// How full filesystems are, and when to look again.
+    watches: Watches,
 }
 
 impl<S: Sys> Shard<S> {
@@ -102,12 +105,18 @@ impl<S: Sys> Shard<S> {
             looks: RefCell::default(),
             passphrases: Readers::default(),
             outstanding: Outstanding::default(),
+            watches: Watches::default(),
         })
     }
 
     /// The running pool of this id.
     fn running(&self, pool: PoolUuid) -> Option<Rc<Running>> {
         self.running.borrow().get(&pool).cloned()
+    }
+
+    /// Whether this pool still runs: it may have been stopped while somebody waited, or stopped and started.
+    fn still(&self, running: &Rc<Running>) -> bool {
+        self.running(running.uuid).is_some_and(|now| Rc::ptr_eq(&now, running))
     }
 
     /// The running pool that has this device.
@@ -146,6 +155,7 @@ impl<S: Sys> Shard<S> {
     /// Shows changes to clients.
     fn show(&self, views: Vec<View>) {
         if !views.is_empty() {
+            self.watches.notice(self.sys.kind(), &views);
             self.send(self.places.bus, Message::Views(views));
         }
     }

@@ -25,6 +25,7 @@ const BATCH: usize = 64;
 
 /// Runs a shard until it was told to stop and nothing runs here any more.
 pub async fn run<S: Sys>(shard: Rc<Shard<S>>) {
+    rt::spawn("watches", ops::watch::run(Rc::clone(&shard))).detach();
     while !shard.stopping.get() {
         pass(&shard).await;
     }

@@ -26,6 +26,7 @@ use crate::error::{Failure, Fault, Refusal};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
+use crate::model::filesystem::Fill;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::encryption::Encryption;
@@ -229,10 +230,19 @@ pub trait Sys: Clone + 'static {
     /// event that comes while nobody waits is told by the next call.
     async fn dm_events(&self) -> Vec<Dm>;
 
+    /// Which volume an active thin device is, and how long.
+    async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault>;
+
     /// Space that an active thin volume takes.
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
 
     // ---- filesystems -----------------------------------------------------------------------
+
+    /// How full an XFS is that is mounted, by whomever; nothing if it is mounted nowhere.
+    async fn fill(&self, device: Dm) -> Result<Option<Fill>, Fault>;
+
+    /// How much of what was written to filesystems of the machine is still in memory.
+    async fn dirty(&self) -> Result<Bytes, Fault>;
 
     /// Makes an XFS that is mounted, by whomever, as large as its device. One that is larger already,
     /// or as large but for less than an allocation group needs, stays as it is.

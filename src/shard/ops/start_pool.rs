@@ -19,13 +19,14 @@ use crate::message::{Answer, Claim, View};
 use crate::model::device::{Candidate, DeviceNumber, Occupant};
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
-use crate::model::ids::PoolUuid;
+use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::Availability;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
-    Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, stack, thin_meta, thin_pool,
+    Outcome, add_devices, create_pool, encryption, gather, headers, heal, intents, records, revert, stack, thin_meta,
+    thin_pool,
 };
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys};
@@ -153,9 +154,10 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
     clear_volumes(shard, pool, &found).await?;
-    let noted = intents::recover(&shard.sys, pool, &mut found).await?;
+    let mut seen = intents::recover(&shard.sys, pool, &mut found).await?;
+    seen.extend(found.good.iter().map(|record| record.thin_id));
+    revert::run(shard, pool, &mut found, &mut seen).await?;
     rt::stage("filesystems");
-    let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
     let changed = {
         let mut engine = running.pool.borrow_mut();
@@ -276,19 +278,47 @@ async fn volumes_up<S: Sys>(
         found.iter().map(|record| (Dm::Thin(pool, record.uuid), tables::thin(record))).collect();
     // All in one batch; only when that fails is each one looked at by itself.
     let together = shard.sys.activate(&volumes).await.is_ok();
-    let mut filesystems = Vec::with_capacity(found.len());
-    let mut lost = Vec::new();
-    for (record, volume) in found.into_iter().zip(volumes) {
-        if !together && let Err(fault) = shard.sys.activate(&[volume]).await {
-            log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
-            lost.push(record.name);
+    let (mut up, mut lost) = (Vec::with_capacity(found.len()), Vec::new());
+    let leave_out = |record: &FilesystemRecord, fault: Fault| {
+        log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
+        record.name.clone()
+    };
+    for (mut record, volume) in found.into_iter().zip(volumes) {
+        let outcome = match together {
+            true => Ok(()),
+            false => volume_up(shard, pool, &mut record, volume).await,
+        };
+        match outcome {
+            Ok(()) => up.push(record),
+            Err(fault) => lost.push(leave_out(&record, fault)),
+        }
+    }
+    let uuids: Vec<FsUuid> = up.iter().map(|record| record.uuid).collect();
+    let sizes = heal::sizes(&shard.sys, pool, &uuids).await;
+    let mut filesystems = Vec::with_capacity(up.len());
+    for (mut record, size) in up.into_iter().zip(sizes) {
+        if let Err(fault) = heal::started(&shard.sys, pool, &mut record, size).await {
+            lost.push(leave_out(&record, fault));
             continue;
         }
         shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
         let used = shard.used(pool, record.uuid).await;
-        filesystems.push(Filesystem::new(record, used));
+        filesystems.push(Filesystem::new(record, used).on(size));
     }
     (filesystems, lost)
+}
+
+/// Activates one volume.
+async fn volume_up<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    record: &mut FilesystemRecord,
+    volume: (Dm, Table),
+) -> Result<(), Fault> {
+    match shard.sys.activate(&[volume]).await {
+        Ok(()) => Ok(()),
+        Err(fault) => heal::active(&shard.sys, pool, record, fault).await,
+    }
 }
 
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {

@@ -16,6 +16,7 @@ use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Role, Table, ThinPoolState};
+use crate::model::filesystem::Fill;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::stack::{Blocked, Likeness};
@@ -318,6 +319,10 @@ impl Sys for FilesSys {
         pending().await
     }
 
+    async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault> {
+        self.inner.stack.borrow().thin_volume(device).map_err(fault("look at the table of", device))
+    }
+
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         let fault = fault("measure", device);
@@ -325,6 +330,15 @@ impl Sys for FilesSys {
             Ok(volume) => self.blocking(move || thin::used(&volume)).await.map_err(fault),
             Err(why) => Err(fault(why)),
         }
+    }
+
+    /// Whoever has it mounted has it on a loop device, and here nobody knows which.
+    async fn fill(&self, _device: Dm) -> Result<Option<Fill>, Fault> {
+        Ok(None)
+    }
+
+    async fn dirty(&self) -> Result<Bytes, Fault> {
+        Ok(Bytes(0))
     }
 
     /// A file is mounted through a loop device, which is its owner's and keeps its size.

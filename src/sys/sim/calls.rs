@@ -21,6 +21,7 @@ use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
+use crate::model::filesystem::Fill;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
@@ -129,7 +130,9 @@ impl SimSys {
         answer: impl FnOnce(&State) -> Result<T, Why>,
     ) -> Result<T, Fault> {
         self.pause().await;
-        answer(&*self.alive().await).map_err(|why| Fault::new(doing, subject, why))
+        let mut state = self.alive().await;
+        state.questions += 1;
+        answer(&state).map_err(|why| Fault::new(doing, subject, why))
     }
 
     async fn submit(&self, write: &Write) -> Result<Inflight<'_>, Fault> {
@@ -370,14 +373,26 @@ impl Sys for SimSys {
         .await
     }
 
+    async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault> {
+        self.ask("look at the table of", device, |state| state.stack.thin_volume(device)).await
+    }
+
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         self.ask("measure", device, |state| state.thin_used(device)).await
     }
 
-    /// Nothing is mounted here but metadata volumes.
-    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
-        Ok(Growth::NotMounted)
+    async fn fill(&self, device: Dm) -> Result<Option<Fill>, Fault> {
+        self.ask("look how full the filesystem is on", device, |state| state.fill(device)).await
+    }
+
+    /// What is written here is written.
+    async fn dirty(&self) -> Result<Bytes, Fault> {
+        Ok(Bytes(0))
+    }
+
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault> {
+        self.act("grow the filesystem on", device, |state| state.grow_xfs(device)).await
     }
 
     async fn replay_log(&self, device: Dm) -> Result<(), Fault> {

@@ -18,6 +18,7 @@ mod events;
 mod gate;
 mod mdv;
 mod medium;
+mod mounted;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -33,12 +34,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::state::State;
+use crate::error::Why;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolMode};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::token::Tokens;
-use crate::sys::{DeviceEvent, Folder};
-use crate::units::Sectors;
+use crate::sys::{DeviceEvent, Folder, Target};
+use crate::units::{Bytes, Sectors};
 
 pub use self::calls::SimSys;
 pub use self::thin::Damage;
@@ -210,6 +212,11 @@ impl Machine {
         }
     }
 
+    /// Somebody gives an active dm device another table.
+    pub fn reload(&self, device: Dm, table: Table) {
+        self.state().stack.insert(device, table);
+    }
+
     // ---- faults -------------------------------------------------------------------------------
 
     /// How many actions have happened or failed, since the machine was made.
@@ -271,6 +278,29 @@ impl Machine {
         }
     }
 
+    /// A user writes to a filesystem that he has mounted until so much of it is used.
+    ///
+    /// # Errors
+    /// `ENOSPC` when it has not so much.
+    ///
+    /// # Panics
+    /// When its volume is not active.
+    pub fn write_until(&self, pool: PoolUuid, filesystem: FsUuid, used: Bytes) -> Result<(), i32> {
+        match self.state().write_until(Dm::Thin(pool, filesystem), used) {
+            Ok(()) => Ok(()),
+            Err(Why::Errno(libc::ENOSPC)) => Err(libc::ENOSPC),
+            Err(why) => panic!("it cannot be written to: {why}"),
+        }
+    }
+
+    /// Writes some bytes to a volume, durably and without being an action.
+    ///
+    /// # Panics
+    /// When the volume is not active, or the bytes are not whole sectors.
+    pub fn scribble_volume(&self, pool: PoolUuid, filesystem: FsUuid, start: Sectors, bytes: &[u8]) {
+        self.state().scribble_volume(Dm::Thin(pool, filesystem), start, bytes);
+    }
+
     // ---- looking on ---------------------------------------------------------------------------
 
     /// Mistakes of the daemon that a kernel would have let pass, and that lose data. Each one also
@@ -309,6 +339,19 @@ impl Machine {
         }
         let number = disk.number;
         state.touched(number);
+    }
+
+    /// What a reader of an active dm device sees.
+    ///
+    /// # Panics
+    /// When it is not active.
+    pub fn dm_bytes(&self, device: Dm, start: Sectors, count: Sectors) -> Vec<u8> {
+        self.state.borrow().read(state::KERNEL, Target::Dm(device), start, count).expect("it is active")
+    }
+
+    /// How often something was asked that changes nothing, since the machine was made.
+    pub fn questions(&self) -> u64 {
+        self.state.borrow().questions
     }
 
     /// Every active dm device with its table.

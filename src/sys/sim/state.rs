@@ -99,6 +99,8 @@ pub(super) struct State {
     /// By the place of the superblock and the write that made it.
     mdv: BTreeMap<(Place, u64), MdvStore>,
     pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
+    /// How often somebody asked something.
+    pub(super) questions: u64,
     /// Volumes that a user has mounted.
     pub(super) in_use: BTreeSet<Dm>,
     pub(super) announced: BTreeMap<FsUuid, (PoolUuid, Name, Name, ThinId)>,
@@ -130,6 +132,7 @@ impl State {
             keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
             mounted: BTreeMap::new(),
+            questions: 0,
             in_use: BTreeSet::new(),
             announced: BTreeMap::new(),
             bugs: Vec::new(),
@@ -424,9 +427,7 @@ impl State {
             Table::Linear(_) => {}
             Table::Cache { .. } => self.open_cache(device.pool())?,
             Table::ThinPool { .. } => self.open_thin_pool(device.pool())?,
-            Table::Thin { id, .. } => {
-                self.thin_store(device.pool())?.content(*id).ok_or(Why::Errno(libc::ENODATA))?;
-            }
+            Table::Thin { id, length } => self.check_length(device, *id, *length)?,
         }
         self.stack.insert(device, table.clone());
         Ok(())

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::dice::Dice;
 use super::medium::{Medium, UNIT_BYTES};
 use crate::model::ids::ThinId;
-use crate::units::Sectors;
+use crate::units::{Bytes, Sectors};
 
 /// Which volumes exist, each with the number of its content.
 type Volumes = BTreeMap<ThinId, u64>;
@@ -49,6 +49,10 @@ pub(super) struct Content {
     pub(super) medium: Medium,
     /// Whether it is that of a filesystem that was mounted when it was copied, and not unmounted since.
     pub(super) dirty: bool,
+    /// What of the volume the filesystem on it has come to lie on since it was made.
+    pub(super) grown: Sectors,
+    /// What of the filesystem its files have.
+    pub(super) filled: Bytes,
     /// Blocks that it takes of its pool.
     blocks: BTreeSet<u64>,
     /// Blocks that it got from its origin. Who writes to a shared block first is the snapshot here, always.
@@ -137,6 +141,8 @@ impl ThinStore {
         let content = Content {
             medium: origin.medium.clone(),
             dirty: origin.dirty || mounted,
+            grown: origin.grown,
+            filled: origin.filled,
             blocks: BTreeSet::new(),
             shared: origin.blocks.union(&origin.shared).copied().collect(),
         };

@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each scenario uses a part of this")]
 
 pub(crate) mod dm;
+pub(crate) mod elsewhere;
 pub(crate) mod files;
 pub(crate) mod lab;
 pub(crate) mod state;
