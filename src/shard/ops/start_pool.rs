@@ -1,7 +1,8 @@
 //! Starting a pool: on request, and at the start of the daemon.
 //!
 //! Commit point: a record that says `started` is durable. Until then a start after a power failure
-//! finds a stopped pool; taking the stack up again and again changes nothing.
+//! finds a stopped pool; taking the stack up again and again changes nothing. A pool that is started without its
+//! cache has none from the moment on at which that is durable, which is before its stack is taken up.
 
 use std::rc::Rc;
 
@@ -140,16 +141,19 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
             stranger.path
         );
     }
-    rt::stage("stack");
     let (numbers, version) = (pools::numbers(&members), members[0].header.version);
     let tables = tables::tables(&record, version, pool, &numbers, LowWater::Setup)
         .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
-    if dropped.is_some() {
-        // What a stop that failed half-way has left lies on the cache.
-        stack::all_down(&shard.sys, pool).await?;
+    let encrypted = record.is_encrypted();
+    let engine =
+        Pool::new(pool, name.clone(), record, members, Some(time), Filesystems::new(pool, [].into(), [].into(), []));
+    let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
+    if let Some(dropped) = &dropped {
+        leave_cache(shard, &running, dropped).await?;
     }
+    rt::stage("stack");
     stack::up(&shard.sys, &tables).await?;
-    let tokens = encryption::header(shard, (pool, version), record.is_encrypted()).await?;
+    let tokens = encryption::header(shard, (pool, version), encrypted).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
@@ -158,16 +162,14 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     rt::stage("filesystems");
     let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
-    let filesystems = Filesystems::new(pool, filesystems, lost, seen);
-    let mut engine = Pool::new(pool, name, record, members, Some(time), filesystems);
-    // A change of the header may have been cut off before the record told of it.
-    let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
-    let started_anew = engine.set_started(true);
-    let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
-    for member in dropped.iter().flatten() {
-        mark_leaving(shard, member).await;
-    }
-    if told_anew || started_anew || dropped.is_some() {
+    let changed = {
+        let mut engine = running.pool.borrow_mut();
+        engine.filesystems = Filesystems::new(pool, filesystems, lost, seen);
+        // A change of the header may have been cut off before the record told of it.
+        let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
+        engine.set_started(true) || told_anew
+    };
+    if changed {
         save::durable(shard, &running).await?;
     }
     create_pool::clear_marks(shard, &running).await;
@@ -192,6 +194,18 @@ fn limit_if_uneven(running: &Running) {
         );
         running.pool.borrow_mut().degrade(Availability::NoPoolChanges);
     }
+}
+
+/// Leaves the cache behind, before anything is written that it would not hear of: a record that still had it would have
+/// it used again as it is.
+async fn leave_cache<S: Sys>(shard: &Shard<S>, running: &Running, dropped: &[Member]) -> Result<(), Fault> {
+    rt::stage("leave cache");
+    // What a stop that failed half-way has left lies on the cache.
+    stack::all_down(&shard.sys, running.uuid).await?;
+    for member in dropped {
+        mark_leaving(shard, member).await;
+    }
+    save::durable(shard, running).await
 }
 
 /// A device that leaves the pool says so before the record does: whatever is cut off then, the next start wipes
