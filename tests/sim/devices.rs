@@ -1,7 +1,7 @@
 //! Devices that join a pool, leave it with its cache, or grow: every crash point, faults, and who gets a device
 //! that several want.
 
-use stratisd::model::device::{DevicePath, Tier};
+use stratisd::model::device::{BlockSizes, DevicePath, Tier};
 use stratisd::model::dm::{Dm, Role, Table};
 
 use super::*;
@@ -332,6 +332,32 @@ fn a_cache_that_is_lost_is_left_behind() {
     machine.plug();
     let seen = look(SEED, &machine);
     assert!(seen.running.contains_key(&pool()) && device(&seen, "/dev/c").is_none(), "{seen:#?}");
+}
+
+/// A disk may come back behind another controller, which gives it larger blocks.
+#[test]
+fn an_unused_device_with_larger_blocks_keeps_its_pool_from_changes() {
+    let coarse = BlockSizes { logical: 512, physical: 4096 };
+    for (disk, limited) in [("/dev/a", false), ("/dev/c", true)] {
+        let machine = four();
+        live(SEED, &machine, |driver| async move {
+            for step in [create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one"), add_data(&["/dev/c"])] {
+                driver.call(step).await.expect("what stands before is made");
+            }
+        })
+        .finished();
+        machine.crash(0);
+        machine.set_blocks(disk, coarse);
+        let (said, stopped, seen) = live(SEED + 1, &machine, |driver| async move {
+            let said = driver.call(create_filesystem("two")).await;
+            let seen = driver.seen();
+            (said, driver.call(Wish::StopPool(pool())).await, seen)
+        })
+        .finished();
+        let shown = seen.settings.contains(&format!("{} no_pool_changes", pool()));
+        assert_eq!((shown, said.is_err()), (limited, limited), "{disk}: {said:?}");
+        assert!(stopped.is_ok(), "{disk}: {stopped:?}");
+    }
 }
 
 #[test]

@@ -290,14 +290,14 @@ fn every_fault_is_unwound() {
     ] {
         let (actions, _) = attempt(&machine(), before, wish, None);
         for point in 1..=actions {
-            one_fault(before, wish, point);
+            one_fault(machine, before, wish, point);
         }
     }
 }
 
 /// One action fails with EIO: whatever the operation then says, what clients see and what the next
 /// boot shows is one and the same, and it is the state before or after.
-fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
+fn one_fault(machine: fn() -> Machine, before: Before, wish: fn(&Seen) -> Wish, point: u64) {
     let machine = machine();
     let failing = machine.clone();
     let (said, told) = live(SEED, &machine, move |driver| async move {
@@ -311,7 +311,7 @@ fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
     assert_eq!(machine.bugs(), Vec::<String>::new(), "{at}");
     machine.kill();
     let seen = look(SEED, &machine);
-    if before == Before::Stopped {
+    if before == Before::Stopped || before == Before::OldStopped {
         // A filesystem whose volume cannot be brought up is left out; the pool starts all the same.
         assert_eq!(seen.running.keys().collect::<Vec<_>>(), told.running.keys().collect::<Vec<_>>(), "{at}");
     } else {

@@ -18,7 +18,7 @@ use stratisd::units::Sectors;
 use crate::devices::{add_cache, add_data, init_cache, start_without_cache, uuid};
 use crate::encryption::tokens;
 use crate::world::{Driver, Seen, create_filesystem, create_pool, filesystem, live, look, name, pool, snapshot};
-use crate::{Before, DISK, SEED, every_crash_point_of, machine};
+use crate::{Before, DISK, SEED, attempt, every_crash_point_of, machine, one_fault};
 
 const DISKS: [&str; 2] = ["/dev/a", "/dev/b"];
 /// Room for an encryption header, which version 2 has at the start of its cap device.
@@ -206,6 +206,23 @@ fn what_was_worked_on_is_left_in_its_own_layout() {
     assert_eq!(cap(&machine), [Role::OriginSub; 3]);
     assert!(expect_old(&machine, "/dev/a")["backstore"].get("cache_tier").is_none());
     assert_eq!(machine.bugs(), Vec::<String>::new());
+}
+
+#[test]
+fn every_fault_is_unwound() {
+    for (before, wish) in [
+        (Before::Old, (|_| create_filesystem("three")) as fn(&Seen) -> Wish),
+        (Before::Old, |seen| Wish::DestroyFilesystems(pool(), vec![filesystem(seen, "one")])),
+        (Before::Old, |seen| snapshot(seen, "one", "s")),
+        (Before::Old, |_| Wish::StopPool(pool())),
+        (Before::Old, |_| Wish::SetFsLimit(pool(), 500)),
+        (Before::OldStopped, |_| start()),
+    ] {
+        let (actions, _) = attempt(&old_machine(), before, wish, None);
+        for point in 1..=actions {
+            one_fault(old_machine, before, wish, point);
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::events::{plug_of, pull};
 use crate::guest::files::{self, Contents};
-use crate::guest::{Guest, dm, state};
+use crate::guest::{Guest, dm, run, state, try_run, udev};
 use crate::host::{SPEC, Spec};
 use crate::kill::seed;
 use crate::load::{self, Load};
@@ -42,6 +42,20 @@ scenario!(
     a_cache_that_is_lost_is_left_behind,
     Spec { disks: &["4G"], limit_s: 180, ..SPEC },
     lose
+);
+
+scenario!(
+    /// A disk that fails when the kernel begins to use it as a cache is given back, and the pool is as it was.
+    a_cache_that_does_not_work_is_taken_back,
+    Spec { disks: &["4G", "3G"], limit_s: 180, ..SPEC },
+    fail_at_once
+);
+
+scenario!(
+    /// A cache fails while its pool is in use: the pool is stopped, started without it, and has its files.
+    a_cache_that_fails_later_is_left_behind,
+    Spec { disks: &["4G", "3G"], limit_s: 180, ..SPEC },
+    fail_later
 );
 
 /// The private devices of the only pool.
@@ -247,6 +261,104 @@ fn killed(guest: &mut Guest) {
     }
     destroy(&guest.client());
     state::expect_no_io_error();
+    guest.stop();
+}
+
+/// A dm device on a disk of which only this many sectors work; its node.
+fn ailing(disk: &str, sectors: u64) -> String {
+    let all: u64 = run("blockdev", &["--getsz", disk]).trim().parse().expect("a number");
+    let works = format!("0 {sectors} linear {disk} 0");
+    let table = if sectors < all { format!("{works}\n{sectors} {} error", all - sectors) } else { works };
+    let known = dm::names().contains(&"ailing".to_owned());
+    let verb = if known { "load" } else { "create" };
+    run("dmsetup", &[verb, "ailing", "--table", &table]);
+    if known {
+        run("dmsetup", &["suspend", "--noflush", "ailing"]);
+        run("dmsetup", &["resume", "ailing"]);
+    }
+    udev::settle();
+    std::fs::canonicalize("/dev/mapper/ailing").expect("udev has made it").display().to_string()
+}
+
+/// What the daemon has of its own, without the disk that fails.
+fn own_devices() -> Vec<dm::Device> {
+    dm::devices().into_iter().filter(|device| device.name != "ailing").collect()
+}
+
+fn fail_at_once(guest: &mut Guest) {
+    let disks = guest.disks();
+    // Its metadata can be written, and of what is behind that the first block, which is to be cleared.
+    let bad = ailing(&disks[1], 8_192 + 8);
+    guest.start();
+    let client = guest.client();
+    let (_, (pool, _)) = client.create_pool("p", &disks[..1]).done();
+    let filesystem = client.make_filesystem(&pool, "f");
+    let folder = files::mount(&files::node(&client, &filesystem), "f");
+    let contents = Contents::write(folder.join("file"), 20 * MIB, 1);
+    let before = (state::objects(&client), own_devices(), dm::tables());
+    let refused = client.give_devices(&pool, ("InitCache", 9), &[&bad]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    println!("cache: {}", refused.text);
+    assert_eq!((state::objects(&client), own_devices(), dm::tables()), before);
+    state::expect_wiped(&bad);
+    files::drop_caches();
+    contents.check(&folder);
+
+    // The same disk, repaired.
+    let good = ailing(&disks[1], run("blockdev", &["--getsz", &disks[1]]).trim().parse().expect("a number"));
+    assert_eq!(good, bad);
+    assert!(client.give_devices(&pool, ("InitCache", 9), &[&good]).done().0);
+    assert_eq!(Stack::table("physical-cache").1[2], "cache");
+    let more = Contents::write(folder.join("more"), 20 * MIB, 2);
+    files::unmount(&folder);
+    guest.kill9();
+    guest.start();
+    check_all(&guest.client(), &[&contents, &more]);
+    guest.stop();
+}
+
+fn fail_later(guest: &mut Guest) {
+    let disks = guest.disks();
+    let size = run("blockdev", &["--getsz", &disks[1]]).trim().parse().expect("a number");
+    let fast = ailing(&disks[1], size);
+    guest.start();
+    let client = guest.client();
+    let (_, (pool, _)) = client.create_pool("p", &disks[..1]).done();
+    let filesystem = client.make_filesystem(&pool, "f");
+    assert!(client.give_devices(&pool, ("InitCache", 9), &[&fast]).done().0);
+    let folder = files::mount(&files::node(&client, &filesystem), "f");
+    let contents = Contents::write(folder.join("file"), 60 * MIB, 3);
+    for _ in 0..3 {
+        // Often enough that some of it is in the cache.
+        files::drop_caches();
+        contents.check(&folder);
+    }
+    files::unmount(&folder);
+    println!("{}", dm::status(&Stack::name("physical-cache")));
+
+    ailing(&disks[1], 8);
+    // How it is noticed is the kernel's business: a read of something that is cached fails, or a write.
+    let (_, said) = try_run(
+        "mount",
+        &["-t", "xfs", "-o", "ro,norecovery", files::text(&files::node(&client, &filesystem)), "/mnt/f"],
+    );
+    println!("cache: {said}");
+    let (_, said) = try_run("umount", &["/mnt/f"]);
+    println!("cache: {said}");
+    let stopped = client.stop_pool("p", "name");
+    println!("cache: {stopped:?}");
+    if stopped.code != 0 {
+        // What could not be taken down in good order is, once the daemon looks at the pool anew.
+        guest.kill9();
+        guest.start();
+    }
+    let client = guest.client();
+    println!("{}", run("dmesg", &[]));
+    let (changed, (_, devices, filesystems)) = client.start_without_cache("p").done();
+    assert_eq!((changed, devices.len(), filesystems.len()), (true, 1, 1));
+    Stack::expect_plain();
+    check_all(&client, &[&contents]);
+    destroy(&client);
     guest.stop();
 }
 

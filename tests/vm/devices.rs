@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dbus::arg::Variant;
 
-use crate::events::plug_of;
+use crate::events::{plug_of, pull};
 use crate::guest::files::{self, Contents};
 use crate::guest::{Guest, dm, run, state};
 use crate::host::{SPEC, Spec};
@@ -45,6 +45,13 @@ scenario!(
     a_device_keeps_what_is_said_of_it,
     Spec { disks: &["2G"], ..SPEC },
     say
+);
+
+scenario!(
+    /// A device that nothing lies on comes back with larger blocks: its pool takes no changes, and works otherwise.
+    a_device_with_larger_blocks_keeps_its_pool_from_changes,
+    Spec { disks: &["2G"], ..SPEC },
+    coarsen
 );
 
 /// The pool's path, and that of its device at a path of the machine with its properties.
@@ -223,5 +230,53 @@ fn say(guest: &mut Guest) {
     for (property, expected) in [("HardwareInfo", present(&wwn)), ("UserInfo", present("rack-7"))] {
         assert_eq!(info(&client, &named, property), expected);
     }
+    guest.stop();
+}
+
+fn coarsen(guest: &mut Guest) {
+    let first = guest.disks().remove(0);
+    let image = "/root/coarse.img";
+    let second = plug_of("coarse", 2 * GIB);
+    let coarse = || run("losetup", &["--find", "--show", "--sector-size", "4096", image]).trim().to_owned();
+    guest.start();
+    let client = guest.client();
+    let (_, (path, _)) = client.create_pool("p", &[&first]).done();
+    let filesystem = client.make_filesystem(&path, "f");
+    pull(&second);
+    let larger = coarse();
+    crate::guest::udev::settle();
+    for method in ["AddDataDevs", "InitCache"] {
+        let refused = client.give_devices(&path, (method, 9), &[&larger]);
+        assert_eq!(refused.code, 1, "blocks of 4096 bytes do not go with those of 512: {method}: {refused:?}");
+    }
+    pull(&larger);
+    let second = plug_of("coarse", 2 * GIB);
+    assert!(client.give_devices(&path, ("AddDataDevs", 9), &[&second]).done().0);
+    let folder = files::mount(&files::node(&client, &filesystem), "f");
+    let contents = Contents::write(folder.join("file"), 5 * MIB, 1);
+    files::unmount(&folder);
+    assert!(client.stop_pool("p", "name").done().0);
+    pull(&second);
+    let larger = coarse();
+    guest.until("the device is back", |_| {
+        client.stopped_pools(9).values().next().is_some_and(|pool| pool["devs"].members().len() == 2)
+    });
+    client.start_pool("p", "name").done();
+    let (path, properties) = pool(&client);
+    assert_eq!(properties["AvailableActions"].text(), "no_pool_changes");
+    assert_eq!(client.create_filesystems(&path, &[("g", None, None)]).code, 1);
+    let (filesystem, _) = client.family("filesystem").pop_first().expect("it came with the pool");
+    let folder = files::mount(&files::node(&client, &filesystem), "f");
+    contents.check(&folder);
+    files::unmount(&folder);
+
+    assert!(client.stop_pool("p", "name").done().0);
+    pull(&larger);
+    plug_of("coarse", 2 * GIB);
+    guest.until("the pool has its blocks again", |_| {
+        client.family("pool").values().next().is_some_and(|pool| pool["AvailableActions"].text() == "fully_operational")
+            || client.start_pool("p", "name").code == 0
+    });
+    client.make_filesystem(&pool(&client).0, "g");
     guest.stop();
 }

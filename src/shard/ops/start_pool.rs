@@ -1,7 +1,8 @@
 //! Starting a pool: on request, and at the start of the daemon.
 //!
 //! Commit point: a record that says `started` is durable. Until then a start after a power failure
-//! finds a stopped pool; taking the stack up again and again changes nothing.
+//! finds a stopped pool; taking the stack up again and again changes nothing. A pool that is started without its
+//! cache has none from the moment on at which that is durable, which is before its stack is taken up.
 
 use std::rc::Rc;
 
@@ -136,18 +137,14 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
             stranger.path
         );
     }
-    for member in dropped.iter().flatten() {
-        mark_leaving(shard, member).await;
-    }
-    rt::stage("stack");
-    if dropped.is_some() {
-        // What a stop that failed half-way has left lies on the cache.
-        stack::all_down(&shard.sys, pool).await?;
-    }
     let (version, encrypted) = (members[0].header.version, record.is_encrypted());
     let none = Filesystems::new(pool, Vec::new(), Vec::new(), []);
     let engine = Pool::new(pool, name.clone(), record, members, Some(time), none);
     let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
+    if let Some(dropped) = &dropped {
+        leave_cache(shard, &running, dropped).await?;
+    }
+    rt::stage("stack");
     thin_meta::up(shard, &running).await?;
     let tokens = encryption::header(shard, (pool, version), encrypted).await?;
     rt::stage("metadata volume");
@@ -164,7 +161,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
         engine.filesystems = Filesystems::new(pool, filesystems, lost, seen);
         // A change of the header may have been cut off before the record told of it.
         let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
-        engine.set_started(true) || told_anew || dropped.is_some()
+        engine.set_started(true) || told_anew
     };
     if changed {
         save::durable(shard, &running).await?;
@@ -216,6 +213,18 @@ async fn make_good<S: Sys>(shard: &Shard<S>, running: &Running, worn: &Worn) {
             log::warn!("old copies of the record stay (pool={}): {fault}", running.uuid);
         }
     }
+}
+
+/// Leaves the cache behind, before anything is written that it would not hear of: a record that still had it would have
+/// it used again as it is.
+async fn leave_cache<S: Sys>(shard: &Shard<S>, running: &Running, dropped: &[Member]) -> Result<(), Fault> {
+    rt::stage("leave cache");
+    // What a stop that failed half-way has left lies on the cache.
+    stack::all_down(&shard.sys, running.uuid).await?;
+    for member in dropped {
+        mark_leaving(shard, member).await;
+    }
+    save::durable(shard, running).await
 }
 
 /// A device that leaves the pool says so before the record does: whatever is cut off then, the next start wipes

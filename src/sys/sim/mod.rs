@@ -132,6 +132,11 @@ impl Machine {
         self.state().disk_mut(path).hardware = Some(id.to_owned());
     }
 
+    /// Changes the block sizes of a disk, as another controller does.
+    pub fn set_blocks(&self, path: &str, blocks: BlockSizes) {
+        self.state().disk_mut(path).blocks = blocks;
+    }
+
     /// Changes the size of a disk; what lies behind a smaller one stays hidden.
     pub fn resize_disk(&self, path: &str, size: Sectors) {
         self.state().disk_mut(path).size = size;

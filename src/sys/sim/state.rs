@@ -93,6 +93,8 @@ pub(super) struct State {
     thin: BTreeMap<Place, ThinStore>,
     /// How much of its data device each cache works with since it was last made active.
     caches: BTreeMap<PoolUuid, Sectors>,
+    /// Pools whose origin was written without the cache that they had: what that holds is out of date.
+    passed_by: BTreeSet<PoolUuid>,
     /// Headers of encryption layers.
     pub(super) headers: BTreeMap<Place, Header>,
     pub(super) keys: BTreeMap<KeyDescription, Passphrase>,
@@ -128,6 +130,7 @@ impl State {
             stack: Stack::new(),
             thin: BTreeMap::new(),
             caches: BTreeMap::new(),
+            passed_by: BTreeSet::new(),
             headers: BTreeMap::new(),
             keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
@@ -426,7 +429,10 @@ impl State {
         match table {
             Table::Linear(_) => {}
             Table::Cache { .. } => self.open_cache(device.pool())?,
-            Table::ThinPool { .. } => self.open_thin_pool(device.pool())?,
+            Table::ThinPool { .. } => {
+                self.pass_cache_by(device.pool());
+                self.open_thin_pool(device.pool())?;
+            }
             Table::Thin { id, length } => self.check_length(device, *id, *length)?,
         }
         self.stack.insert(device, table.clone());
@@ -523,6 +529,16 @@ impl State {
         Ok(())
     }
 
+    /// What is written from now on reaches the origin; a cache that is not there does not hear of it.
+    fn pass_cache_by(&mut self, pool: PoolUuid) {
+        match self.stack.table(Dm::Private(pool, Role::Cache)) {
+            Some(Table::Cache { .. }) => {}
+            Some(Table::Linear(_) | Table::ThinPool { .. } | Table::Thin { .. }) | None => {
+                self.passed_by.insert(pool);
+            }
+        }
+    }
+
     /// Finds the metadata of a cache, or begins it where there are only zeroes. What a cache holds its origin
     /// holds too, so nothing else is kept of it.
     fn open_cache(&mut self, pool: PoolUuid) -> Result<(), Why> {
@@ -532,12 +548,16 @@ impl State {
         let data = self.stack.table(Dm::Private(pool, Role::CacheSub)).ok_or(Why::Errno(libc::ENODEV))?;
         self.caches.insert(pool, data.length());
         if start.starts_with(CACHE_MARK) {
+            if self.passed_by.contains(&pool) {
+                self.bug(format!("the cache of pool {pool} is used again, and its origin was written without it"));
+            }
             return Ok(());
         }
         if start.iter().any(|byte| *byte != 0) {
             return Err(Why::Errno(libc::EILSEQ)); // As the kernel's superblock check answers.
         }
         let mut sector = [0; UNIT_BYTES];
+        self.passed_by.remove(&pool);
         sector[..CACHE_MARK.len()].copy_from_slice(CACHE_MARK);
         let mark = self.tick();
         self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
@@ -647,6 +667,7 @@ impl State {
         let place = self.place(device)?;
         // As mount(2) answers where there is no XFS.
         let uuid = xfs::find(&Linear { state: self, device }).ok_or(Why::Errno(libc::EINVAL))?;
+        self.pass_cache_by(pool);
         let maker = self.disks.get(&place.0).map_or(0, |disk| disk.medium.writer(place.1));
         self.mdv.entry((place, maker)).or_insert_with(|| MdvStore::new(uuid));
         self.mounted.insert(pool, (place, maker));
