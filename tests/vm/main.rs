@@ -65,5 +65,6 @@ mod sectors;
 mod smoke;
 mod snapshot;
 mod thousand;
+mod trouble;
 mod volume;
 mod xfs;
