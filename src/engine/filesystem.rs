@@ -70,9 +70,7 @@ pub struct Creation {
 /// Another name for a filesystem, which is its own for as long as this lives.
 #[derive(Debug)]
 pub struct Renaming {
-    /// What was recorded.
-    pub before: FilesystemRecord,
-    /// What will be.
+    /// What will be recorded.
     pub record: FilesystemRecord,
     _reservation: Rc<()>,
 }
@@ -347,16 +345,15 @@ impl Filesystems {
 
     /// Reserves another name for a filesystem; `None` if it has that name.
     pub fn plan_rename(&mut self, uuid: FsUuid, name: &Name) -> Result<Option<Renaming>, Refusal> {
-        let before = self.find(uuid)?.record.clone();
-        if before.name == *name {
+        let record = FilesystemRecord { name: name.clone(), ..self.find(uuid)?.record.clone() };
+        if record == self.find(uuid)?.record {
             return Ok(None);
         }
         self.forget_dropped();
         if self.named(name)?.is_some() {
             return Err(Refusal::FilesystemNameTaken { name: name.clone() });
         }
-        let record = FilesystemRecord { name: name.clone(), ..before.clone() };
-        Ok(Some(Renaming { before, record, _reservation: self.hold(name, None) }))
+        Ok(Some(Renaming { record, _reservation: self.hold(name, None) }))
     }
 
     /// What a filesystem's record becomes with another size limit; `None` if that is what it has.
@@ -569,9 +566,10 @@ mod tests {
         assert!(matches!(rename(&mut pool, 2, "c"), Err(Refusal::FilesystemBusy { .. })));
         let last = pool.plan(&spec("d"), 3).expect("a filesystem that gets another name is not one more");
         drop((last, renaming));
-        let Renaming { before, record, .. } = rename(&mut pool, 2, "c").expect("given back").expect("another name");
+        let Renaming { record, .. } = rename(&mut pool, 2, "c").expect("given back").expect("another name");
+        let before = &pool.0.find(uuid(2)).expect("it is there").record;
         assert_eq!((before.name.as_str(), record.name.as_str()), ("b", "c"));
-        assert_eq!(FilesystemRecord { name: before.name.clone(), ..record }, before, "nothing else changes");
+        assert_eq!(&FilesystemRecord { name: before.name.clone(), ..record }, before, "nothing else changes");
     }
 
     #[test]

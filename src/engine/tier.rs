@@ -19,7 +19,7 @@ use crate::error::Refusal;
 use crate::format::header::DATA_START;
 use crate::format::record::{CacheTier, Device, DeviceSegment, Devices, PoolRecord};
 use crate::message::Claimable;
-use crate::model::device::{Candidate, DeviceNumber, DevicePath, Tier};
+use crate::model::device::{Candidate, Tier};
 use crate::model::ids::DevUuid;
 use crate::model::name::Name;
 use crate::model::pool::IntegritySpec;
@@ -80,17 +80,13 @@ impl Tiers<'_> {
 
     /// Whether the named devices are those of the cache.
     pub fn is_cache_of(&self, named: &[Candidate]) -> Result<(), Refusal> {
-        let present: Vec<&Candidate> = self.members(Tier::Cache).map(|member| &member.candidate).collect();
-        let has = |number: DeviceNumber| present.iter().any(|other| other.number == number);
-        let named_so = |number: DeviceNumber| named.iter().any(|candidate| candidate.number == number);
-        let asked: Vec<DevicePath> =
-            named.iter().filter(|device| !has(device.number)).map(|device| device.path.clone()).collect();
-        let left: Vec<DevicePath> =
-            present.iter().filter(|device| !named_so(device.number)).map(|device| device.path.clone()).collect();
-        if asked.is_empty() && left.is_empty() {
+        let cache: Vec<_> = self.members(Tier::Cache).map(|member| member.candidate.place()).collect();
+        let named: Vec<_> = named.iter().map(Candidate::place).collect();
+        let (asked, present) = devices::difference(&named, &cache);
+        if asked.is_empty() && present.is_empty() {
             return Ok(());
         }
-        Err(Refusal::CacheDiffers { name: self.pool.clone(), asked, present: left })
+        Err(Refusal::CacheDiffers { name: self.pool.clone(), asked, present })
     }
 
     /// Whether devices that were examined may join a tier: nobody lives there, and their blocks are those of the
@@ -226,7 +222,7 @@ mod tests {
 
     use super::*;
     use crate::engine::check::check;
-    use crate::model::device::{BlockSizes, Occupant};
+    use crate::model::device::{BlockSizes, DeviceNumber, DevicePath, Occupant};
     use crate::model::ids::PoolUuid;
     use crate::model::pool::MetadataVersion;
 

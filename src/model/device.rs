@@ -86,6 +86,13 @@ pub struct Candidate {
     pub hardware: Option<String>,
 }
 
+impl Candidate {
+    /// What identifies it, and what people call it.
+    pub fn place(&self) -> (DeviceNumber, DevicePath) {
+        (self.number, self.path.clone())
+    }
+}
+
 /// Which tier a device serves.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Tier {

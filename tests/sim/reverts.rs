@@ -56,7 +56,7 @@ fn expect_reverted(machine: &Machine, before: &Seen, seen: &Seen, at: &str) {
     has(format!("{one} limit {LIMIT}"));
     has(format!("{} of {one}", of(seen, "t")));
     has(format!("{} of {one}", of(seen, "u")));
-    assert!(!seen.settings.iter().any(|setting| setting.contains(" merges")), "{seen:#?} {at}");
+    assert!(!seen.settings.iter().any(|setting| setting.contains(" to be merged")), "{seen:#?} {at}");
     assert_eq!(marked(machine, one), 1, "{at}");
     assert_eq!((marked(machine, of(seen, "t")), marked(machine, of(seen, "u"))), (1, 2), "{at}");
     assert!(!machine.tables().keys().any(|device| *device == Dm::Thin(pool(), s)), "{at}");

@@ -163,9 +163,7 @@ fn apply(seen: &mut Seen, view: &View) {
             seen.settings.extend(found.record.origin.map(|origin| format!("{} of {origin}", found.record.uuid)));
             seen.settings.extend(found.record.size_limit.map(|limit| format!("{about} {limit}")));
             seen.settings.insert(format!("{} has {}", found.record.uuid, found.record.size));
-            if found.record.merge {
-                seen.settings.insert(format!("{} merges", found.record.uuid));
-            }
+            seen.settings.extend(found.record.merge.then(|| format!("{} is to be merged", found.record.uuid)));
         }
         View::Device(device) => {
             seen.settings.retain(|setting| !setting.starts_with(&device.uuid.to_string()));

@@ -17,7 +17,7 @@ use crate::engine::tier;
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::FLAG_JOINING;
 use crate::format::record::PoolRecord;
-use crate::message::{Answer, Claim, Taken};
+use crate::message::{Answer, Claim};
 use crate::model::device::{Candidate, DevicePath, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::shard::ops::{Outcome, create_pool, headers, save, stack};
@@ -85,7 +85,7 @@ async fn join<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, tier: Tier, new: 
         return Ok(Answer::Identity);
     }
     rt::stage("claim");
-    claim(shard, running.uuid, tier, &new).await?;
+    claim(shard, running, tier, &new).await?;
     let joined = make(shard, running, tier, new).await;
     shard.claim(if joined.is_ok() { Claim::Commit(running.uuid) } else { Claim::GiveBack(running.uuid) });
     let devices = joined?;
@@ -94,13 +94,10 @@ async fn join<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, tier: Tier, new: 
     Ok(Answer::DevicesAdded(devices))
 }
 
-async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, tier: Tier, new: &[Candidate]) -> Result<(), Refusal> {
+async fn claim<S: Sys>(shard: &Shard<S>, running: &Running, tier: Tier, new: &[Candidate]) -> Result<(), Refusal> {
     let devices = new.iter().map(|candidate| (candidate.number, candidate.path.clone(), tier)).collect();
-    match shard.take(Claim::TakeMore { pool, name: None, devices }).await {
-        Ok(()) => Ok(()),
-        Err(Taken::Device { path, holder }) => Err(Refusal::DeviceOwned { path, pool: holder }),
-        Err(Taken::Name { .. } | Taken::NameBusy) => unreachable!("no name was asked for"),
-    }
+    let claim = Claim::TakeMore { pool: running.uuid, name: None, devices };
+    shard.take(claim).await.map_err(|taken| taken.refusal(running.pool.borrow().name()))
 }
 
 async fn make<S: Sys>(

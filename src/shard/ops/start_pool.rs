@@ -15,7 +15,7 @@ use crate::engine::tier::Tiers;
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_JOINING, StaticHeader};
 use crate::format::record::PoolRecord;
-use crate::message::{Answer, Claim, Taken, View};
+use crate::message::{Answer, Claim, View};
 use crate::model::device::{Candidate, DeviceNumber};
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
@@ -119,13 +119,8 @@ pub async fn comes_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &PoolRec
 async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Result<(), Refusal> {
     let tiers = Tiers { pool: &ready.name, record: &ready.record, members: &ready.members };
     let devices = tiers.places();
-    let name = ready.name.clone();
-    match shard.take(Claim::Take { pool, name: Some(name.clone()), devices }).await {
-        Ok(()) => Ok(()),
-        Err(Taken::Name { holder, .. }) => Err(Refusal::PoolNameTaken { name, pool: holder }),
-        Err(Taken::NameBusy) => Err(Refusal::PoolNameBusy { name }),
-        Err(Taken::Device { path, holder }) => Err(Refusal::DeviceOwned { path, pool: holder }),
-    }
+    let claim = Claim::Take { pool, name: Some(ready.name.clone()), devices };
+    shard.take(claim).await.map_err(|taken| taken.refusal(&ready.name))
 }
 
 async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
