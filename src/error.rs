@@ -45,6 +45,10 @@ pub enum Refusal {
     TagSpec { tried: String },
     #[error("an integrity journal of {0} bytes is not a multiple of 4096 bytes")]
     Journal(u64),
+    #[error(
+        "{program} is not installed: it comes with the package thin-provisioning-tools (Debian) or device-mapper-persistent-data (Fedora)"
+    )]
+    NoProgram { program: &'static str },
     #[error("{what} is not supported yet")]
     Unsupported { what: &'static str },
     #[error("no devices were named for pool {name:?}", name = .0.as_str())]
@@ -229,6 +233,8 @@ pub enum Why {
     Xfs(crate::xfs::Refused),
     #[error("an active device has another table")]
     OtherTable,
+    #[error("nothing was heard of it for {seconds} seconds")]
+    Late { seconds: u64 },
     #[error("the metadata reached none of {total} devices")]
     NoDevice { total: usize },
     #[error("a bug in stratisd, see its log: {0}")]

@@ -319,11 +319,17 @@ impl Bus {
     // ---- replies -----------------------------------------------------------------------------------
 
     fn reply(&mut self, caller: &Caller, values: &[Value]) {
+        if caller.no_reply {
+            return;
+        }
         let serial = self.next_serial();
         self.push(caller, Outgoing::returns(serial, &caller.sender, caller.serial, values));
     }
 
     fn reply_error(&mut self, caller: &Caller, name: &str, text: &str) {
+        if caller.no_reply {
+            return;
+        }
         let serial = self.next_serial();
         self.push(caller, Outgoing::error(serial, &caller.sender, caller.serial, name, text));
     }
@@ -333,9 +339,6 @@ impl Bus {
     }
 
     fn push(&mut self, caller: &Caller, message: Outgoing) {
-        if caller.no_reply {
-            return;
-        }
         let bytes = message.finish();
         if bytes.len() > self.message_max {
             return self.reply_too_long(caller, bytes.len());

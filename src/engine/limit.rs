@@ -8,8 +8,7 @@
 //! Invariant: a record that passed `check` passes it with the entry.
 //!
 //! Deliberately absent: the limit itself, which is recorded once the larger device is in use. Encryption is no
-//! matter here, because addresses on the cap device begin behind its header, and neither is a cache, which is below
-//! that.
+//! matter here, because addresses on the cap device begin behind its header, and neither is a cache, which is below.
 
 use std::collections::BTreeMap;
 

@@ -38,7 +38,7 @@ pub struct Member {
     pub header: StaticHeader,
     /// The pair of regions that the next save overwrites: 0 or 1.
     pub older: usize,
-    /// A save did not reach it; it gets no more of them until the pool is set up again.
+    /// The last save that it was to get has not reached it whole: others do not wait for it.
     pub bad: bool,
 }
 
@@ -86,7 +86,7 @@ pub struct Pool {
     pub filesystems: Filesystems,
 }
 
-/// One save: the same bytes for every member that still gets saves.
+/// One save: the same bytes for every device of the data tier.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Save {
     /// The record.
@@ -288,6 +288,12 @@ impl Pool {
         listed.expect("a data device is on record").integrity_meta_allocs = before;
     }
 
+    /// What the thin pool's metadata was repaired into is its metadata, and what it was repaired from is the spare.
+    pub const fn swap_thin_meta(&mut self) {
+        let flex = &mut self.record.flex_devs;
+        std::mem::swap(&mut flex.thin_meta_dev, &mut flex.thin_meta_dev_spare);
+    }
+
     /// The kernel reports a size of a device; true if it is another one than before. What the pool uses of
     /// the device stays as it is.
     pub fn device_resized(&mut self, device: DeviceNumber, size: Sectors) -> bool {
@@ -412,7 +418,7 @@ impl Pool {
     pub fn next_save(&mut self, now: WallStamp) -> Save {
         let time = WallStamp::next(now, self.last_save);
         self.last_save = Some(time);
-        let places = self.data_members().filter(|member| !member.bad).cloned().collect();
+        let places = self.data_members().cloned().collect();
         Save { json: record::encode(&self.record), time, places }
     }
 
@@ -426,14 +432,15 @@ impl Pool {
         marked.map(clear).collect()
     }
 
-    /// Takes in how a save ended on one device: whether a region holds it, and whether all went well.
-    pub fn saved(&mut self, device: DevUuid, durable: bool, well: bool) {
+    /// Takes in how a save ended on one device: whether a region holds it, and whether all went well. True if the
+    /// one before had ended otherwise.
+    pub fn saved(&mut self, device: DevUuid, durable: bool, well: bool) -> bool {
         let found = self.members.iter_mut().find(|member| member.header.device == device);
         let member = found.expect("a save goes to members only");
         if durable {
             member.older = 1 - member.older;
         }
-        member.bad |= !well;
+        std::mem::replace(&mut member.bad, !well) == well
     }
 
     // ---- what clients see -----------------------------------------------------------------------

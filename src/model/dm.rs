@@ -28,6 +28,8 @@ pub enum Role {
     Cache,
     /// Thin-pool metadata.
     ThinMeta,
+    /// What damaged thin-pool metadata is repaired into, while that goes on.
+    ThinMetaSpare,
     /// Thin-pool data.
     ThinData,
     /// The metadata volume.
@@ -38,12 +40,13 @@ pub enum Role {
 
 impl Role {
     /// All there are, bottom first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OriginSub,
         Self::MetaSub,
         Self::CacheSub,
         Self::Cache,
         Self::ThinMeta,
+        Self::ThinMetaSpare,
         Self::ThinData,
         Self::Mdv,
         Self::ThinPool,
@@ -57,6 +60,7 @@ impl Role {
             Self::CacheSub => "physical-cachesub",
             Self::Cache => "physical-cache",
             Self::ThinMeta => "flex-thinmeta",
+            Self::ThinMetaSpare => "flex-thinmetaspare",
             Self::ThinData => "flex-thindata",
             Self::Mdv => "flex-mdv",
             Self::ThinPool => "thinpool-pool",

@@ -97,6 +97,15 @@ impl Stack {
             .any(|(device, table)| device.pool() == pool && matches!(table, Table::Thin { id, .. } if *id == volume))
     }
 
+    /// Which volume an active thin device is, and how long.
+    pub(super) fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Why> {
+        match self.tables.get(&device) {
+            Some(Table::Thin { length, id }) => Ok((*id, *length)),
+            Some(Table::Linear(_) | Table::Cache { .. } | Table::ThinPool { .. }) => Err(Why::Errno(libc::EINVAL)),
+            None => Err(Why::Errno(libc::ENXIO)),
+        }
+    }
+
     /// Checks a table against what is active. `size` tells the size of an existing device.
     pub(super) fn check(
         &self,

@@ -9,11 +9,14 @@ mod devices;
 mod encryption;
 mod events;
 mod format;
+mod fsgrow;
 mod limit;
 mod metadata;
 mod names;
+mod reverts;
 mod snapshots;
 mod strict;
+mod trouble;
 mod version1;
 mod world;
 

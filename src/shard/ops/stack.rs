@@ -13,7 +13,7 @@ use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
 /// Private dm devices from the top down, without the backstore below the metadata volume.
-const UPPER: [Role; 4] = [Role::ThinPool, Role::ThinData, Role::ThinMeta, Role::Mdv];
+const UPPER: [Role; 5] = [Role::ThinPool, Role::ThinData, Role::ThinMetaSpare, Role::ThinMeta, Role::Mdv];
 /// The backstore, from the top down.
 const LOWER: [Role; 4] = [Role::Cache, Role::CacheSub, Role::MetaSub, Role::OriginSub];
 

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::filesystem::{Filesystem, Filesystems};
-use crate::engine::gather::{Read, Ready, Verdict, judge, judge_without_cache};
-use crate::engine::pool::{self as pools, Member, Pool};
-use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::gather::{Read, Ready, Verdict, Worn, judge, judge_without_cache};
+use crate::engine::pool::{Member, Pool};
+use crate::engine::stack as tables;
 use crate::engine::tier::Tiers;
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_JOINING, StaticHeader};
@@ -20,13 +20,14 @@ use crate::message::{Answer, Claim, View};
 use crate::model::device::{Candidate, DeviceNumber, Occupant};
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
-use crate::model::ids::PoolUuid;
+use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::Availability;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
-    Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, stack, thin_pool,
+    Outcome, add_devices, create_pool, encryption, gather, headers, heal, intents, records, revert, stack, thin_meta,
+    thin_pool,
 };
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys};
@@ -126,7 +127,7 @@ async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
 }
 
 async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
-    let Ready { name, record, time, members, strangers, left_over, dropped } = ready;
+    let Ready { name, record, time, members, strangers, left_over, dropped, worn } = ready;
     for member in &members {
         shard.sys.open(&member.candidate, Opening::Member).await?;
     }
@@ -136,26 +137,24 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
             stranger.path
         );
     }
-    let (numbers, version) = (pools::numbers(&members), members[0].header.version);
-    let tables = tables::tables(&record, version, pool, &numbers, LowWater::Setup)
-        .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
-    let encrypted = record.is_encrypted();
-    let engine =
-        Pool::new(pool, name.clone(), record, members, Some(time), Filesystems::new(pool, [].into(), [].into(), []));
+    let (version, encrypted) = (members[0].header.version, record.is_encrypted());
+    let none = Filesystems::new(pool, Vec::new(), Vec::new(), []);
+    let engine = Pool::new(pool, name.clone(), record, members, Some(time), none);
     let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
     if let Some(dropped) = &dropped {
         leave_cache(shard, &running, dropped).await?;
     }
     rt::stage("stack");
-    stack::up(&shard.sys, &tables).await?;
+    thin_meta::up(shard, &running).await?;
     let tokens = encryption::header(shard, (pool, version), encrypted).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
     clear_volumes(shard, pool, &found).await?;
-    let noted = intents::recover(&shard.sys, pool, &mut found).await?;
+    let mut seen = intents::recover(&shard.sys, pool, &mut found).await?;
+    seen.extend(found.good.iter().map(|record| record.thin_id));
+    revert::run(shard, pool, &mut found, &mut seen).await?;
     rt::stage("filesystems");
-    let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
     let changed = {
         let mut engine = running.pool.borrow_mut();
@@ -167,6 +166,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     if changed {
         save::durable(shard, &running).await?;
     }
+    make_good(shard, &running, &worn).await;
     create_pool::clear_marks(shard, &running).await;
     let dropped = dropped.into_iter().flatten().map(|member| member.candidate);
     let leaving: Vec<Candidate> = left_over.into_iter().chain(dropped).collect();
@@ -188,6 +188,30 @@ fn limit_if_uneven(running: &Running) {
             running.uuid
         );
         running.pool.borrow_mut().degrade(Availability::NoPoolChanges);
+    }
+}
+
+/// Makes good what is damaged or behind of the copies that devices hold. It is no reason to refuse the pool that
+/// this fails, because it was no reason before.
+async fn make_good<S: Sys>(shard: &Shard<S>, running: &Running, worn: &Worn) {
+    if *worn == Worn::default() {
+        return;
+    }
+    rt::stage("repair copies");
+    log::warn!("damaged or old copies of metadata are made good (pool={} {worn:?})", running.uuid);
+    // One that hangs is left alone.
+    let signed = |member: &&Member| !member.bad && worn.signatures.contains(&member.header.device);
+    let headers: Vec<_> = {
+        let pool = running.pool.borrow();
+        pool.members().iter().filter(signed).map(|member| (member.candidate.number, member.header)).collect()
+    };
+    if let Err(fault) = headers::sign(&shard.sys, &headers).await {
+        log::warn!("a damaged signature stays (pool={}): {fault}", running.uuid);
+    }
+    for _ in 0..worn.saves {
+        if let Err(fault) = save::durable(shard, running).await {
+            log::warn!("old copies of the record stay (pool={}): {fault}", running.uuid);
+        }
     }
 }
 
@@ -263,19 +287,47 @@ async fn volumes_up<S: Sys>(
         found.iter().map(|record| (Dm::Thin(pool, record.uuid), tables::thin(record))).collect();
     // All in one batch; only when that fails is each one looked at by itself.
     let together = shard.sys.activate(&volumes).await.is_ok();
-    let mut filesystems = Vec::with_capacity(found.len());
-    let mut lost = Vec::new();
-    for (record, volume) in found.into_iter().zip(volumes) {
-        if !together && let Err(fault) = shard.sys.activate(&[volume]).await {
-            log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
-            lost.push(record.name);
+    let (mut up, mut lost) = (Vec::with_capacity(found.len()), Vec::new());
+    let leave_out = |record: &FilesystemRecord, fault: Fault| {
+        log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
+        record.name.clone()
+    };
+    for (mut record, volume) in found.into_iter().zip(volumes) {
+        let outcome = match together {
+            true => Ok(()),
+            false => volume_up(shard, pool, &mut record, volume).await,
+        };
+        match outcome {
+            Ok(()) => up.push(record),
+            Err(fault) => lost.push(leave_out(&record, fault)),
+        }
+    }
+    let uuids: Vec<FsUuid> = up.iter().map(|record| record.uuid).collect();
+    let sizes = heal::sizes(&shard.sys, pool, &uuids).await;
+    let mut filesystems = Vec::with_capacity(up.len());
+    for (mut record, size) in up.into_iter().zip(sizes) {
+        if let Err(fault) = heal::started(&shard.sys, pool, &mut record, size).await {
+            lost.push(leave_out(&record, fault));
             continue;
         }
         shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
         let used = shard.used(pool, record.uuid).await;
-        filesystems.push(Filesystem::new(record, used));
+        filesystems.push(Filesystem::new(record, used).on(size));
     }
     (filesystems, lost)
+}
+
+/// Activates one volume.
+async fn volume_up<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    record: &mut FilesystemRecord,
+    volume: (Dm, Table),
+) -> Result<(), Fault> {
+    match shard.sys.activate(&[volume]).await {
+        Ok(()) => Ok(()),
+        Err(fault) => heal::active(&shard.sys, pool, record, fault).await,
+    }
 }
 
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {

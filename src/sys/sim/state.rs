@@ -19,7 +19,7 @@ use super::events::News;
 use super::gate::Gate;
 use super::mdv::MdvStore;
 use super::medium::UNIT_BYTES;
-use super::thin::{Content, ThinStore};
+use super::thin::{Content, Damage, ThinStore};
 use super::xfs::{self, Readable};
 use crate::error::Why;
 use crate::model::blank::ReadsZeroes;
@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) conjures: Option<Sectors>,
     /// How long a batch of writes waits before it begins.
     pub(super) write_time: Duration,
+    /// Disks that answer nothing for now.
+    pub(super) hung: BTreeSet<DeviceNumber>,
     pub(super) disks: BTreeMap<DeviceNumber, Disk>,
     /// Symbolic links.
     pub(super) links: BTreeMap<DevicePath, DevicePath>,
@@ -99,6 +101,8 @@ pub(super) struct State {
     /// By the place of the superblock and the write that made it.
     mdv: BTreeMap<(Place, u64), MdvStore>,
     pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
+    /// How often somebody asked something.
+    pub(super) questions: u64,
     /// Volumes that a user has mounted.
     pub(super) in_use: BTreeSet<Dm>,
     pub(super) announced: BTreeMap<FsUuid, (PoolUuid, Name, Name, ThinId)>,
@@ -116,6 +120,7 @@ impl State {
             dice: Dice::new(seed),
             conjures: None,
             write_time: Duration::ZERO,
+            hung: BTreeSet::new(),
             disks: BTreeMap::new(),
             links: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -130,6 +135,7 @@ impl State {
             keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
             mounted: BTreeMap::new(),
+            questions: 0,
             in_use: BTreeSet::new(),
             announced: BTreeMap::new(),
             bugs: Vec::new(),
@@ -427,9 +433,7 @@ impl State {
                 self.pass_cache_by(device.pool());
                 self.open_thin_pool(device.pool())?;
             }
-            Table::Thin { id, .. } => {
-                self.thin_store(device.pool())?.content(*id).ok_or(Why::Errno(libc::ENODATA))?;
-            }
+            Table::Thin { id, length } => self.check_length(device, *id, *length)?,
         }
         self.stack.insert(device, table.clone());
         Ok(())
@@ -459,6 +463,43 @@ impl State {
         Ok((piece.device, piece.start))
     }
 
+    /// The metadata that is on a device, if there is any.
+    fn thin_on(&self, device: Dm) -> Result<Option<&ThinStore>, Why> {
+        let start = self.read(KERNEL, Target::Dm(device), Sectors::ZERO, FRESH_SECTORS)?;
+        let number = u64::from_le_bytes(start[8..16].try_into().expect("eight bytes"));
+        let known = self.thin.get(&self.place(device)?);
+        Ok(known.filter(|store| start.starts_with(THIN_MARK) && store.mark == number))
+    }
+
+    /// As `thin_check` does. A thin pool that was not well is well if its metadata is whole.
+    pub(super) fn thin_check(&mut self, device: Dm) -> Result<bool, Why> {
+        if self.stack.table(Dm::Private(device.pool(), Role::ThinPool)).is_some() {
+            return Err(Why::Errno(libc::EBUSY));
+        }
+        let whole = self.thin_on(device)?.is_some_and(|store| store.damage.is_none());
+        if whole {
+            self.news.ailing.remove(&device.pool());
+        }
+        Ok(whole)
+    }
+
+    /// As `thin_repair` does. What it writes is on the device like any other write: not durable.
+    pub(super) fn thin_repair(&mut self, from: Dm, to: Dm) -> Result<(), Why> {
+        let length = self.stack.table(to).ok_or(Why::Errno(libc::ENXIO))?.length();
+        let (disk, start) = self.place(to)?;
+        let mut store = match self.thin_on(from)? {
+            Some(store) if store.damage != Some(Damage::Hopeless) && store.meta <= length => store.clone(),
+            Some(_) | None => return Err(Why::Data("nothing can be made of the metadata")),
+        };
+        (store.mark, store.damage) = (self.tick(), None);
+        let ended = self.tick();
+        let medium = &mut self.disks.get_mut(&disk).expect("a resolved place lies on a disk").medium;
+        medium.submit(store.mark, start, &WriteData::Bytes(marked(store.mark).to_vec()), || true);
+        medium.end(store.mark, start, Sectors(1), ended);
+        self.thin.insert((disk, start), store);
+        Ok(())
+    }
+
     /// Finds the metadata of a thin pool, or begins it where there are only zeroes. It comes to use all of
     /// its device, and never works on a smaller one again.
     fn open_thin_pool(&mut self, pool: PoolUuid) -> Result<(), Why> {
@@ -472,6 +513,9 @@ impl State {
             if length < store.meta {
                 return Err(Why::Errno(libc::EINVAL));
             }
+            if store.damage.is_some() {
+                return Err(Why::Errno(libc::EILSEQ)); // As the kernel answers where a checksum is wrong.
+            }
             store.meta = length;
             return Ok(());
         }
@@ -479,10 +523,8 @@ impl State {
             return Err(Why::Errno(libc::EILSEQ)); // As the kernel's superblock check answers.
         }
         let mark = self.tick();
-        let mut sector = [0; UNIT_BYTES];
-        sector[..8].copy_from_slice(THIN_MARK);
-        sector[8..16].copy_from_slice(&mark.to_le_bytes());
-        self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
+        let medium = &mut self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium;
+        medium.engrave(mark, place.1, &marked(mark));
         self.thin.insert(place, ThinStore::new(mark, length));
         Ok(())
     }
@@ -667,6 +709,14 @@ impl Readable for Linear<'_> {
         };
         self.state.stack.resolve(self.device, start, count).is_ok_and(|pieces| pieces.iter().all(zero))
     }
+}
+
+/// The first sector of thin-pool metadata.
+fn marked(mark: u64) -> [u8; UNIT_BYTES] {
+    let mut sector = [0; UNIT_BYTES];
+    sector[..8].copy_from_slice(THIN_MARK);
+    sector[8..16].copy_from_slice(&mark.to_le_bytes());
+    sector
 }
 
 /// The length of a write.

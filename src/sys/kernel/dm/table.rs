@@ -288,7 +288,9 @@ mod tests {
             Dm::Private(_, Role::ThinMeta) => Ok(DeviceNumber(253, 2)),
             Dm::Private(_, Role::ThinData) => Ok(DeviceNumber(253, 3)),
             Dm::Private(_, Role::ThinPool) => Ok(DeviceNumber(253, 5)),
-            Dm::Private(_, Role::Cache | Role::Mdv) | Dm::Thin(..) => Err(Why::Errno(libc::ENXIO)),
+            Dm::Private(_, Role::Cache | Role::ThinMetaSpare | Role::Mdv) | Dm::Thin(..) => {
+                Err(Why::Errno(libc::ENXIO))
+            }
         };
         let private = |role| Dm::Private(pool(), role);
         let linear =
