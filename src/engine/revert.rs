@@ -40,6 +40,18 @@ pub fn plan(records: &[FilesystemRecord]) -> Reverts {
     reverts
 }
 
+/// Snapshots that have taken their origins' places already: another daemon was cut off when the origin had the
+/// snapshot's volume, and before it removed the snapshot's record. Which volume the origin had nobody knows any more.
+pub fn left_over<'a>(records: impl Iterator<Item = &'a FilesystemRecord> + Clone) -> Vec<Intent> {
+    let is_done = |snapshot: &&FilesystemRecord| {
+        let in_place = |origin: &FilesystemRecord| {
+            Some(origin.uuid) == snapshot.origin && origin.thin_id == snapshot.thin_id && !origin.merge
+        };
+        snapshot.merge && records.clone().any(in_place)
+    };
+    records.clone().filter(is_done).map(Intent::of).collect()
+}
+
 /// The origin whose place this snapshot takes, unless another request is about one of the two.
 fn origin_of<'a>(snapshot: &FilesystemRecord, records: &'a [FilesystemRecord]) -> Option<&'a FilesystemRecord> {
     let uuid = snapshot.origin?;
@@ -130,6 +142,18 @@ mod tests {
         // What they are about hinders no other.
         let beside = [two.as_slice(), &[record(4, None, false), record(5, Some(4), true)]].concat();
         assert_eq!(plan(&beside).clear.len(), 1);
+    }
+
+    #[test]
+    fn what_another_daemon_has_not_finished_is_known_by_the_common_volume() {
+        let both = [record(1, None, false), FilesystemRecord { thin_id: ThinId(1), ..record(2, Some(1), true) }];
+        assert_eq!(left_over(both.iter()), [Intent::of(&both[1])]);
+        assert_eq!(left_over([record(1, None, false), record(2, Some(1), true)].iter()), [], "it has not begun");
+        let twins = [record(1, None, false), FilesystemRecord { thin_id: ThinId(1), ..record(2, Some(1), false) }];
+        assert_eq!(left_over(twins.iter()), [], "that is damage");
+        let mutual =
+            [(1, 2), (2, 1)].map(|(n, of)| FilesystemRecord { thin_id: ThinId(1), ..record(n, Some(of), true) });
+        assert_eq!(left_over(mutual.iter()), [], "and so is that: one of them would have to stay");
     }
 
     #[test]

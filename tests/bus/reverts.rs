@@ -102,6 +102,34 @@ fn change_record(rig: &Rig, uuid: &str, mut change: impl FnMut(&mut Json)) -> Js
 }
 
 #[test]
+fn a_revert_that_another_daemon_has_not_finished_is_finished() {
+    let rig = Rig::files();
+    let daemon = rig.start();
+    let client = rig.client();
+    let pool = make_pool(&rig, &client, "p");
+    let origin = client.make_filesystem(&pool, "f");
+    let snapshot = client.snapshot(&pool, &origin, "s").done().1;
+    client.snapshot(&pool, &snapshot, "t").done();
+    set(&client, &snapshot, "MergeScheduled", true);
+    let [first, second] = [&origin, &snapshot].map(|path| text_of(&client, path, "filesystem", "Uuid"));
+    client.stop_pool("p", "name").done();
+    drop(daemon);
+    // That one gives the origin the snapshot's volume, and then removes the snapshot's record.
+    let taken = change_record(&rig, &second, |_| {})["thin_id"].clone();
+    change_record(&rig, &first, |record| record["thin_id"] = taken.clone());
+    for _start in 0..2 {
+        let _daemon = rig.start();
+        let client = rig.client();
+        client.start_pool("p", "name").done();
+        assert_eq!(client.family("filesystem").len(), 2, "the snapshot is gone");
+        assert_eq!(text_of(&client, &find(&client, "f"), "filesystem", "Uuid"), first);
+        let of = client.get(&find(&client, "t"), &interface("filesystem", 9), "Origin");
+        assert_eq!(of, Ok(present(&first)));
+        client.stop_pool("p", "name").done();
+    }
+}
+
+#[test]
 fn a_filesystem_that_is_larger_than_recorded_is_recorded_and_not_cut_off() {
     let rig = Rig::files();
     let daemon = rig.start();

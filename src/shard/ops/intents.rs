@@ -9,7 +9,6 @@
 //! revert commits with the record that has the copy's volume, and the destruction of the snapshot follows.
 //! Other daemons neither read nor write this folder.
 
-use crate::engine::filesystem::adopted;
 use crate::error::{Fault, Why};
 use crate::format::intent::{self, Intent};
 use crate::model::ids::{PoolUuid, ThinId};
@@ -59,7 +58,11 @@ pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &mut Records) -> 
     remove_replaced(sys, pool, &ids, records).await?;
     let (mut settled, orphans): (Vec<ThinId>, Vec<ThinId>) =
         ids.iter().copied().partition(|id| is_recorded(*id, records));
-    adopt(sys, pool, &orphans, records).await?;
+    let mut destroyed = Vec::new();
+    for id in &orphans {
+        destroyed.extend(intent::decode(&sys.mdv_read(pool, HERE, &id.to_string()).await?));
+    }
+    records::adopt(sys, pool, &destroyed, records).await?;
     for id in orphans {
         log::info!("a volume of an operation that was cut off is deleted (pool={pool} thin_id={id})");
         match delete(sys, pool, id).await {
@@ -90,21 +93,6 @@ async fn remove_replaced<S: Sys>(sys: &S, pool: PoolUuid, ids: &[ThinId], record
         log::info!("{} snapshots have taken the places of their origins (pool={pool})", replaced.len());
         records::remove(sys, pool, &replaced).await?;
         records.good.retain(|record| !replaced.contains(&record.uuid));
-    }
-    Ok(())
-}
-
-/// Gives the snapshots of what was destroyed their new origins.
-async fn adopt<S: Sys>(sys: &S, pool: PoolUuid, gone: &[ThinId], records: &mut Records) -> Result<(), Fault> {
-    let mut destroyed = Vec::new();
-    for id in gone {
-        destroyed.extend(intent::decode(&sys.mdv_read(pool, HERE, &id.to_string()).await?));
-    }
-    for record in adopted(records.good.iter(), &destroyed) {
-        log::info!("the origin of a snapshot is gone (pool={pool} filesystem={})", record.uuid);
-        records::save(sys, pool, &record).await?;
-        let before = records.good.iter_mut().find(|before| before.uuid == record.uuid);
-        *before.expect("it is made of one of them") = record;
     }
     Ok(())
 }

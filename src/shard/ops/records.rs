@@ -4,8 +4,11 @@
 //! durable. The rename being durable is the commit point; before it the old record counts, and a
 //! leftover `.temp` is removed at the next setup.
 
+use crate::engine::filesystem::adopted;
+use crate::engine::revert;
 use crate::error::Fault;
 use crate::format::filesystem;
+use crate::format::intent::Intent;
 use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid};
@@ -53,6 +56,11 @@ pub async fn read_all<S: Sys>(sys: &S, pool: PoolUuid) -> Result<Records, Fault>
         ));
     }
     let mut records = Records::default();
+    let mut leave_out = |file: &str, what: String| {
+        records.unreadable += 1;
+        log::error!("a filesystem is left out: {what} (pool={pool} file={file})");
+    };
+    let mut found: Vec<(String, FilesystemRecord)> = Vec::with_capacity(files.len());
     for file in files {
         if file.ends_with(TEMPORARY) {
             log::info!("a save that was cut off is removed (pool={pool} file={file})");
@@ -60,15 +68,50 @@ pub async fn read_all<S: Sys>(sys: &S, pool: PoolUuid) -> Result<Records, Fault>
             continue;
         }
         let bytes = sys.mdv_read(pool, HERE, &file).await?;
-        match read(&file, &bytes).and_then(|record| distinct(record, &records.good)) {
-            Ok(record) => records.good.push(record),
-            Err(what) => {
-                records.unreadable += 1;
-                log::error!("a filesystem is left out: {what} (pool={pool} file={file})");
-            }
+        match read(&file, &bytes) {
+            Ok(record) => found.push((file, record)),
+            Err(what) => leave_out(&file, what),
         }
     }
+    let reverted = revert::left_over(found.iter().map(|(_, record)| record));
+    found.retain(|(_, record)| !reverted.iter().any(|gone| gone.uuid == record.uuid));
+    let mut good = Vec::with_capacity(found.len());
+    for (file, record) in found {
+        match distinct(record, &good) {
+            Ok(record) => good.push(record),
+            Err(what) => leave_out(&file, what),
+        }
+    }
+    records.good = good;
+    finish_reverts(sys, pool, &reverted, &mut records).await?;
     Ok(records)
+}
+
+/// Another daemon has not come to the end of a revert: the snapshot is gone.
+async fn finish_reverts<S: Sys>(
+    sys: &S,
+    pool: PoolUuid,
+    reverted: &[Intent],
+    records: &mut Records,
+) -> Result<(), Fault> {
+    if reverted.is_empty() {
+        return Ok(());
+    }
+    log::warn!("{} reverts of another daemon are finished, the old volumes stay (pool={pool})", reverted.len());
+    adopt(sys, pool, reverted, records).await?;
+    let gone: Vec<FsUuid> = reverted.iter().map(|intent| intent.uuid).collect();
+    remove(sys, pool, &gone).await
+}
+
+/// Gives the snapshots of what is gone their new origins.
+pub async fn adopt<S: Sys>(sys: &S, pool: PoolUuid, gone: &[Intent], records: &mut Records) -> Result<(), Fault> {
+    for record in adopted(records.good.iter(), gone) {
+        log::info!("the origin of a snapshot is gone (pool={pool} filesystem={})", record.uuid);
+        save(sys, pool, &record).await?;
+        let before = records.good.iter_mut().find(|before| before.uuid == record.uuid);
+        *before.expect("it is made of one of them") = record;
+    }
+    Ok(())
 }
 
 fn read(file: &str, bytes: &[u8]) -> Result<FilesystemRecord, String> {
