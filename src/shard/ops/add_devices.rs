@@ -152,15 +152,19 @@ async fn enter<S: Sys>(shard: &Shard<S>, running: &Running, tier: Tier, members:
     }
     if let Err(failure) = save::checked(shard, running).await {
         running.pool.borrow_mut().part(members);
-        // The record may be on a device nevertheless. So the new ones stay marked as they are, and the next
-        // start sees whether it lists them.
-        for member in members {
-            shard.sys.close(member.candidate.number, false).await;
-        }
+        leave_marked(shard, members).await;
         return Err(failure);
     }
     running.pool.borrow_mut().join(members.to_vec());
     Ok(())
+}
+
+/// A record that could not be saved may be on a device nevertheless. So the new ones stay marked as they are, and
+/// the next start sees whether it lists them.
+async fn leave_marked<S: Sys>(shard: &Shard<S>, members: &[Member]) {
+    for member in members {
+        shard.sys.close(member.candidate.number, false).await;
+    }
 }
 
 /// Makes the tables of the cache. The new devices still have their marks: should this fail and be taken back, a
@@ -179,6 +183,7 @@ async fn use_cache<S: Sys>(shard: &Shard<S>, running: &Running, new: &[Member]) 
     if let Err(again) = save::durable(shard, running).await {
         log::error!("it is not known whether a pool's record has a cache (pool={}): {again}", running.uuid);
         shard.degrade(running, Availability::NoPoolChanges);
+        leave_marked(shard, new).await;
         return Err(fault.into());
     }
     unwind(shard, running.uuid, new).await;
