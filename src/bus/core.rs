@@ -236,7 +236,7 @@ impl Bus {
         let (Some(sender), Some(serial)) = (message.sender(), message.get_serial()) else {
             return warn!("a call without a sender cannot be answered");
         };
-        let caller = Caller { sender: sender.to_string(), serial, no_reply: message.get_no_reply() };
+        let caller = Caller { sender: (&*sender).into(), serial, no_reply: message.get_no_reply() };
         debug!("{} calls {:?} {:?} on {:?}", sender, message.interface(), message.member(), message.path());
         if self.out.is_over(&caller.sender) {
             return self.reply_limit(&caller, "bytes that wait for one client", SENDER_BYTES_MAX);
