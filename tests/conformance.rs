@@ -45,6 +45,8 @@ fn furnish(rig: &Rig, client: &Client, name: &str) -> Furnished {
     let (_, (pool, mut devices)) = client.create_pool(name, &[rig.disk(&format!("disk-of-{name}"), 4 * GIB)]).done();
     let origin = client.make_filesystem(&pool, "f");
     let (_, snapshot) = client.snapshot(&pool, &origin, "s").done();
+    // What they use together is announced once somebody reads: now.
+    client.get(&pool, &interface("pool", 9), "TotalPhysicalUsed").expect("it can be read");
     Furnished { pool, device: devices.remove(0), origin, snapshot }
 }
 

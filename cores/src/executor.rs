@@ -250,7 +250,7 @@ impl Runtime for Core {
     fn staged(&self, _stage: &'static str) {}
 
     fn turn_ended(&self) {
-        self.side.flush();
+        self.side.turn_ended();
     }
 
     fn turn_counted(&self, ended: Instant) {

@@ -6,7 +6,7 @@
 use crate::bus::changes::Change;
 use crate::bus::encode::Outgoing;
 use crate::bus::facts::{ObjectPath, TOP};
-use crate::bus::table::LATEST;
+use crate::bus::fragment::REVISIONS;
 use crate::bus::tree::{Notice, Tree};
 use crate::bus::value::Value;
 
@@ -36,8 +36,7 @@ fn interfaces_added(tree: &Tree, path: ObjectPath, serial: u32) -> Option<Outgoi
 fn interfaces_removed(path: ObjectPath, interface: &str, serial: u32) -> Outgoing {
     let mut signal = Outgoing::signal(serial, TOP, OBJECT_MANAGER, "InterfacesRemoved", "oas");
     path.value().write(signal.body());
-    let interfaces = (0..=LATEST).map(|rev| Value::text(format_args!("{interface}.r{rev}")));
-    Value::Array("s", interfaces.collect()).write(signal.body());
+    signal.body().array(4, |out| REVISIONS.iter().for_each(|revision| out.string_of(&[interface, ".r", revision])));
     signal
 }
 

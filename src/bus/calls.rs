@@ -7,6 +7,7 @@
 //! to its end, so the work it stands for is still being done. Unique names are never reused.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use uuid::Uuid;
 
@@ -18,8 +19,8 @@ use crate::model::ids::PoolUuid;
 /// Where an answer goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Caller {
-    /// Its unique name.
-    pub sender: String,
+    /// Its unique name, shared by all that waits for it.
+    pub sender: Rc<str>,
     /// The number it gave the call.
     pub serial: u32,
     /// Whether it wants no answer.
@@ -48,7 +49,7 @@ pub struct Reached(pub &'static str, pub usize);
 pub struct Calls {
     last: u64,
     pending: HashMap<CallId, Pending>,
-    per_sender: HashMap<String, usize>,
+    per_sender: HashMap<Rc<str>, usize>,
 }
 
 impl Calls {

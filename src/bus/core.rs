@@ -25,7 +25,7 @@ use crate::bus::incoming::{self, Incoming, Kind, Unreadable};
 use crate::bus::listing::Listing;
 use crate::bus::queue::{Out, Queue};
 use crate::bus::table::Replying;
-use crate::bus::tree::Tree;
+use crate::bus::tree::{Notice, Tree};
 use crate::bus::value::Value;
 use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
@@ -115,9 +115,14 @@ impl Bus {
 
     /// Changes that belong together came from a shard.
     pub fn handle_views(&mut self, views: Vec<View>) {
-        for notice in self.tree.apply(views) {
+        let notices = self.tree.apply(views);
+        self.announce(&notices);
+    }
+
+    fn announce(&mut self, notices: &[Notice]) {
+        for notice in notices {
             let serial = &mut self.serial;
-            for signal in signals(&self.tree, &notice, || next(serial)) {
+            for signal in signals(&self.tree, notice, || next(serial)) {
                 let bytes = signal.finish();
                 if bytes.len() > self.message_max {
                     error!("a signal of {} bytes is left out, the bus takes {}", bytes.len(), self.message_max);
@@ -236,12 +241,16 @@ impl Bus {
         let (Some(sender), Some(serial)) = (message.sender(), message.get_serial()) else {
             return warn!("a call without a sender cannot be answered");
         };
-        let caller = Caller { sender: sender.to_string(), serial, no_reply: message.get_no_reply() };
+        let caller = Caller { sender: (&*sender).into(), serial, no_reply: message.get_no_reply() };
         debug!("{} calls {:?} {:?} on {:?}", sender, message.interface(), message.member(), message.path());
         if self.out.is_over(&caller.sender) {
             return self.reply_limit(&caller, "bytes that wait for one client", SENDER_BYTES_MAX);
         }
-        self.read |= message.interface().is_some_and(|interface| READERS.contains(&&*interface));
+        if message.interface().is_some_and(|interface| READERS.contains(&&*interface)) {
+            self.read = true;
+            let notices = self.tree.catch_up();
+            self.announce(&notices);
+        }
         let context = Context {
             tree: &self.tree,
             descriptors: descriptors.count(),

@@ -16,6 +16,11 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// An empty one that is not moved before so many bytes are in it.
+    pub fn with_room(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes) }
+    }
+
     /// What was written.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
@@ -127,6 +132,9 @@ const SIGNAL: u8 = 4;
 
 const NO_REPLY_EXPECTED: u8 = 1;
 
+/// What most messages fit into, so that they are not moved while they are written.
+const SMALL_BYTES: usize = 256;
+
 /// One message, header written, body being written.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -196,7 +204,7 @@ impl Outgoing {
     }
 
     fn new(kind: u8, flags: u8, serial: u32, fields: impl FnOnce(&mut Buffer)) -> Self {
-        let mut buffer = Buffer::default();
+        let mut buffer = Buffer::with_room(SMALL_BYTES);
         buffer.bytes.extend_from_slice(&[b'l', kind, flags, 1]);
         buffer.u32(0);
         buffer.u32(serial);

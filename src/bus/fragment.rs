@@ -25,7 +25,11 @@ use crate::bus::table::{Family, LATEST};
 /// Parts of one object: a name and a run for each revision, the path goes with the first.
 pub const PARTS_MAX: usize = 2 * (LATEST as usize + 1);
 
-const REVISIONS: [&str; LATEST as usize + 1] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+/// What most objects fit into, so that they are not moved while they are written.
+const OBJECT_BYTES: usize = 4 << 10;
+
+/// The number of each revision, as the name of an interface has it.
+pub const REVISIONS: [&str; LATEST as usize + 1] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 /// One object, marshalled.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ impl Fragment {
     /// Reads every property of an object.
     pub fn new<V>(path: ObjectPath, family: &Family<V>, facts: &V) -> Self {
         let turns = |rev| rev == 0 || family.properties.iter().any(|row| row.revs.turns_at(rev));
-        let mut interfaces = Buffer::default();
+        let mut interfaces = Buffer::with_room(OBJECT_BYTES);
         let mut parts = Vec::new();
         let (mut run, mut length) = (0..0, 0);
         for rev in 0..=LATEST {
@@ -62,7 +66,7 @@ impl Fragment {
         }
         let padding = run.end - run.start - length;
         let interfaces_length = parts.iter().map(|part| part.end - part.start).sum::<u32>() - padding;
-        let mut bytes = Buffer::default();
+        let mut bytes = Buffer::with_room(OBJECT_BYTES);
         bytes.string(&path.to_string());
         bytes.u32(interfaces_length);
         bytes.align(8);
@@ -108,7 +112,7 @@ fn push(parts: &mut Vec<Range<u32>>, part: Range<u32>) {
 
 /// The entries of `a{sv}` at a revision.
 fn entries<V>(family: &Family<V>, rev: u8, facts: &V) -> Vec<u8> {
-    let mut out = Buffer::default();
+    let mut out = Buffer::with_room(OBJECT_BYTES);
     for row in family.properties_at(rev) {
         out.align(8);
         out.string(row.name);

@@ -8,6 +8,7 @@
 //! Deliberately absent: what a listing shows. Whoever owns the tree makes it when its turn has come.
 
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use crate::bus::calls::Caller;
 use crate::bus::listing::Listing;
@@ -25,14 +26,14 @@ pub enum Out {
 /// A message in its place, and whom it is for if that is one client.
 #[derive(Debug)]
 struct Queued {
-    to: Option<String>,
+    to: Option<Rc<str>>,
     out: Out,
 }
 
 /// The callers of one client that wait for a listing.
 #[derive(Debug)]
 struct Turn {
-    sender: String,
+    sender: Rc<str>,
     /// Each with the bytes that it was counted with.
     callers: VecDeque<(Caller, usize)>,
 }
@@ -48,7 +49,7 @@ pub struct Queue {
     /// Messages that left since a listing last had its turn, or since the first began to wait.
     passed: usize,
     /// Bytes of messages and listings that wait for each client.
-    shares: HashMap<String, usize>,
+    shares: HashMap<Rc<str>, usize>,
 }
 
 impl Queue {
@@ -73,12 +74,12 @@ impl Queue {
     }
 
     /// Puts a message at the end.
-    pub fn push(&mut self, to: Option<&str>, bytes: Vec<u8>) {
+    pub fn push(&mut self, to: Option<&Rc<str>>, bytes: Vec<u8>) {
         self.bytes += bytes.len();
         if let Some(sender) = to {
             self.count(sender, bytes.len());
         }
-        self.out.push_back(Queued { to: to.map(str::to_owned), out: Out::Bytes(bytes) });
+        self.out.push_back(Queued { to: to.cloned(), out: Out::Bytes(bytes) });
     }
 
     /// Lets a caller wait for a listing of about so many bytes.
@@ -151,7 +152,7 @@ impl Queue {
 
     /// Forgets what waits for a client that has gone. Its name is never given again.
     pub fn forget(&mut self, sender: &str) {
-        self.turns.retain(|turn| turn.sender != sender);
+        self.turns.retain(|turn| *turn.sender != *sender);
         if self.shares.remove(sender).is_some() {
             self.out.retain(|queued| queued.to.as_deref() != Some(sender));
             let lengths = self.out.iter().map(|queued| match &queued.out {
@@ -166,11 +167,8 @@ impl Queue {
         self.shares.get(sender).copied().unwrap_or(0)
     }
 
-    fn count(&mut self, sender: &str, bytes: usize) {
-        match self.shares.get_mut(sender) {
-            Some(share) => *share += bytes,
-            None => drop(self.shares.insert(sender.to_owned(), bytes)),
-        }
+    fn count(&mut self, sender: &Rc<str>, bytes: usize) {
+        *self.shares.entry(sender.clone()).or_default() += bytes;
     }
 
     fn discount(&mut self, sender: &str, bytes: usize) {

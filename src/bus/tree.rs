@@ -4,7 +4,9 @@
 //! from one counter, in order of arrival, and are never given twice.
 //!
 //! Invariant: each object has one path and one fragment that says what its view says; a filesystem
-//! or device is in the tree only while its pool is.
+//! or device is in the tree only while its pool is. What a pool uses changes with each filesystem that
+//! comes or goes, ten signals each time: a view that says nothing else waits until somebody reads, and is
+//! taken in before that is answered.
 //!
 //! Deliberately absent: waiting, and any rule about what views may say. A view that cannot be
 //! (a filesystem of no pool) is logged and left out.
@@ -65,6 +67,8 @@ pub struct Tree {
     filesystems: BTreeMap<(PoolUuid, FsUuid), ObjectPath>,
     devices: BTreeMap<(PoolUuid, DevUuid), ObjectPath>,
     size: usize,
+    /// Views of pools that differ from what is shown in what is in use.
+    unread: BTreeMap<PoolUuid, PoolView>,
 }
 
 impl Tree {
@@ -205,9 +209,27 @@ impl Tree {
         notices
     }
 
+    /// Takes in what has waited for somebody who reads, and says what to announce.
+    pub fn catch_up(&mut self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for view in std::mem::take(&mut self.unread).into_values() {
+            self.apply_pool(view, &mut notices);
+        }
+        notices
+    }
+
     fn apply_one(&mut self, view: View, notices: &mut Vec<Notice>) {
         match view {
-            View::Pool(view) => self.apply_pool(view, notices),
+            View::Pool(view) => {
+                self.unread.remove(&view.uuid);
+                match self.shown(&view) {
+                    Some(shown) if *shown == view => {}
+                    Some(shown) if *shown == (PoolView { physical_used: shown.physical_used, ..view.clone() }) => {
+                        self.unread.insert(view.uuid, view);
+                    }
+                    Some(_) | None => self.apply_pool(view, notices),
+                }
+            }
             View::Filesystem(view) => self.apply_filesystem(view, notices),
             View::Device(view) => self.apply_device(view, notices),
             View::Stopped(view) => drop(self.manager.stopped.insert(view.uuid, view)),
@@ -222,6 +244,14 @@ impl Tree {
             }
             View::StoppedGone(pool) => drop(self.manager.stopped.remove(&pool)),
             View::Keys(keys) => self.manager.keys = keys.into_iter().collect(),
+        }
+    }
+
+    /// What a pool shows now.
+    fn shown(&self, view: &PoolView) -> Option<&PoolView> {
+        match self.objects.get(self.pools.get(&view.uuid)?)? {
+            Object::Pool(node) => Some(&node.facts),
+            Object::Filesystem(_) | Object::Device(_) => None,
         }
     }
 
@@ -297,6 +327,7 @@ impl Tree {
             let path = self.devices.remove(&key);
             self.remove(path, notices);
         }
+        self.unread.remove(&pool);
         let path = self.pools.remove(&pool);
         self.remove(path, notices);
     }

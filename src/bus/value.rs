@@ -7,6 +7,7 @@
 //! the way out only, and has no variants that Stratis never sends (signed numbers, doubles, file
 //! descriptors).
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
 use crate::bus::encode::Buffer;
@@ -86,11 +87,26 @@ impl Value {
         }
     }
 
-    /// The signature, as a string of its own.
-    pub fn to_signature(&self) -> String {
-        let mut out = String::new();
-        self.signature(&mut out);
-        out
+    /// The signature by itself.
+    pub fn to_signature(&self) -> Cow<'static, str> {
+        match self {
+            // What most properties are.
+            Self::Text(_) => Cow::Borrowed("s"),
+            Self::Flag(_) => Cow::Borrowed("b"),
+            Self::U64(_) => Cow::Borrowed("t"),
+            Self::Byte(_)
+            | Self::U16(_)
+            | Self::U32(_)
+            | Self::Path(_)
+            | Self::Array(..)
+            | Self::Struct(_)
+            | Self::Entry(_)
+            | Self::Variant(_) => {
+                let mut out = String::new();
+                self.signature(&mut out);
+                Cow::Owned(out)
+            }
+        }
     }
 
     /// Appends the value, aligned.
@@ -182,8 +198,9 @@ pub(crate) mod tests {
         ];
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
-                (inner.clone(), 0..4usize)
-                    .prop_map(|(item, count)| { Value::Array(item.to_signature().leak(), vec![item; count]) }),
+                (inner.clone(), 0..4usize).prop_map(|(item, count)| {
+                    Value::Array(item.to_signature().into_owned().leak(), vec![item; count])
+                }),
                 prop::collection::vec(inner.clone(), 1..4).prop_map(Value::Struct),
                 inner.clone().prop_map(|value| Value::Variant(Box::new(value))),
                 prop::collection::btree_map("[a-z]{1,5}", inner, 0..4).prop_map(|map| {

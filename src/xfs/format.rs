@@ -102,7 +102,10 @@ impl Format {
 
 /// What lies in one group, in as few writes as is sensible.
 fn group_writes(geometry: &Geometry, identity: Identity, group: u64) -> Vec<Write> {
-    let mut writes = vec![Write { at: geometry.offset(group, 0), bytes: headers(geometry, identity.uuid, group) }];
+    // What is joined to the first headers would move them otherwise.
+    let room = if group == 0 { bytes_of(WIPED_BYTES + GAP_BYTES_MAX) } else { 0 };
+    let mut writes =
+        vec![Write { at: geometry.offset(group, 0), bytes: headers(geometry, identity.uuid, group, room) }];
     if group == 0 {
         let chunk = inode::chunk(geometry, identity.uuid, identity.time);
         writes[0].bytes.resize(bytes_of(WIPED_BYTES), 0);
@@ -114,10 +117,11 @@ fn group_writes(geometry: &Geometry, identity: Identity, group: u64) -> Vec<Writ
     joined(writes)
 }
 
-/// The headers of a group and the roots behind them.
-fn headers(geometry: &Geometry, uuid: Uuid, group: u64) -> Vec<u8> {
+/// The headers of a group and the roots behind them, in memory with room for at least so many bytes.
+fn headers(geometry: &Geometry, uuid: Uuid, group: u64, room: usize) -> Vec<u8> {
     let space = Space::of(geometry, group).expect("a geometry has room in every group");
-    let mut bytes = vec![0; bytes_of(geometry.first_free() * BLOCK_BYTES)];
+    let mut bytes = Vec::with_capacity(room);
+    bytes.resize(bytes_of(geometry.first_free() * BLOCK_BYTES), 0);
     let mut sectors = bytes.chunks_exact_mut(bytes_of(geometry.sector.bytes())).take(bytes_of(HEADER_SECTORS));
     let mut next = || sectors.next().expect("four sectors lie before the roots");
     superblock::encode(geometry, uuid, group, next());

@@ -1,7 +1,8 @@
 //! The side ring: an io_uring of our own beside those of the executor, for every descriptor.
 //!
-//! Operations that one turn queues go to the kernel in one system call, at the end of the turn (see
-//! `task`). What the kernel answers at once is taken right after that call; for the rest a busy core
+//! Operations that a turn and the one after it queue go to the kernel in one system call; if nothing is
+//! left to run, in the one in which the core sleeps. A receive and the send that it leads to are two
+//! turns. What the kernel answers at once is taken right after that call; for the rest a busy core
 //! looks at the ring after each turn, and one that has nothing to do sleeps in the ring. There it also
 //! waits for its bell, which other threads ring, and for its alarm.
 //!
@@ -63,6 +64,8 @@ pub struct Side {
     waiters: RefCell<Vec<Waker>>,
     /// Entries were queued since the last submit.
     queued: Cell<bool>,
+    /// A turn has ended since then.
+    held: Cell<bool>,
     alarm: Alarm,
     bell: Arc<Bell>,
     /// The ring has an operation that waits for the bell.
@@ -78,6 +81,7 @@ impl Side {
             slots: RefCell::new(Slots::new(SIDE_OPERATIONS_MAX)),
             waiters: RefCell::default(),
             queued: Cell::new(false),
+            held: Cell::new(false),
             alarm: Alarm::new()?,
             bell,
             listening: Cell::new(false),
@@ -197,6 +201,8 @@ impl Side {
 
     /// Blocks this thread until an operation completes, the alarm goes off or the bell rings.
     pub(crate) fn sleep(&self) {
+        self.queued.set(false);
+        self.held.set(false);
         self.enter(1);
         self.drain();
     }
@@ -209,7 +215,7 @@ impl Side {
         Flight { side: self.clone(), state: Progress::Waiting(operation) }
     }
 
-    /// Puts an entry into the submission queue; it goes to the kernel at the end of the turn.
+    /// Puts an entry into the submission queue; it goes to the kernel after the next turn at the latest.
     fn push(&self, entry: &squeue::Entry) {
         loop {
             // SAFETY: what the entry points at belongs to an operation in a slot, which is freed only
@@ -224,9 +230,17 @@ impl Side {
         self.queued.set(true);
     }
 
-    /// Hands over what the turn has queued, and takes what was answered at once.
-    pub(crate) fn flush(&self) {
+    /// A turn has ended: what it has queued waits for one turn more, what the one before it has queued does not.
+    pub(crate) fn turn_ended(&self) {
+        if self.queued.get() && self.held.replace(true) {
+            self.flush();
+        }
+    }
+
+    /// Hands over what was queued, and takes what was answered at once.
+    fn flush(&self) {
         if self.queued.replace(false) {
+            self.held.set(false);
             self.submit();
             self.drain();
         }
@@ -261,12 +275,11 @@ impl Side {
         }
     }
 
-    /// Takes every completion there is, and hands over what an earlier submit could not.
+    /// Takes every completion there is.
     pub(crate) fn look(&self) {
         if !self.ring.borrow_mut().completion().is_empty() {
             self.drain();
         }
-        self.flush();
     }
 
     fn drain(&self) {

@@ -6,7 +6,7 @@
 //! Deliberately absent: rules. What may happen and what follows is in `state`.
 
 use std::cell::RefMut;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::future::{pending, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
@@ -155,15 +155,15 @@ async fn wait(time: Duration) {
     }
 }
 
-fn subject(target: Target, start: Sectors) -> String {
-    match target {
-        Target::Device(number) => format!("device {:x}:{:x} at sector {}", number.0, number.1, start.0),
-        Target::Dm(device) => format!("{device} at sector {}", start.0),
-    }
+fn subject(target: Target, start: Sectors) -> impl Display {
+    fmt::from_fn(move |out| match target {
+        Target::Device(number) => write!(out, "device {:x}:{:x} at sector {}", number.0, number.1, start.0),
+        Target::Dm(device) => write!(out, "{device} at sector {}", start.0),
+    })
 }
 
-fn file_subject(pool: PoolUuid, folder: Folder, file: &str) -> String {
-    format!("{} {file:?} of pool {pool}", folder_words(folder))
+fn file_subject(pool: PoolUuid, folder: Folder, file: &str) -> impl Display {
+    fmt::from_fn(move |out| write!(out, "{} {file:?} of pool {pool}", folder_words(folder)))
 }
 
 const fn folder_words(folder: Folder) -> &'static str {

@@ -30,6 +30,8 @@ pub(super) enum Pass {
 pub(super) struct Gate {
     actions: u64,
     trace: VecDeque<String>,
+    /// Lines that are kept of it.
+    trace_max: usize,
     failures: BTreeMap<u64, i32>,
     stop: Option<u64>,
     frozen: bool,
@@ -39,7 +41,20 @@ pub(super) struct Gate {
 impl Gate {
     /// An open gate.
     pub(super) const fn new(delay_max: Duration) -> Self {
-        Self { actions: 0, trace: VecDeque::new(), failures: BTreeMap::new(), stop: None, frozen: false, delay_max }
+        Self {
+            actions: 0,
+            trace: VecDeque::new(),
+            trace_max: TRACE_LINES_MAX,
+            failures: BTreeMap::new(),
+            stop: None,
+            frozen: false,
+            delay_max,
+        }
+    }
+
+    /// Keeps no trace: nobody would read it.
+    pub(super) const fn forget_all(&mut self) {
+        self.trace_max = 0;
     }
 
     /// Lets the next action through, or not.
@@ -53,12 +68,18 @@ impl Gate {
         let action = self.actions;
         self.actions += 1;
         let failure = self.failures.remove(&action);
-        if self.trace.len() == TRACE_LINES_MAX {
+        if self.trace_max > 0 {
+            let fate = failure.map_or(String::new(), |errno| format!(": fails with errno {errno}"));
+            self.keep(format!("{action}: {}{fate}", what()));
+        }
+        failure.map_or(Pass::Go, Pass::Fail)
+    }
+
+    fn keep(&mut self, line: String) {
+        if self.trace.len() == self.trace_max {
             self.trace.pop_front();
         }
-        let fate = failure.map_or(String::new(), |errno| format!(": fails with errno {errno}"));
-        self.trace.push_back(format!("{action}: {}{fate}", what()));
-        failure.map_or(Pass::Go, Pass::Fail)
+        self.trace.push_back(line);
     }
 
     /// How long the next step takes.
@@ -102,6 +123,8 @@ impl Gate {
         self.failures.clear();
         self.stop = None;
         self.frozen = false;
-        self.trace.push_back(format!("-- {what}"));
+        if self.trace_max > 0 {
+            self.keep(format!("-- {what}"));
+        }
     }
 }

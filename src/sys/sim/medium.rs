@@ -85,9 +85,15 @@ impl Medium {
     pub(super) fn submit(&mut self, write: u64, start: Sectors, data: &WriteData, mut lands: impl FnMut() -> bool) {
         match data {
             WriteData::Bytes(bytes) => {
-                for (at, unit) in (start.0..).zip(bytes.chunks_exact(UNIT_BYTES)) {
-                    if lands() {
-                        self.put(at, short(unit), write);
+                let units = bytes.chunks_exact(UNIT_BYTES);
+                let range = start.0..start.0 + units.len() as u64;
+                let fresh =
+                    self.durable.range(range.clone()).next().is_none() && self.pending.range(range).next().is_none();
+                for (at, unit) in (start.0..).zip(units) {
+                    let unit = short(unit);
+                    // Most of a filesystem is zeroes where nothing was.
+                    if lands() && !(fresh && unit.is_empty()) {
+                        self.put(at, unit, write);
                     }
                 }
             }
@@ -162,8 +168,11 @@ impl Medium {
 
 /// A unit without the zeroes that it ends with.
 fn short(unit: &[u8]) -> &[u8] {
-    let length = unit.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    &unit[..length]
+    // In words first: of a filesystem that is made, nearly all is zeroes.
+    let words = unit.rchunks_exact(16).take_while(|word| **word == [0; 16]).count();
+    let rest = &unit[..unit.len() - 16 * words];
+    let length = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    &rest[..length]
 }
 
 /// Units with the zeroes that they end with.

@@ -75,6 +75,7 @@ impl Machine {
     pub fn daemon() -> Self {
         let machine = Self { state: Rc::new(RefCell::new(State::new(0, Duration::ZERO))) };
         machine.state().conjures = Some(CONJURED_SIZE);
+        machine.state().gate.forget_all();
         machine
     }
 

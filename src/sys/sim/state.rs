@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: who asks. Processes that are dead are kept away by `calls`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -731,12 +732,15 @@ fn length(data: &WriteData) -> Result<Sectors, Why> {
 }
 
 /// The part of a write that begins after `done` bytes and is `count` long.
-fn part(data: &WriteData, done: usize, count: Sectors) -> WriteData {
+fn part(data: &WriteData, done: usize, count: Sectors) -> Cow<'_, WriteData> {
     match data {
-        WriteData::Zeroes(_) => WriteData::Zeroes(count),
+        WriteData::Zeroes(_) => Cow::Owned(WriteData::Zeroes(count)),
         WriteData::Bytes(bytes) => {
             let end = done + usize::try_from(count.offset()).expect("a write fits memory");
-            WriteData::Bytes(bytes[done..end].to_vec())
+            if (done, end) == (0, bytes.len()) {
+                return Cow::Borrowed(data);
+            }
+            Cow::Owned(WriteData::Bytes(bytes[done..end].to_vec()))
         }
     }
 }
