@@ -130,6 +130,12 @@ pub const MESH_RECEIVE_MAX: usize = 64;
 /// an idle daemon does nothing. Ten seconds is what clients know from stratisd 3.9.2.
 pub const LOOK_AGAIN_AFTER_S: u64 = 10;
 
+/// The most that the data space of a pool grows by at once, or is kept free of, in MiB: 1 TiB.
+pub const GROW_MIB_MAX: u64 = 1 << 20;
+
+/// Milliseconds between two tries to make a thin pool larger while that fails. Its writers wait for it.
+pub const EXTEND_AGAIN_AFTER_MS: u64 = 1_000;
+
 /// Files that must be allowed to be open: each device of each running pool keeps one, a core a dozen.
 /// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
 pub const FILES_OPEN_MIN: u64 = 4_096;

@@ -54,6 +54,7 @@ mod udev;
 mod bad_input;
 mod discovery;
 mod dm;
+mod extend;
 mod format;
 mod golden;
 mod grow;

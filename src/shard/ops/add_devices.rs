@@ -5,7 +5,7 @@
 //! record does not list; a failure on the way is unwound to the same. New devices get saves from the next one
 //! on: a record that lists a device is never on new devices alone.
 //!
-//! No table changes for data devices: their sectors are free until something grows. The tables of a cache follow
+//! No table changes for data devices here: their sectors are free until something grows. The tables of a cache follow
 //! its record, and what is missing of them the next start makes.
 
 use std::rc::Rc;
@@ -14,13 +14,13 @@ use cores::rt;
 
 use crate::engine::pool::Member;
 use crate::engine::tier;
-use crate::error::{Failure, Fault, Refusal};
+use crate::error::{Failure, Refusal};
 use crate::format::header::FLAG_JOINING;
 use crate::format::record::PoolRecord;
 use crate::message::{Answer, Claim, Taken};
 use crate::model::device::{Candidate, DevicePath, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
-use crate::shard::ops::{Outcome, create_pool, headers, save, stack};
+use crate::shard::ops::{Outcome, create_pool, headers, save, stack, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
@@ -90,6 +90,7 @@ async fn join<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, tier: Tier, new: 
     shard.claim(if joined.is_ok() { Claim::Commit(running.uuid) } else { Claim::GiveBack(running.uuid) });
     let devices = joined?;
     shard.show_devices(running, &devices);
+    thin_pool::look(shard, running.uuid);
     log::info!("devices added (pool={} tier={} count={})", running.uuid, tier.as_str(), devices.len());
     Ok(Answer::DevicesAdded(devices))
 }
@@ -120,7 +121,7 @@ async fn make<S: Sys>(
         unwind(shard, running.uuid, &members).await;
         return Err(failure);
     }
-    enter(shard, running, members.clone(), record).await?;
+    enter(shard, running, tier, members.clone()).await?;
     settle_in(shard, running, tier, &members).await;
     Ok(members.iter().map(|member| member.header.device).collect())
 }
@@ -143,12 +144,10 @@ async fn prepare<S: Sys>(shard: &Shard<S>, members: &[Member], record: &PoolReco
 }
 
 /// The commit point.
-async fn enter<S: Sys>(
-    shard: &Shard<S>,
-    running: &Running,
-    members: Vec<Member>,
-    record: PoolRecord,
-) -> Result<(), Fault> {
+async fn enter<S: Sys>(shard: &Shard<S>, running: &Running, tier: Tier, members: Vec<Member>) -> Result<(), Failure> {
+    let _alone = shard.alone(running.uuid).await;
+    // The pool may have got sectors since its record was looked at.
+    let record = running.pool.borrow().tiers().join(tier, &members)?;
     let before = running.pool.borrow_mut().replace_record(record);
     if let Err(fault) = save::durable(shard, running).await {
         running.pool.borrow_mut().replace_record(before);
@@ -157,7 +156,7 @@ async fn enter<S: Sys>(
         for member in &members {
             shard.sys.close(member.candidate.number, false).await;
         }
-        return Err(fault);
+        return Err(fault.into());
     }
     running.pool.borrow_mut().join(members);
     Ok(())

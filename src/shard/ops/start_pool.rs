@@ -12,7 +12,7 @@ use crate::engine::gather::{Read, Ready, Verdict, judge, judge_without_cache};
 use crate::engine::pool::{self as pools, Member, Pool};
 use crate::engine::stack::{self as tables, LowWater};
 use crate::engine::tier::Tiers;
-use crate::error::{Failure, Fault, Refusal};
+use crate::error::{Failure, Fault, Refusal, Why};
 use crate::format::header::{FLAG_JOINING, StaticHeader};
 use crate::format::record::PoolRecord;
 use crate::message::{Answer, Claim, Taken, View};
@@ -22,13 +22,14 @@ use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::PoolUuid;
 use crate::model::name::Name;
 use crate::model::pool::MetadataVersion;
+use crate::shard::ops::extend::Extension;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
     Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, stack, thin_pool,
 };
 use crate::shard::{Running, Shard, news};
-use crate::sys::{Kind, Opening, Sys};
+use crate::sys::{Kind, Opening, Sys, Target};
 
 /// Starts a stopped pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
@@ -139,11 +140,12 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
             stranger.path
         );
     }
+    flush(shard, pool, &members).await?;
     rt::stage("stack");
     let numbers = pools::numbers(&members);
     let tables = tables::tables(&record, members[0].header.version, pool, &numbers, LowWater::Setup)
         .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
-    stack::up(&shard.sys, &tables).await?;
+    stack::private_up(shard, pool, &tables, (&record, &members)).await?;
     let tokens = encryption::header(shard, pool, record.is_encrypted()).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
@@ -158,7 +160,8 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     // A change of the header may have been cut off before the record told of it.
     let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
     let started_anew = engine.set_started(true);
-    let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
+    let (saver, extension) = (Saver::default(), Extension::default());
+    let running = Running { uuid: pool, pool: engine.into(), saver, extension };
     for member in dropped.iter().flatten() {
         mark_leaving(shard, member).await;
     }
@@ -172,6 +175,20 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     rt::stage("settle");
     shard.sys.settle(pool).await;
     Ok(running)
+}
+
+/// What was read may be in the caches of disks only, as a daemon that died left it. No table is made of that.
+async fn flush<S: Sys>(shard: &Shard<S>, pool: PoolUuid, members: &[Member]) -> Result<(), Fault> {
+    let targets = members.iter().map(|member| Target::Device(member.candidate.number)).collect();
+    let flushed = shard.sys.flush(targets).await;
+    for fault in flushed.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        log::warn!("{fault}");
+    }
+    if flushed.iter().any(Result::is_ok) {
+        return Ok(());
+    }
+    let why = Why::NoDevice { total: members.len() };
+    Err(Fault::new("flush the record of", format!("pool {pool}"), why))
 }
 
 /// A device that leaves the pool says so before the record does: whatever is cut off then, the next start wipes

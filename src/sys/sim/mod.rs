@@ -15,6 +15,7 @@ mod crypt;
 mod dice;
 mod disks;
 mod events;
+mod fill;
 mod gate;
 mod mdv;
 mod medium;
@@ -41,6 +42,7 @@ use crate::sys::{DeviceEvent, Folder};
 use crate::units::Sectors;
 
 pub use self::calls::SimSys;
+pub use self::fill::Written;
 
 /// The size of a disk that a daemon started with `--sim` finds under any path: 4 TiB. A pool of one has room for
 /// filesystems of the default size also without overprovisioning, and a cache may have eight.

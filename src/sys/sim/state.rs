@@ -16,6 +16,7 @@ use super::crypt::Header;
 use super::dice::Dice;
 use super::disks::{Disk, refuse};
 use super::events::News;
+use super::fill::Fill;
 use super::gate::Gate;
 use super::mdv::MdvStore;
 use super::medium::UNIT_BYTES;
@@ -24,7 +25,7 @@ use super::xfs::{self, Readable};
 use crate::error::Why;
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
-use crate::model::dm::{Below, Dm, Role, Table, ThinFeature, ThinPoolState};
+use crate::model::dm::{Below, Dm, Role, Table, ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::model::token::KeyDescription;
@@ -88,12 +89,14 @@ pub(super) struct State {
     /// How many `SimSys` there have been.
     pub(super) seats: u64,
     pub(super) stack: Stack,
-    thin: BTreeMap<Place, ThinStore>,
+    pub(super) thin: BTreeMap<Place, ThinStore>,
     /// Headers of encryption layers.
     pub(super) headers: BTreeMap<Place, Header>,
     pub(super) keys: BTreeMap<KeyDescription, Passphrase>,
     /// By the place of the superblock and the write that made it.
     mdv: BTreeMap<(Place, u64), MdvStore>,
+    /// How active thin pools fill.
+    pub(super) fills: BTreeMap<PoolUuid, Fill>,
     pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
     /// Volumes that a user has mounted.
     pub(super) in_use: BTreeSet<Dm>,
@@ -123,6 +126,7 @@ impl State {
             headers: BTreeMap::new(),
             keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
+            fills: BTreeMap::new(),
             mounted: BTreeMap::new(),
             in_use: BTreeSet::new(),
             announced: BTreeMap::new(),
@@ -163,6 +167,7 @@ impl State {
         self.announced.clear();
         self.mounted.clear();
         self.news.ailing.clear();
+        self.fills.clear();
         self.dice = dice;
         self.reopen("the power failed");
     }
@@ -313,20 +318,10 @@ impl State {
             (Ground::Volume(..), Target::Device(_)) => unreachable!("a device is no volume"),
             (Ground::Volume(place, id), Target::Dm(device)) => {
                 self.flushable(self.disks_below(Dm::Private(device.pool(), Role::ThinData))?)?;
-                let pool = self.stack.table(Dm::Private(device.pool(), Role::ThinPool));
-                let Some(Table::ThinPool { length, block, .. }) = pool else { return Err(Why::Errno(libc::ENXIO)) };
-                let (blocks, block) = (length.0 / block.0, *block);
-                let store = self.thin.get_mut(&place).expect("an active thin pool has metadata");
-                let free = blocks.saturating_sub(store.used());
-                let content = store.content_mut(id).ok_or(Why::Errno(libc::ENODATA))?;
-                if content.dirty {
+                if self.content(place, id)?.dirty {
                     self.bug(format!("a write to {device}, whose log is to be replayed first"));
                 }
-                if content.lacks(block, spot.start, spot.count) > free {
-                    return Err(Why::Errno(libc::ENOSPC));
-                }
-                content.take(block, spot.start, spot.count);
-                Ok(())
+                self.take_blocks(device.pool(), id, (spot.start, spot.count))
             }
         }
     }
@@ -403,7 +398,7 @@ impl State {
     pub(super) fn activate(&mut self, device: Dm, table: &Table) -> Result<(), Why> {
         if self.stack.likeness(device, table)? == Likeness::Same {
             // A thin pool that works with less metadata than its device has is shown the rest.
-            return if let Table::ThinPool { .. } = table { self.open_thin_pool(device.pool()) } else { Ok(()) };
+            return if let Table::ThinPool { .. } = table { self.resume_thin_pool(device.pool()) } else { Ok(()) };
         }
         match self.stack.check(device, table, |number| self.disks.get(&number).map(|disk| disk.size)) {
             Ok(()) => {}
@@ -413,7 +408,7 @@ impl State {
         match table {
             Table::Linear(_) => {}
             Table::Cache { .. } => self.open_cache(device.pool())?,
-            Table::ThinPool { .. } => self.open_thin_pool(device.pool())?,
+            Table::ThinPool { length, block, .. } => self.open_thin_pool(device.pool(), length.0 / block.0)?,
             Table::Thin { id, .. } => {
                 self.thin_store(device.pool())?.content(*id).ok_or(Why::Errno(libc::ENODATA))?;
             }
@@ -427,6 +422,9 @@ impl State {
             return Err(Why::Errno(libc::EBUSY));
         }
         self.stack.remove(device)?;
+        if let Dm::Private(pool, Role::ThinPool) = device {
+            self.fills.remove(&pool);
+        }
         if let Dm::Thin(_, filesystem) = device {
             self.announced.remove(&filesystem);
         }
@@ -446,9 +444,9 @@ impl State {
         Ok((piece.device, piece.start))
     }
 
-    /// Finds the metadata of a thin pool, or begins it where there are only zeroes. It comes to use all of
-    /// its device, and never works on a smaller one again.
-    fn open_thin_pool(&mut self, pool: PoolUuid) -> Result<(), Why> {
+    /// Finds the metadata of a thin pool of so many data blocks, or begins it where there are only zeroes. It comes
+    /// to use all of its devices, and never works on smaller ones again.
+    pub(super) fn open_thin_pool(&mut self, pool: PoolUuid, blocks: u64) -> Result<(), Why> {
         let meta = Dm::Private(pool, Role::ThinMeta);
         let length = self.stack.table(meta).ok_or(Why::Errno(libc::ENODEV))?.length();
         let place = self.place(meta)?;
@@ -456,10 +454,11 @@ impl State {
         let number = u64::from_le_bytes(start[8..16].try_into().expect("eight bytes"));
         let mark = start.starts_with(THIN_MARK).then_some(number);
         if let Some(store) = self.thin.get_mut(&place).filter(|store| Some(store.mark) == mark) {
-            if length < store.meta {
+            if length < store.meta || blocks < store.data {
                 return Err(Why::Errno(libc::EINVAL));
             }
             store.meta = length;
+            self.count_blocks(place, blocks);
             return Ok(());
         }
         if start.iter().any(|byte| *byte != 0) {
@@ -471,6 +470,7 @@ impl State {
         sector[8..16].copy_from_slice(&mark.to_le_bytes());
         self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
         self.thin.insert(place, ThinStore::new(mark, length));
+        self.count_blocks(place, blocks);
         Ok(())
     }
 
@@ -493,7 +493,7 @@ impl State {
         Ok(())
     }
 
-    fn thin_place(&self, pool: PoolUuid) -> Result<Place, Why> {
+    pub(super) fn thin_place(&self, pool: PoolUuid) -> Result<Place, Why> {
         if self.stack.table(Dm::Private(pool, Role::ThinPool)).is_none() {
             return Err(Why::Errno(libc::ENXIO));
         }
@@ -543,7 +543,10 @@ impl State {
     pub(super) fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
         let store = self.thin_store(pool)?;
         let meta_total = store.meta.0 / META_BLOCK.0;
-        let well = ThinPoolState { meta_total, data_used: store.used(), ..self.stack.thin_pool(pool)? };
+        let mut well = ThinPoolState { meta_total, data_used: store.used(), ..self.stack.thin_pool(pool)? };
+        if self.fills.get(&pool).is_some_and(|fill| fill.out) {
+            well.mode = ThinPoolMode::OutOfDataSpace;
+        }
         let (mode, needs_check) = self.news.ailing.get(&pool).copied().unwrap_or((well.mode, well.needs_check));
         Ok(ThinPoolState { mode, needs_check, ..well })
     }

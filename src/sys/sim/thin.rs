@@ -62,6 +62,8 @@ pub(super) struct ThinStore {
     pub(super) mark: u64,
     /// How much of the metadata device it works with. Grows durably, as the kernel commits it at once.
     pub(super) meta: Sectors,
+    /// How many data blocks it has had so far. Likewise.
+    pub(super) data: u64,
     durable: Volumes,
     now: Volumes,
     changes: Vec<Change>,
@@ -75,6 +77,7 @@ impl ThinStore {
         Self {
             mark,
             meta,
+            data: 0,
             durable: Volumes::new(),
             now: Volumes::new(),
             changes: Vec::new(),

@@ -45,10 +45,11 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
     let Some(active) = Numbered::parse(&present) else {
         return Err(Why::OtherTable);
     };
+    let wanted = wanted.as_long_as(&active);
     match active.to(&wanted) {
         Likeness::Same => adopt(control, device, info, &present, cookie),
         Likeness::Beginning => {
-            swap(control, device, &lines, cookie)?;
+            swap(control, device, &wanted.lines(), cookie)?;
             log::info!("an active table is completed (device={device})");
             Ok(())
         }
@@ -76,6 +77,19 @@ fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: Opt
     Ok(())
 }
 
+/// Gives a device that is active another table, and tells for how long it stood still for that.
+pub(super) fn swap_active(control: &Control, device: Dm, table: &Table) -> Result<Duration, Why> {
+    let wanted = Numbered::new(device, table, |below| control.number(below))?;
+    let active = Numbered::parse(&control.lines(device, Ask::Table)?).ok_or(Why::OtherTable)?;
+    let is_pool = matches!(table, Table::ThinPool { .. });
+    match active.to(&wanted) {
+        Likeness::Other => return Err(Why::OtherTable),
+        Likeness::Same if !is_pool => return Ok(Duration::ZERO),
+        Likeness::Same | Likeness::Beginning => {}
+    }
+    swap(control, device, &wanted.lines(), None)
+}
+
 /// Removes a device; one that is not there is fine.
 pub(super) fn remove(control: &Control, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {
     match send(control, Change::Remove, device, cookie) {
@@ -86,7 +100,7 @@ pub(super) fn remove(control: &Control, device: Dm, cookie: Option<&Cookie>) -> 
 
 /// Gives a device its first table, or removes it.
 fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
-    let outcome = swap(control, device, lines, cookie);
+    let outcome = swap(control, device, lines, cookie).map(|_nothing_passed_before| ());
     if outcome.is_err()
         && let Err(why) = remove(control, device, cookie)
     {
@@ -95,16 +109,19 @@ fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) 
     outcome
 }
 
-/// Loads a table and swaps it in. What cannot be swapped in is dropped, and the device goes on with the
-/// table that it had.
-fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
+/// Loads a table and swaps it in; tells how long that took, which is how long nothing passed. What cannot be
+/// swapped in is dropped, and the device goes on with the table that it had.
+fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<Duration, Why> {
     // All that may be needed is made now: once the kernel has suspended the device there is no time.
     let cookie = expected(cookie);
     let request = |change, cookie| Request::new(change, device, cookie::event(device, cookie));
     let mut resume = request(Change::Resume, cookie);
     let mut undo = [request(Change::Clear, None), request(Change::Resume, None)];
+    let mut stood = Duration::ZERO;
     let outcome = control.load(device, lines).and_then(|()| {
+        let began = Instant::now();
         let outcome = resume.send(control.descriptor());
+        stood = began.elapsed();
         if outcome.is_err() {
             for request in &mut undo {
                 // A device that had no table has none to go on with. The first error is what counts.
@@ -113,7 +130,7 @@ fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -
         }
         outcome.map_err(|error| kernel::why(&error))
     });
-    settle(outcome, cookie)
+    settle(outcome, cookie).map(|()| stood)
 }
 
 /// Makes the thin volume `id` of what an origin is now, and tells how long the origin was suspended for

@@ -90,6 +90,22 @@ impl Mapper {
         Ok(())
     }
 
+    /// As `Sys::swap`; says which device it failed at. One job; udev is told and not waited for. A thin pool has the
+    /// reserved thread for itself: what lies below waits for the disks before it stands still.
+    pub(super) async fn swap(&self, tables: &[(Dm, Table)]) -> Result<Duration, (Dm, Why)> {
+        let Some((first, _)) = tables.first() else { return Ok(Duration::ZERO) };
+        let (control, owned) = (Arc::clone(&self.control), tables.to_vec());
+        let job = move || {
+            let one = |(device, table): &(Dm, Table)| {
+                change::swap_active(&control, *device, table).map_err(|why| (*device, why))
+            };
+            owned.iter().map(one).sum::<Result<Duration, _>>()
+        };
+        let is_pool = matches!(first, Dm::Private(_, Role::ThinPool));
+        let lane = if is_pool { &self.lanes.urgent } else { &self.lanes.below };
+        lanes::on(lane, job).await.map_err(|why| (*first, why))?
+    }
+
     /// As `Sys::deactivate`. What somebody has open is tried again: udev looks into new devices for moments.
     pub(super) async fn deactivate(&self, devices: &[Dm]) -> Result<(), (Dm, Why)> {
         let mut left = devices.to_vec();
@@ -194,7 +210,13 @@ impl Mapper {
     /// As `Sys::thin_pool`.
     pub(super) async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
         let control = Arc::clone(&self.control);
-        let job = move || status::thin_pool(&control.lines(thin_pool(pool), Ask::Status)?);
+        let job = move || {
+            let state = status::thin_pool(&control.lines(thin_pool(pool), Ask::Status)?)?;
+            match Numbered::parse(&control.lines(thin_pool(pool), Ask::Table)?) {
+                Some(Numbered::ThinPool { low_water, .. }) => Ok(ThinPoolState { low_water, ..state }),
+                Some(_) | None => Err(Why::OtherTable),
+            }
+        };
         lanes::on(&self.lanes.urgent, job).await?
     }
 
