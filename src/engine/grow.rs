@@ -2,8 +2,8 @@
 //!
 //! What it gets next is on record ahead of need: the record lists a step more of thin data than the thin pool has,
 //! and the linear devices below have it too. When the pool runs low, all that is left to do is to give it a longer
-//! table; after that the next step is entered, saved and put below. Metadata and its spare grow with the backing
-//! space and the limit of filesystems, and double when they run low.
+//! table; after that the next step is entered, saved and put below. Metadata and its spare grow with it, as the
+//! backing space and the limit of filesystems want it, and double when they run low.
 //!
 //! A part of the backing space is kept for metadata (`size::room`); data gets that last, when there is nothing else.
 //! Only when the pool runs low and nothing at all is left does it stop to wait for space: from then on a write that
@@ -181,7 +181,9 @@ impl<'a> Ground<'a> {
         if data == Sectors::ZERO && ahead == 0 && short {
             data = wanted.min(left.floor_to(DATA_BLOCK));
         }
-        let next = Next { meta: each, data, waits: shape.waits };
+        // As long as there is enough metadata it grows along with the data, and not for itself.
+        let meta = if data > Sectors::ZERO || self.is_meta_low(state) { each } else { Sectors::ZERO };
+        let next = Next { meta, data, waits: shape.waits };
         let same = self.record.thin_features() == features(self.record, next.waits);
         (next.meta > Sectors::ZERO || next.data > Sectors::ZERO || !same).then_some(next)
     }
