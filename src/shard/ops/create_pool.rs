@@ -132,8 +132,8 @@ fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind, pace: Pace) -> Re
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();
-    let most = Sectors(pace.ahead() * size::DATA_BLOCK.0).min(size::DATA_CHUNK);
-    let layout = layout::first_with(&sizes, &asked.integrity, FS_LIMIT_DEFAULT, most).map_err(|fault| match fault {
+    let first = layout::first_with(&sizes, &asked.integrity, FS_LIMIT_DEFAULT, pace.first());
+    let layout = first.map_err(|fault| match fault {
         LayoutFault::Device { size: free, wanted, .. } | LayoutFault::Pool { wanted, free } => {
             Refusal::TooFewSectors { name: asked.name.clone(), wanted, free }
         }
