@@ -75,8 +75,9 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 	fi
 
 # What takes longer than all the rest: udev needs most of a second for each of a thousand volumes.
-test-long: deps ## a million broken messages; a thousand filesystems in one pool, in a virtual machine (half an hour)
+test-long: deps ## a million broken messages; ten thousand filesystems; a thousand in one pool, in a virtual machine (half an hour)
 	FUZZ_INPUTS=1000000 $(CARGO) test --release --lib bus::tests::wire
+	$(CARGO) test --release --test bus large:: -- --ignored --test-threads=1
 	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
 	@grep '^thousand:' target/vm/logs/thousand/output
 

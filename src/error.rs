@@ -45,6 +45,10 @@ pub enum Refusal {
     TagSpec { tried: String },
     #[error("an integrity journal of {0} bytes is not a multiple of 4096 bytes")]
     Journal(u64),
+    #[error(
+        "{program} is not installed: it comes with the package thin-provisioning-tools (Debian) or device-mapper-persistent-data (Fedora)"
+    )]
+    NoProgram { program: &'static str },
     #[error("{what} is not supported yet")]
     Unsupported { what: &'static str },
     #[error("no devices were named for pool {name:?}", name = .0.as_str())]
@@ -146,8 +150,14 @@ pub enum Refusal {
     Inconsistent { pool: PoolUuid, what: &'static str },
     #[error("pool {pool} was made {made}: this daemon was started {started}")]
     OtherKind { pool: PoolUuid, made: &'static str, started: &'static str },
-    #[error("pool {pool} has metadata version 1, which is not started yet")]
-    Version1 { pool: PoolUuid },
+    #[error(
+        "pool {pool} has metadata version 1 and is encrypted (device {path} is an unlocked volume): such a pool is not started"
+    )]
+    Version1Encrypted { pool: PoolUuid, path: DevicePath },
+    #[error("pool {name:?} has metadata version 1: it is encrypted from its creation on or not at all", name = .name.as_str())]
+    NotEncryptable { name: Name },
+    #[error("parts of pool {name:?} begin or end inside of a block of a cache ({block}): it can have none", name = .name.as_str())]
+    CacheUnaligned { name: Name, block: Sectors },
     #[error("pool {name:?} has {limit} filesystems at most, and that many exist", name = .name.as_str())]
     FilesystemLimit { name: Name, limit: u64 },
     #[error("pool {name:?} may have {limit} filesystems: the limit can only be raised, not set to {asked}", name = .name.as_str())]
@@ -223,6 +233,8 @@ pub enum Why {
     Xfs(crate::xfs::Refused),
     #[error("an active device has another table")]
     OtherTable,
+    #[error("nothing was heard of it for {seconds} seconds")]
+    Late { seconds: u64 },
     #[error("the metadata reached none of {total} devices")]
     NoDevice { total: usize },
     #[error("a bug in stratisd, see its log: {0}")]

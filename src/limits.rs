@@ -22,6 +22,14 @@ pub const SECTORS_MAX: Sectors = Sectors(1 << 47);
 /// reader holds it in memory, and its quarter bounds the length of a record.
 pub const MDA_SECTORS_MAX: Sectors = Sectors(4_096);
 
+/// Longest wait for one device to take a record, or to tell what it holds; then it counts as failed. A disk that
+/// works through a full cache takes seconds; D-Bus clients wait for 25 seconds (libdbus) or more.
+pub const DEVICE_WAIT_MS: u64 = 20_000;
+
+/// Bytes of a record that a client's request leaves to what a pool does by itself: a thousand pieces
+/// more of the cap device at some 30 bytes, or 300 more of data devices at some 110.
+pub const RECORD_ROOM_BYTES: usize = 32 << 10;
+
 /// Smallest filesystem: 512 MiB, what Stratis clients expect.
 pub const FILESYSTEM_SECTORS_MIN: Sectors = Sectors(1_048_576);
 
@@ -47,6 +55,9 @@ pub const PASSPHRASE_BYTES_MAX: usize = 64;
 /// Longest wait for a passphrase. Whoever passes a pipe has written to it, or is about to; D-Bus clients
 /// wait for 25 seconds and want to be told why.
 pub const PASSPHRASE_WAIT_MS: u64 = 5_000;
+
+/// Threads that wait for a passphrase. Keys are set one by one, by people; whoever wants more at once is refused.
+pub const PASSPHRASES_READ_MAX: usize = 16;
 
 /// Thin ids are 24 bits wide in the kernel.
 pub const THIN_ID_MAX: u32 = (1 << 24) - 1;
@@ -101,6 +112,9 @@ pub const RECORDS_MAX: usize = 131_072;
 /// Largest filesystem record: names are 255 bytes, the rest is fixed; 4 KiB is one block.
 pub const RECORD_BYTES_MAX: usize = 4_096;
 
+/// Devices of a pool that are read at a time, at 1 MiB each.
+pub const DEVICES_READ_AT_ONCE: usize = 16;
+
 /// Devices that discovery takes in one pass.
 pub const DISCOVERED_MAX: usize = 65_536;
 
@@ -136,6 +150,26 @@ pub const GROW_MIB_MAX: u64 = 1 << 20;
 /// Milliseconds between two tries to make a thin pool larger while that fails. Its writers wait for it.
 pub const EXTEND_AGAIN_AFTER_MS: u64 = 1_000;
 
+/// Bytes a second at which a filesystem that is at rest is believed to begin to fill: what copying many files to
+/// one disk comes to. The next look comes before half of its room is gone at this speed, or at twice the speed seen.
+pub const FILL_BYTES_PER_S: u128 = 32 << 20;
+
+/// Least pause between two looks at how full the filesystems of a pool are while they are written. A look asks
+/// the kernel once for each that could fill up, at some 20 µs.
+pub const WATCH_MS_MIN: u64 = 500;
+
+/// Least pause between two such looks while nothing is written, and until something that has changed in a pool is
+/// looked at. The smallest filesystem, half full, has room for five seconds at 45 MB/s.
+pub const WATCH_IDLE_MS_MIN: u64 = 5_000;
+
+/// Longest pause between two such looks where a filesystem could fill up: at 1 GB/s, 60 GB. Where none could with
+/// all that its thin pool has free, nobody looks until something changes.
+pub const WATCH_MS_MAX: u64 = 60_000;
+
+/// Until a filesystem that could not be made to grow is tried again. What is in the way (mounted read-only, shut
+/// down by an error) does not go in seconds, and each try is two lines in the log.
+pub const GROW_AGAIN_AFTER_MS: u64 = 60_000;
+
 /// Files that must be allowed to be open: each device of each running pool keeps one, a core a dozen.
 /// 1,000 devices of a few large pools, with room; systems allow root 4,096 or more.
 pub const FILES_OPEN_MIN: u64 = 4_096;
@@ -153,6 +187,20 @@ pub const DM_BATCH_MAX: usize = 64;
 pub const DM_BUSY_TRIES: u32 = 5;
 /// See `DM_BUSY_TRIES`.
 pub const DM_BUSY_PAUSE_MS: u64 = 200;
+
+/// How long clients are kept waiting, at the start of the daemon, for pools that are being set up. Most are up by
+/// then; one with a damaged disk may take minutes.
+pub const SETTLE_WAIT_MS: u64 = 1_000;
+
+/// Longest time that a program may take to check or to repair the metadata of a thin pool. Most take far less than
+/// a second; GiBs of metadata on slow disks take minutes.
+pub const THIN_PROGRAM_WAIT_MS: u64 = 600_000;
+
+/// Bytes kept of what such a program says, for messages.
+pub const PROGRAM_WORDS_BYTES: usize = 1_024;
+
+/// Longest wait for the end of a program that was killed. One that waits for a device that hangs does not end.
+pub const PROGRAM_KILLED_WAIT_MS: u64 = 1_000;
 
 /// Longest wait for udev. On a loaded machine it takes a second or two; D-Bus clients wait for 25 seconds
 /// (libdbus) or more, and are to be answered even if udevd hangs.

@@ -6,7 +6,7 @@
 //! Deliberately absent: references, reference counts, callbacks. What is shared is copied.
 
 use crate::descriptors::Descriptors;
-use crate::error::Failure;
+use crate::error::{Failure, Refusal};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView, Tier};
 use crate::model::dm::Dm;
 use crate::model::filesystem::{FilesystemSpec, FilesystemView};
@@ -336,4 +336,16 @@ pub enum Taken {
         /// The holder.
         holder: PoolUuid,
     },
+}
+
+impl Taken {
+    /// What somebody is told who wanted this name, or these devices for a pool of this name.
+    pub fn refusal(self, name: &Name) -> Refusal {
+        let name = name.clone();
+        match self {
+            Self::Name { holder, .. } => Refusal::PoolNameTaken { name, pool: holder },
+            Self::NameBusy => Refusal::PoolNameBusy { name },
+            Self::Device { path, holder } => Refusal::DeviceOwned { path, pool: holder },
+        }
+    }
 }

@@ -8,6 +8,8 @@
 
 mod support;
 
+#[path = "bus/broker.rs"]
+mod broker;
 #[path = "bus/devices.rs"]
 mod devices;
 #[path = "bus/encryption.rs"]

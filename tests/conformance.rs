@@ -10,8 +10,12 @@ mod support;
 
 #[path = "conformance/access.rs"]
 mod access;
+#[path = "conformance/again.rs"]
+mod again;
 #[path = "conformance/calls.rs"]
 mod calls;
+#[path = "conformance/encryption.rs"]
+mod encryption;
 #[path = "conformance/objects.rs"]
 mod objects;
 #[path = "conformance/process.rs"]
@@ -25,6 +29,9 @@ use support::{GIB, interface};
 
 /// A D-Bus object path.
 type Path = dbus::Path<'static>;
+
+/// The nil UUID as the API writes it.
+const NIL: &str = "00000000000000000000000000000000";
 
 /// A pool of one disk with two filesystems, of which `s` is a snapshot of `f`.
 struct Furnished {

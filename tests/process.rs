@@ -5,13 +5,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use support::client::{create_pool_arguments, method};
+use support::client::{Client, create_pool_arguments, method};
 use support::daemon::{BINARY, Daemon};
 use support::rig::{Kind, Rig, text};
 use support::{GIB, NAME, TOP, interface};
@@ -198,6 +199,9 @@ fn a_killed_bus_ends_it_with_one_line_and_the_next_one_adopts_its_pools() {
     let client = rig.client();
     let (_, (pool, _)) = client.create_pool("p", &[rig.disk("one", 2 * GIB)]).done();
     client.make_filesystem(&pool, "f");
+    client.create_pool("stopped", &[rig.disk("two", 2 * GIB)]).done();
+    client.stop_pool("stopped", "name").done();
+    let before = lasting(&client);
     // The bus ends as a crash would, and another one comes.
     let rig = rig.with_bus(support::bus::PrivateBus::start());
     assert_eq!(daemon.wait().code(), Some(1), "a daemon without a bus is of no use: {}", daemon.stderr());
@@ -206,7 +210,26 @@ fn a_killed_bus_ends_it_with_one_line_and_the_next_one_adopts_its_pools() {
     assert!(last.starts_with("stratisd: ") && last.contains("bus"), "{said}");
     let _daemon = rig.start();
     let client = rig.client();
-    assert_eq!((client.family("pool").len(), client.family("filesystem").len()), (1, 1));
+    assert_eq!(lasting(&client), before, "what ran runs, what was stopped is stopped, and all of it is the same");
+    let (pool, _) = client.family("pool").pop_first().expect("one runs");
+    client.make_filesystem(&pool, "g");
+    assert!(!client.create_filesystems(&pool, &[("f", Some("536870912"), None)]).done().0, "it is there already");
+}
+
+/// What of all objects does not change when a daemon follows another one: everything but paths.
+fn lasting(client: &Client) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for family in ["pool", "filesystem", "blockdev"] {
+        for mut properties in client.family(family).into_values() {
+            // Paths are numbers of one process; sizes in use are looked at from time to time.
+            for passing in ["Pool", "Used", "TotalPhysicalUsed"] {
+                properties.remove(passing);
+            }
+            all.insert(format!("{family} {properties:?}"));
+        }
+    }
+    all.extend(client.stopped_pools(9).into_iter().map(|(uuid, entry)| format!("stopped {uuid} {entry:?}")));
+    all
 }
 
 #[test]

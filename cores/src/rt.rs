@@ -10,9 +10,10 @@
 //! Deliberately absent: blocking (`lane`) and descriptors (`side`).
 
 use std::cell::RefCell;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::account::Open;
@@ -184,6 +185,16 @@ pub fn random() -> [u8; 16] {
 /// Waits for at least `duration`.
 pub async fn sleep(duration: Duration) {
     current().sleep(duration).await;
+}
+
+/// What `work` comes to, unless this time is over first; then it is dropped.
+pub async fn within<F: Future>(time: Duration, work: F) -> Option<F::Output> {
+    let (mut work, mut end) = (pin!(work), pin!(sleep(time)));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => end.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }
 
 /// Gives way: other tasks that can run get turns (in a universe, the seed decides how many).

@@ -268,28 +268,31 @@ impl Bus {
     }
 
     fn request(&mut self, caller: Caller, wish: Wish, shape: Shape, descriptors: Descriptors) {
-        if self.stopping {
-            return self.refuse(&caller, shape, Refusal::Stopping);
-        }
-        if let Err(reached) = self.calls.admit(&caller.sender) {
-            return self.reply_limit(&caller, reached.0, reached.1);
-        }
         let pending = Pending { caller, shape, pool: wish.pool(), subject: subject(&wish) };
-        let call = self.calls.push(pending);
-        self.requests.push_back(Box::new(Request { call, wish, descriptors }));
+        if let Some(call) = self.push_call(pending) {
+            self.requests.push_back(Box::new(Request { call, wish, descriptors }));
+        }
     }
 
     fn refresh(&mut self, caller: Caller) {
-        if self.stopping {
-            return self.refuse(&caller, Shape::Code, Refusal::Stopping);
-        }
-        if let Err(reached) = self.calls.admit(&caller.sender) {
-            return self.reply_limit(&caller, reached.0, reached.1);
-        }
         let (pool, subject) = (PoolUuid(uuid::Uuid::nil()), uuid::Uuid::nil());
-        let call = self.calls.push(Pending { caller, shape: Shape::Code, pool, subject });
-        self.refreshing.insert(call);
-        self.refreshes.push_back(call);
+        if let Some(call) = self.push_call(Pending { caller, shape: Shape::Code, pool, subject }) {
+            self.refreshing.insert(call);
+            self.refreshes.push_back(call);
+        }
+    }
+
+    /// Takes a call in, or answers that it is not taken.
+    fn push_call(&mut self, pending: Pending) -> Option<CallId> {
+        if self.stopping {
+            self.refuse(&pending.caller, pending.shape, Refusal::Stopping);
+            return None;
+        }
+        if let Err(reached) = self.calls.admit(&pending.caller.sender) {
+            self.reply_limit(&pending.caller, reached.0, reached.1);
+            return None;
+        }
+        Some(self.calls.push(pending))
     }
 
     fn refuse(&mut self, caller: &Caller, shape: Shape, refusal: Refusal) {
@@ -316,11 +319,17 @@ impl Bus {
     // ---- replies -----------------------------------------------------------------------------------
 
     fn reply(&mut self, caller: &Caller, values: &[Value]) {
+        if caller.no_reply {
+            return;
+        }
         let serial = self.next_serial();
         self.push(caller, Outgoing::returns(serial, &caller.sender, caller.serial, values));
     }
 
     fn reply_error(&mut self, caller: &Caller, name: &str, text: &str) {
+        if caller.no_reply {
+            return;
+        }
         let serial = self.next_serial();
         self.push(caller, Outgoing::error(serial, &caller.sender, caller.serial, name, text));
     }
@@ -330,9 +339,6 @@ impl Bus {
     }
 
     fn push(&mut self, caller: &Caller, message: Outgoing) {
-        if caller.no_reply {
-            return;
-        }
         let bytes = message.finish();
         if bytes.len() > self.message_max {
             return self.reply_too_long(caller, bytes.len());

@@ -1,12 +1,14 @@
 //! The role as it runs on its core: connection, mesh and core machine, put together.
 //!
 //! ```text
-//! Settling --every shard Settled--> Naming --the name is ours--> Serving
+//! Settling --every shard Settled, or a second is over--> Naming --the name is ours--> Serving
 //!     any of these --stop--> Stopping --every shard Stopped--> Leaving --name given back--> end
 //! ```
 //!
-//! Invariants: the name is asked for only after every pool that was set up at the start is in the
-//! tree, so a client that finds us finds them; the connection is closed only after every call that
+//! The name is asked for when every pool that was found at the start is in the tree, so a client that finds us finds
+//! them; but pools that take longer than a second keep nobody waiting, and appear when they have come up.
+//!
+//! Invariants: what comes later is announced; the connection is closed only after every call that
 //! was accepted has been answered, because the answer to `ReleaseName` comes after all else was read.
 //!
 //! A lost connection, a message that cannot be read, or a panic in one of the two tasks ends the
@@ -22,6 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use cores::clock::Instant;
 use cores::rt::{self, Join, Panicked};
@@ -41,7 +44,7 @@ use crate::bus::read::read;
 use crate::bus::write::write;
 use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
-use crate::limits::{BUS_SEND_BYTES, LOOK_AGAIN_AFTER_S, MESH_RECEIVE_MAX, OUTBOX_MAX};
+use crate::limits::{BUS_SEND_BYTES, LOOK_AGAIN_AFTER_S, MESH_RECEIVE_MAX, OUTBOX_MAX, SETTLE_WAIT_MS};
 use crate::message::{Answer, CallId, Claim, Claimed, Message, Reply, Request};
 use crate::model::ids::PoolUuid;
 
@@ -108,7 +111,8 @@ pub async fn run(
     let reader = rt::spawn("bus read", read(side.clone(), socket.clone(), shared.clone()));
     let writer = rt::spawn("bus write", write(side, socket.clone(), shared.clone()));
     let heard = Heard::default();
-    let mut role = Role { config, shared, on_claim, reader, writer, phase: Phase::Settling, heard };
+    let patience = Box::pin(rt::sleep(Duration::from_millis(SETTLE_WAIT_MS)));
+    let mut role = Role { config, shared, on_claim, reader, writer, phase: Phase::Settling, heard, patience };
     let ended = role.serve(pin!(stop)).await;
     role.shared.leave();
     if ended.is_ok() {
@@ -343,12 +347,16 @@ struct Role<C> {
     writer: Join<Result<(), BusFault>>,
     phase: Phase,
     heard: Heard,
+    /// Ends when pools that are not settled by then keep nobody waiting any more.
+    patience: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 /// Shards, by endpoint, that have said so. They may say `Stopped` before we are told to stop.
 #[derive(Default)]
 struct Heard {
     settled: BTreeSet<usize>,
+    /// They had their time.
+    late: bool,
     stopped: BTreeSet<usize>,
     /// How many have taken in a look at every device.
     refreshed: BTreeMap<CallId, usize>,
@@ -359,6 +367,7 @@ enum Woken {
     Mesh,
     Bus,
     Stop,
+    Late,
     Ended(Result<(), BusFault>),
 }
 
@@ -377,6 +386,7 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
                     }
                 }
                 Woken::Bus => {}
+                Woken::Late => self.heard.late = true,
                 Woken::Stop => {
                     self.phase = Phase::Stopping;
                     self.shared.with(Bus::handle_stop);
@@ -404,6 +414,9 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
             if self.shared.bus.borrow().has_event() {
                 return Poll::Ready(Woken::Bus);
             }
+            if self.phase == Phase::Settling && self.patience.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Woken::Late);
+            }
             self.shared.role.arm(context);
             mesh.as_mut().poll(context).map(|()| Woken::Mesh)
         })
@@ -420,7 +433,7 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
                     assert!(sent.is_ok(), "claims are bounded by calls, so their answers fit the outbox");
                 }
             }
-            Message::Settled if self.is_shard(from) => drop(self.heard.settled.insert(from)),
+            Message::Settled if self.is_shard(from) => self.settled(from),
             Message::Stopped if self.is_shard(from) => drop(self.heard.stopped.insert(from)),
             Message::Refreshed(call) => self.refreshed(call),
             Message::Settled | Message::Stopped => error!("an endpoint that is no shard reports (from={from})"),
@@ -428,6 +441,14 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
             Message::Request(_) | Message::Event(_) | Message::Claimed(_) | Message::Look | Message::Refresh(_) => {
                 error!("a message for others came to the bus (from={from})");
             }
+        }
+    }
+
+    /// All pools of one shard more are up, listed or left out.
+    fn settled(&mut self, shard: usize) {
+        self.heard.settled.insert(shard);
+        if self.heard.settled.len() == self.config.shards {
+            info!("every pool that was found at the start is settled");
         }
     }
 
@@ -448,7 +469,7 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
     /// The next step, once every shard was heard.
     fn advance(&mut self) {
         match self.phase {
-            Phase::Settling if self.heard.settled.len() >= self.config.shards => {
+            Phase::Settling if self.heard.late || self.heard.settled.len() >= self.config.shards => {
                 self.phase = Phase::Naming;
                 self.shared.with(Bus::request_name);
             }

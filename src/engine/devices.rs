@@ -7,7 +7,7 @@
 
 use crate::error::Refusal;
 use crate::limits::{DEVICE_SECTORS_MIN, DEVICES_IN_REQUEST_MAX};
-use crate::model::device::{Candidate, DevicePath, Occupant};
+use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::model::name::Name;
 
 /// The request's paths without repetitions, in the order given; refused if there are none or too
@@ -42,6 +42,18 @@ pub fn merge(found: Vec<Candidate>) -> Result<Vec<Candidate>, Refusal> {
     Ok(merged)
 }
 
+/// Of two sets of devices: what is asked for and not present, and what is present and not asked for.
+pub fn difference(
+    asked: &[(DeviceNumber, DevicePath)],
+    present: &[(DeviceNumber, DevicePath)],
+) -> (Vec<DevicePath>, Vec<DevicePath>) {
+    let without = |these: &[(DeviceNumber, DevicePath)], those: &[(DeviceNumber, DevicePath)]| {
+        let absent = |(number, _): &&(DeviceNumber, DevicePath)| those.iter().all(|(other, _)| other != number);
+        these.iter().filter(absent).map(|(_, path)| path.clone()).collect()
+    };
+    (without(asked, present), without(present, asked))
+}
+
 /// Whether every candidate may be initialised: nobody lives there, it is large enough, and all have
 /// the same block sizes.
 pub fn admit(candidates: &[Candidate]) -> Result<(), Refusal> {
@@ -61,7 +73,7 @@ pub fn admit(candidates: &[Candidate]) -> Result<(), Refusal> {
 fn unoccupied(candidate: &Candidate) -> Result<(), Refusal> {
     let what = match &candidate.occupant {
         Occupant::Nobody => return Ok(()),
-        Occupant::Stratis => "a Stratis signature of a pool that is not known here".to_owned(),
+        Occupant::Stratis | Occupant::Unlocked => "a Stratis signature of a pool that is not known here".to_owned(),
         Occupant::Other(what) => what.clone(),
     };
     Err(Refusal::DeviceOccupied { path: candidate.path.clone(), what })

@@ -10,10 +10,11 @@
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
+use crate::engine::fill::{self, Step};
 use crate::error::Refusal;
 use crate::format::intent::Intent;
 use crate::limits::{FILESYSTEM_SECTORS_MAX, FILESYSTEM_SECTORS_MIN, FILESYSTEMS_IN_REQUEST_MAX, THIN_ID_MAX};
-use crate::model::filesystem::{FilesystemRecord, FilesystemSpec};
+use crate::model::filesystem::{FilesystemRecord, FilesystemSpec, Fill};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::units::{Bytes, Sectors};
@@ -30,6 +31,8 @@ pub struct Filesystem {
     pub used: Option<Bytes>,
     /// Being destroyed: it is still listed, but nobody may start anything with it.
     leaving: bool,
+    /// Its XFS was seen to lie on all of its volume.
+    whole: bool,
 }
 
 /// The filesystems of a running pool.
@@ -40,6 +43,8 @@ pub struct Filesystems {
     /// On record, but their volumes could not be brought up: they hold their names and nothing more.
     lost: Vec<Name>,
     reserved: Vec<Reserved>,
+    /// What growing filesystems get, for as long as somebody holds the other end.
+    growing: Vec<(Weak<()>, Sectors)>,
     next_id: u32,
 }
 
@@ -65,11 +70,31 @@ pub struct Creation {
 /// Another name for a filesystem, which is its own for as long as this lives.
 #[derive(Debug)]
 pub struct Renaming {
+    /// What will be recorded.
+    pub record: FilesystemRecord,
+    _reservation: Rc<()>,
+}
+
+/// A filesystem that gets a larger volume. What it grows by counts against the pool's limit for as long as this
+/// lives.
+#[derive(Debug)]
+pub struct Growing {
     /// What was recorded.
     pub before: FilesystemRecord,
     /// What will be.
     pub record: FilesystemRecord,
     _reservation: Rc<()>,
+}
+
+/// What is to be done about a filesystem that may be too full.
+#[derive(Debug)]
+pub enum Grow {
+    /// Nothing.
+    Nothing,
+    /// It does not lie on all of its volume yet.
+    Xfs,
+    /// Its volume gets larger, and then it.
+    Volume(Growing),
 }
 
 /// What asking for a filesystem comes to.
@@ -103,7 +128,7 @@ impl Filesystems {
     ) -> Self {
         let next_id = ids_seen.into_iter().map(|id| id.0 + 1).max().unwrap_or(0);
         let table = found.into_iter().map(|filesystem| (filesystem.record.uuid, filesystem)).collect();
-        Self { pool, table, lost, reserved: Vec::new(), next_id }
+        Self { pool, table, lost, reserved: Vec::new(), growing: Vec::new(), next_id }
     }
 
     /// All of them, by UUID.
@@ -127,9 +152,17 @@ impl Filesystems {
         }
     }
 
-    /// Sum of all sizes.
+    /// Sum of all sizes, with what growing ones will get.
     pub fn total(&self) -> Sectors {
-        self.table.values().map(|filesystem| filesystem.record.size).sum()
+        let growing = self.growing.iter().filter(|(live, _)| live.strong_count() > 0).map(|(_, by)| *by);
+        self.table.values().map(|filesystem| filesystem.record.size).chain(growing).sum()
+    }
+
+    /// What of the pool's limit nobody has yet; nothing if there is none.
+    pub fn left_of(&self, limit: Option<Sectors>) -> Option<Sectors> {
+        let live = self.reserved.iter().filter(|reserved| reserved.live.strong_count() > 0);
+        let reserved: Sectors = live.filter_map(|reserved| reserved.size).sum();
+        limit.map(|limit| limit.saturating_sub(self.total() + reserved))
     }
 
     /// Reserves a name and a thin id for a new filesystem, or finds that it exists.
@@ -257,7 +290,10 @@ impl Filesystems {
 
     /// Enters a filesystem whose record is durable.
     pub fn commit(&mut self, creation: Creation, used: Option<Bytes>) {
-        let filesystem = Filesystem::new(creation.record, used);
+        // What was made for its volume lies on all of it, and a copy on as much as what it was made of.
+        let origin = creation.record.origin.and_then(|origin| self.table.get(&origin));
+        let whole = origin.is_none_or(|origin| origin.whole);
+        let filesystem = Filesystem { whole, ..Filesystem::new(creation.record, used) };
         let before = self.table.insert(filesystem.record.uuid, filesystem);
         assert!(before.is_none(), "a filesystem's UUID is fresh");
     }
@@ -309,16 +345,15 @@ impl Filesystems {
 
     /// Reserves another name for a filesystem; `None` if it has that name.
     pub fn plan_rename(&mut self, uuid: FsUuid, name: &Name) -> Result<Option<Renaming>, Refusal> {
-        let before = self.find(uuid)?.record.clone();
-        if before.name == *name {
+        let record = FilesystemRecord { name: name.clone(), ..self.find(uuid)?.record.clone() };
+        if record == self.find(uuid)?.record {
             return Ok(None);
         }
         self.forget_dropped();
         if self.named(name)?.is_some() {
             return Err(Refusal::FilesystemNameTaken { name: name.clone() });
         }
-        let record = FilesystemRecord { name: name.clone(), ..before.clone() };
-        Ok(Some(Renaming { before, record, _reservation: self.hold(name, None) }))
+        Ok(Some(Renaming { record, _reservation: self.hold(name, None) }))
     }
 
     /// What a filesystem's record becomes with another size limit; `None` if that is what it has.
@@ -357,6 +392,43 @@ impl Filesystems {
         }
     }
 
+    /// Whether something is to be done about a filesystem that is this full.
+    pub fn needs_growth(&self, uuid: FsUuid, found: &Fill, limit: Option<Sectors>) -> bool {
+        let step = |filesystem: &Filesystem| fill::step(&filesystem.record, found, self.left_of(limit));
+        self.find(uuid).is_ok_and(|filesystem| step(filesystem) != Step::Nothing)
+    }
+
+    /// What is to be done about a filesystem that is this full. What it is to get is reserved. `limit` is what the
+    /// sizes may sum up to.
+    pub fn plan_growth(&mut self, uuid: FsUuid, found: &Fill, limit: Option<Sectors>) -> Result<Grow, Refusal> {
+        let before = self.find(uuid)?.record.clone();
+        let by = match fill::step(&before, found, self.left_of(limit)) {
+            Step::Nothing => return Ok(Grow::Nothing),
+            Step::Xfs => return Ok(Grow::Xfs),
+            Step::Volume(by) => by,
+        };
+        let reservation = Rc::new(());
+        self.growing.retain(|(live, _)| live.strong_count() > 0);
+        self.growing.push((Rc::downgrade(&reservation), by));
+        let record = FilesystemRecord { size: before.size + by, ..before.clone() };
+        Ok(Grow::Volume(Growing { before, record, _reservation: reservation }))
+    }
+
+    /// The volume of a filesystem is as large as its durable record says.
+    pub fn grown(&mut self, growing: Growing) {
+        if let Some(filesystem) = self.table.get_mut(&growing.record.uuid) {
+            filesystem.record.size = growing.record.size;
+            filesystem.whole = false;
+        }
+    }
+
+    /// Takes in how much the XFS of a filesystem lies on.
+    pub fn set_whole(&mut self, uuid: FsUuid, size: Bytes) {
+        if let Some(filesystem) = self.table.get_mut(&uuid) {
+            filesystem.whole = fill::is_whole(&filesystem.record, size);
+        }
+    }
+
     /// Takes in how much space a filesystem takes now; true if that is news.
     pub fn set_used(&mut self, uuid: FsUuid, used: Option<Bytes>) -> bool {
         let Some(filesystem) = self.table.get_mut(&uuid) else {
@@ -376,7 +448,23 @@ impl Filesystems {
 impl Filesystem {
     /// A filesystem with this durable record.
     pub const fn new(record: FilesystemRecord, used: Option<Bytes>) -> Self {
-        Self { record, used, leaving: false }
+        Self { record, used, leaving: false, whole: false }
+    }
+
+    /// The same, whose XFS lies on so much of its volume.
+    pub fn on(self, size: Option<Sectors>) -> Self {
+        let whole = size.is_some_and(|size| fill::is_whole(&self.record, size.bytes()));
+        Self { whole, ..self }
+    }
+
+    /// Whether its XFS may lie on less than its volume has.
+    pub const fn may_follow(&self) -> bool {
+        !self.leaving && !self.whole
+    }
+
+    /// Whether its volume may still become larger; `left` is what of the pool's limit nobody has yet.
+    pub fn may_grow(&self, left: Option<Sectors>) -> bool {
+        !self.leaving && fill::more(&self.record, left) > Sectors::ZERO
     }
 }
 
@@ -478,9 +566,10 @@ mod tests {
         assert!(matches!(rename(&mut pool, 2, "c"), Err(Refusal::FilesystemBusy { .. })));
         let last = pool.plan(&spec("d"), 3).expect("a filesystem that gets another name is not one more");
         drop((last, renaming));
-        let Renaming { before, record, .. } = rename(&mut pool, 2, "c").expect("given back").expect("another name");
+        let Renaming { record, .. } = rename(&mut pool, 2, "c").expect("given back").expect("another name");
+        let before = &pool.0.find(uuid(2)).expect("it is there").record;
         assert_eq!((before.name.as_str(), record.name.as_str()), ("b", "c"));
-        assert_eq!(FilesystemRecord { name: before.name.clone(), ..record }, before, "nothing else changes");
+        assert_eq!(&FilesystemRecord { name: before.name.clone(), ..record }, before, "nothing else changes");
     }
 
     #[test]
@@ -496,9 +585,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_filesystem_keeps_its_name() {
+    fn a_lost_filesystem_keeps_its_name_and_its_thin_id() {
         let lost = Fixture::new().plan(&spec("lost"), 1).expect_err("the name is on record");
         assert_eq!(lost, Refusal::FilesystemLost { name: name("lost") });
+        let pool = PoolUuid::from_random([1; 16]);
+        let mut filesystems = Filesystems::new(pool, Vec::new(), vec![name("lost")], [ThinId(7)]);
+        assert_eq!(filesystems.next_thin_id(), Ok(ThinId(8)));
     }
 
     #[test]
@@ -607,6 +699,30 @@ mod tests {
         let circle = FilesystemRecord { origin: Some(uuid(3)), ..pool.0.table[&uuid(2)].record.clone() };
         pool.0.replace(circle);
         assert_eq!(origins(&pool, &[2, 3]).len(), 1);
+    }
+
+    #[test]
+    fn what_a_growing_filesystem_gets_is_nobody_elses() {
+        let mut pool = Fixture::new();
+        pool.create("a", 1);
+        pool.create("b", 2);
+        let (size, of_pool) = (FILESYSTEM_SECTORS_MIN, name("p"));
+        let limit = Sectors(size.0 * 3 + size.0 / 2);
+        let full = Fill { size: size.bytes(), total: size.bytes(), used: size.bytes() };
+        let Ok(Grow::Volume(growing)) = pool.0.plan_growth(uuid(1), &full, Some(limit)) else { panic!("it is full") };
+        assert_eq!((growing.before.size, growing.record.size), (size, Sectors(size.0 * 2)));
+        let rules = Rules { pool: &of_pool, fs_limit: 9, total_limit: Some(limit) };
+        let refused = pool.0.plan(&spec("c"), rules, uuid(3), 7);
+        assert!(matches!(refused, Err(Refusal::Overprovisioned { .. })), "{refused:?}");
+        let Ok(Grow::Volume(rest)) = pool.0.plan_growth(uuid(2), &full, Some(limit)) else { panic!("some is left") };
+        assert_eq!(rest.record.size, Sectors(size.0 + size.0 / 2));
+        drop(rest);
+        pool.0.grown(growing);
+        assert_eq!(pool.0.total(), Sectors(size.0 * 3), "it has it, and what was dropped is free");
+        let behind = pool.0.plan_growth(uuid(1), &full, Some(limit));
+        assert!(matches!(behind, Ok(Grow::Xfs)), "its XFS has the old size: {behind:?}");
+        pool.0.plan_destroy(&[uuid(2)]).expect("planned");
+        assert!(pool.0.plan_growth(uuid(2), &full, None).is_err(), "it leaves");
     }
 
     #[test]

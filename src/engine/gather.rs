@@ -58,6 +58,8 @@ pub struct Read {
     pub candidate: Candidate,
     /// Its signature.
     pub header: StaticHeader,
+    /// One of the signature's two copies is damaged, or behind the other.
+    pub worn: bool,
     /// Its metadata area.
     pub regions: [Region; REGIONS],
 }
@@ -99,6 +101,18 @@ pub struct Ready {
     pub left_over: Vec<Candidate>,
     /// The devices, as far as they are there, of a cache that the record has no more, as was asked for.
     pub dropped: Option<Vec<Member>>,
+    /// What of its copies is to be made good.
+    pub worn: Worn,
+}
+
+/// Copies that are damaged or behind. Nothing is refused for them; they are made good when the pool is up.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Worn {
+    /// Devices with a copy of their signature that is not as it should be.
+    pub signatures: Vec<DevUuid>,
+    /// Saves that make the records good: one, where a device has an older record than others; two, where one of its
+    /// regions is damaged, because a save leaves the newest pair of them alone.
+    pub saves: u8,
 }
 
 /// Judges a set.
@@ -186,8 +200,11 @@ fn assemble(
     if members.len() < total {
         return Err(Refusal::PoolIncomplete { pool, missing: total - members.len(), total });
     }
-    let strangers: Vec<&Read> =
-        devices.into_iter().filter(|read| !record.devices().any(|device| device.uuid == read.header.device)).collect();
+    let strangers: Vec<&Read> = devices
+        .iter()
+        .copied()
+        .filter(|read| !record.devices().any(|device| device.uuid == read.header.device))
+        .collect();
     if strangers.iter().any(|read| read.has_record()) {
         return Err(Refusal::Inconsistent { pool, what: "a device that the newest record does not list has a record" });
     }
@@ -202,7 +219,22 @@ fn assemble(
     let candidates = |reads: Vec<&Read>| reads.into_iter().map(|read| read.candidate.clone()).collect();
     let (strangers, left_over) = (candidates(strangers), candidates(left_over));
     let dropped = cache.map(|_| dropped.into_iter().map(member).collect());
-    Ok(Ready { name, record, time, members, strangers, left_over, dropped })
+    let worn = worn(&record, &devices, time);
+    Ok(Ready { name, record, time, members, strangers, left_over, dropped, worn })
+}
+
+/// What of the pool's copies is to be made good. Only devices of the data tier have records.
+fn worn(record: &PoolRecord, devices: &[&Read], time: WallStamp) -> Worn {
+    let of_pool = |read: &&&Read| record.devices().any(|device| device.uuid == read.header.device);
+    let signatures = devices.iter().filter(of_pool).filter(|read| read.worn).map(|read| read.header.device).collect();
+    let data =
+        |read: &&&Read| record.backstore.data_tier.blockdev.devs.iter().any(|dev| dev.uuid == read.header.device);
+    let saves = |read: &&Read| match mda::newest(&read.regions) {
+        Some(_) | None if mda::damaged(&read.regions) => 2,
+        Some((_, newest, _)) if newest == time => 0,
+        Some(_) | None => 1,
+    };
+    Worn { signatures, saves: devices.iter().filter(data).map(saves).max().unwrap_or(0) }
 }
 
 fn member(read: &Read) -> Member {
@@ -298,7 +330,7 @@ mod tests {
             occupant: Occupant::Stratis,
             hardware: None,
         };
-        Read { candidate, header, regions }
+        Read { candidate, header, worn: false, regions }
     }
 
     fn unfit(devices: &[Read]) -> Refusal {

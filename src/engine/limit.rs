@@ -7,7 +7,8 @@
 //!
 //! Invariant: a record that passed `check` passes it with the entry.
 //!
-//! Deliberately absent: the limit itself, which is recorded once the larger device is in use; encryption and caches.
+//! Deliberately absent: the limit itself, which is recorded once the larger device is in use. Encryption is no
+//! matter here, because addresses on the cap device begin behind its header, and neither is a cache, which is below.
 
 use std::collections::BTreeMap;
 
@@ -84,9 +85,10 @@ mod tests {
 
     use super::*;
     use crate::engine::check::check;
-    use crate::engine::layout;
+    use crate::engine::{encryption, layout};
     use crate::format::record::{DeviceSegment, Segment};
     use crate::model::pool::{IntegritySpec, MetadataVersion};
+    use crate::model::token::{KeyDescription, Mechanism, Tokens};
 
     const GIB: u64 = 2_097_152;
     /// What an MDV of 512 MiB has room for.
@@ -150,6 +152,17 @@ mod tests {
                 Err(other) => panic!("{other}"),
             }
         }
+    }
+
+    #[test]
+    fn an_encrypted_pool_has_the_room_that_it_would_have_without() {
+        let mut plain = Pool::new(&[10 * GIB]);
+        let mut pool = Pool::new(&[10 * GIB]);
+        let key = Mechanism::Key(KeyDescription::try_from("k").expect("a description"));
+        encryption::enter(&mut pool.record, &Tokens::assign(vec![(None, key)]).expect("they fit"));
+        assert_eq!((pool.highest(), pool.raise(1_000)), (plain.highest(), plain.raise(1_000)));
+        let behind = |pool: &Pool| pool.record.flex_devs.thin_meta_dev.last().expect("it has metadata").end();
+        assert_eq!(behind(&pool) + size::CRYPT_RESERVE, behind(&plain), "its addresses begin behind the header");
     }
 
     #[test]

@@ -4,18 +4,22 @@
 //! can be made again in a test.
 
 pub mod alloc;
+pub mod cap;
 pub mod check;
 pub mod devices;
 pub mod encryption;
 pub mod filesystem;
+pub mod fill;
 pub mod gather;
 pub mod grow;
 pub mod layout;
 pub mod limit;
 pub mod pool;
+pub mod revert;
 pub mod size;
 pub mod space;
 pub mod stack;
 pub mod tier;
 pub mod token;
 pub mod volume;
+pub mod watch;

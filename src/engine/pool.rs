@@ -16,13 +16,13 @@ use crate::engine::grow::{self, Backed, Ground, Pace, Shape};
 use crate::engine::limit::{self, Terms};
 use crate::engine::size;
 use crate::engine::space::Space;
-use crate::engine::tier::Tiers;
+use crate::engine::tier::{self, Tiers};
 use crate::engine::token;
 use crate::error::Refusal;
 use crate::format::header::{MARKS, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
 use crate::format::mda::WallStamp;
-use crate::format::record::{self, PoolRecord};
-use crate::model::device::{Candidate, DeviceNumber, DeviceView};
+use crate::format::record::{self, PoolRecord, Segment};
+use crate::model::device::{Candidate, DeviceNumber, DeviceView, Tier};
 use crate::model::dm::{Table, ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::filesystem::FilesystemView;
 use crate::model::ids::{DevUuid, PoolUuid};
@@ -40,16 +40,22 @@ pub struct Member {
     pub header: StaticHeader,
     /// The pair of regions that the next save overwrites: 0 or 1.
     pub older: usize,
-    /// A save did not reach it; it gets no more of them until the pool is set up again.
+    /// The last save that it was to get has not reached it whole: others do not wait for it.
     pub bad: bool,
 }
 
 impl Member {
-    /// A device that becomes one of a pool. `flags` say of what kind of beginning it is a part.
-    pub const fn new(candidate: Candidate, pool: PoolUuid, device: DevUuid, flags: u64, initialized: u64) -> Self {
+    /// A device that becomes one of a pool of this version. `flags` say of what kind of beginning it is a part.
+    pub const fn new(
+        candidate: Candidate,
+        (pool, version): (PoolUuid, MetadataVersion),
+        device: DevUuid,
+        flags: u64,
+        initialized: u64,
+    ) -> Self {
         let header = StaticHeader {
             size: candidate.size,
-            version: MetadataVersion::V2,
+            version,
             pool,
             device,
             mda_size: MDA_SECTORS,
@@ -88,7 +94,7 @@ pub struct Pool {
     pub filesystems: Filesystems,
 }
 
-/// One save: the same bytes for every member that still gets saves.
+/// One save: the same bytes for every device of the data tier.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Save {
     /// The record.
@@ -127,6 +133,11 @@ impl Pool {
     /// Its devices, in the order of the record.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// The version of its metadata: that of all its devices.
+    pub fn version(&self) -> MetadataVersion {
+        self.members[0].header.version
     }
 
     /// Its devices by tier, and the rules for more.
@@ -284,14 +295,45 @@ impl Pool {
         (member.header.size, member.candidate.size) = (size, size);
     }
 
-    /// Puts another record in the place of the one that is. Gives back that one.
-    pub fn replace_record(&mut self, record: PoolRecord) -> PoolRecord {
-        std::mem::replace(&mut self.record, record)
+    /// Enters devices into the record. Nothing is given out of them before they `join`.
+    pub fn enter(&mut self, tier: Tier, members: &[Member]) -> Result<(), Refusal> {
+        self.record = self.tiers().join(tier, members)?;
+        Ok(())
     }
 
     /// The record that lists these devices is durable: from now on they are the pool's.
     pub fn join(&mut self, members: Vec<Member>) {
         self.members.extend(members);
+    }
+
+    /// Takes devices out again, of the record and of the pool. Nothing was given out of them.
+    pub fn part(&mut self, members: &[Member]) {
+        let parting: Vec<DevUuid> = members.iter().map(|member| member.header.device).collect();
+        self.members.retain(|member| !parting.contains(&member.header.device));
+        tier::part(&mut self.record, &parting);
+    }
+
+    /// Enters more room for an integrity layer at the end of a device that has grown. Gives back what was kept before.
+    pub fn keep_room(&mut self, device: DevUuid) -> Result<Vec<Segment>, Refusal> {
+        let size = self.members.iter().find(|member| member.header.device == device).map(|member| member.header.size);
+        let grown = self.tiers().grow(device, size.expect("a device that grows is the pool's"))?;
+        let before = std::mem::replace(&mut self.record, grown);
+        let devices = before.backstore.data_tier.blockdev.devs.into_iter();
+        let of_device = devices.filter(|listed| listed.uuid == device);
+        Ok(of_device.flat_map(|listed| listed.integrity_meta_allocs).collect())
+    }
+
+    /// Puts back what was kept before, because the room could not be saved.
+    pub fn unkeep_room(&mut self, device: DevUuid, before: Vec<Segment>) {
+        let devices = &mut self.record.backstore.data_tier.blockdev.devs;
+        let listed = devices.iter_mut().find(|listed| listed.uuid == device);
+        listed.expect("a data device is on record").integrity_meta_allocs = before;
+    }
+
+    /// What the thin pool's metadata was repaired into is its metadata, and what it was repaired from is the spare.
+    pub const fn swap_thin_meta(&mut self) {
+        let flex = &mut self.record.flex_devs;
+        std::mem::swap(&mut flex.thin_meta_dev, &mut flex.thin_meta_dev_spare);
     }
 
     /// The kernel reports a size of a device; true if it is another one than before. What the pool uses of
@@ -307,6 +349,14 @@ impl Pool {
     pub fn encryption(&self) -> Option<Encryption> {
         let tokens = self.tokens.clone()?;
         Some(Encryption { tokens, reencrypted: self.record.last_reencrypt })
+    }
+
+    /// Whether there is room for an encryption header below it.
+    pub fn encryptable(&self) -> Result<(), Refusal> {
+        match self.version() {
+            MetadataVersion::V1 => Err(Refusal::NotEncryptable { name: self.name.clone() }),
+            MetadataVersion::V2 => Ok(()),
+        }
     }
 
     /// What a change of its unlock mechanisms comes to; `None` where nothing changes.
@@ -410,7 +460,7 @@ impl Pool {
     pub fn next_save(&mut self, now: WallStamp) -> Save {
         let time = WallStamp::next(now, self.last_save);
         self.last_save = Some(time);
-        let places = self.data_members().filter(|member| !member.bad).cloned().collect();
+        let places = self.data_members().cloned().collect();
         Save { json: record::encode(&self.record), time, places }
     }
 
@@ -424,14 +474,15 @@ impl Pool {
         marked.map(clear).collect()
     }
 
-    /// Takes in how a save ended on one device: whether a region holds it, and whether all went well.
-    pub fn saved(&mut self, device: DevUuid, durable: bool, well: bool) {
+    /// Takes in how a save ended on one device: whether a region holds it, and whether all went well. True if the
+    /// one before had ended otherwise.
+    pub fn saved(&mut self, device: DevUuid, durable: bool, well: bool) -> bool {
         let found = self.members.iter_mut().find(|member| member.header.device == device);
         let member = found.expect("a save goes to members only");
         if durable {
             member.older = 1 - member.older;
         }
-        member.bad |= !well;
+        std::mem::replace(&mut member.bad, !well) == well
     }
 
     // ---- what clients see -----------------------------------------------------------------------
@@ -443,7 +494,7 @@ impl Pool {
             uuid: self.uuid,
             name: self.name.clone(),
             availability: self.availability,
-            version: self.members[0].header.version,
+            version: self.version(),
             has_cache: self.tiers().has_cache(),
             physical_size: total.bytes(),
             physical_used: self.physical_used(total),
@@ -504,7 +555,7 @@ impl Pool {
             uuid: self.uuid,
             name: Some(self.name.clone()),
             devices: self.members.iter().map(device).collect(),
-            version: Some(self.members[0].header.version),
+            version: Some(self.version()),
             features: Some(features(&self.record)),
             tokens: self.tokens.clone(),
         }

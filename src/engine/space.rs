@@ -11,6 +11,7 @@
 //! Deliberately absent: how much, and who may have it.
 
 use crate::engine::alloc::append;
+use crate::engine::cap;
 use crate::format::record::{DeviceSegment, FlexDevices, PoolRecord, Segment};
 use crate::units::Sectors;
 
@@ -58,16 +59,9 @@ pub enum Flex {
 pub fn enter(record: &mut PoolRecord, pieces: &[(Flex, Sectors)], granted: &[Vec<DeviceSegment>]) {
     let data_allocs = &mut record.backstore.data_tier.blockdev.allocs[0];
     granted.iter().for_each(|segments| append(data_allocs, segments));
-    let cap = &mut record.backstore.cap;
     let flex = &mut record.flex_devs;
     for (of, length) in pieces.iter().copied().filter(|(_, length)| *length > Sectors::ZERO) {
-        let end = cap.allocs.iter().chain(&cap.crypt_meta_allocs).map(Segment::end).max();
-        let piece = Segment { start: end.expect("the metadata volume is on the cap device"), length };
-        match cap.allocs.as_mut_slice() {
-            // Version 1: one piece, and no room for an encryption header.
-            [whole] if cap.crypt_meta_allocs.is_empty() => whole.length += length,
-            _ => cap.allocs.push(piece),
-        }
+        let piece = cap::append(&mut record.backstore.cap, length);
         let list = match of {
             Flex::Meta => &mut flex.thin_meta_dev,
             Flex::Spare => &mut flex.thin_meta_dev_spare,

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::engine::encryption;
 use crate::engine::size::{CACHE_BLOCK, DATA_BLOCK};
+use crate::engine::{cap, encryption};
 use crate::format::record::{DeviceSegment, PoolRecord, Segment};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
@@ -67,7 +67,7 @@ pub fn tables(
     let whole = Segment { start: Sectors::ZERO, length: origin.length() };
     let base = encryption::base(record);
     let mut tables = vec![(private(Role::OriginSub), origin)];
-    let cap = match (version, &record.backstore.cache_tier) {
+    match (version, &record.backstore.cache_tier) {
         (MetadataVersion::V1 | MetadataVersion::V2, Some(tier)) => {
             // The first list is the cache's data, the second its metadata.
             for (role, place) in [(Role::MetaSub, 1), (Role::CacheSub, 0)] {
@@ -75,16 +75,14 @@ pub fn tables(
                 tables.push((private(role), segments(of_role, numbers)?));
             }
             tables.push((private(Role::Cache), Table::Cache { length: whole.length, block: CACHE_BLOCK }));
-            private(Role::Cache)
         }
-        (MetadataVersion::V1, None) => private(Role::OriginSub),
+        (MetadataVersion::V1, None) => {}
+        // A placeholder: it holds the place of a cache that may come, so that what lies above never has to be moved.
         (MetadataVersion::V2, None) => {
-            // A placeholder: it holds the place of a cache that may come, so that what lies above
-            // never has to be moved.
             tables.push((private(Role::Cache), linear(private(Role::OriginSub), &[whole], Sectors::ZERO)));
-            private(Role::Cache)
         }
-    };
+    }
+    let cap = private(cap::role(record, version));
     let flex = &record.flex_devs;
     tables.push((private(Role::ThinMeta), linear(cap, &flex.thin_meta_dev, base)));
     tables.push((private(Role::ThinData), linear(cap, &flex.thin_data_dev, base)));
@@ -232,6 +230,43 @@ mod tests {
         let cache = Table::Cache { length: plain[0].1.length(), block: Sectors(2_048) };
         assert_eq!(cached[3], (dm(Role::Cache), cache));
         assert_eq!(cached[4..], plain[2..], "what lies above does not move");
+    }
+
+    #[test]
+    fn version_1_lies_on_the_backstore_until_there_is_a_cache() {
+        let mut record = record();
+        let all = |record: &PoolRecord| {
+            let mut numbers = numbers();
+            numbers.insert(DevUuid::from_random([4; 16]), DeviceNumber(8, 32));
+            tables(record, MetadataVersion::V1, pool(), &numbers, LowWater::Setup).expect("all devices are there")
+        };
+        let plain = all(&record);
+        let roles = |tables: &[(Dm, Table)]| {
+            let role = |device: &Dm| match device {
+                Dm::Private(_, role) => *role,
+                Dm::Thin(..) => panic!("no volume was asked for"),
+            };
+            tables.iter().map(|(device, _)| role(device)).collect::<Vec<_>>()
+        };
+        let upper = [Role::ThinMeta, Role::ThinData, Role::Mdv, Role::ThinPool];
+        assert_eq!(roles(&plain), [&[Role::OriginSub][..], &upper].concat());
+        let fast = DeviceSegment { parent: DevUuid::from_random([4; 16]), start: Sectors(8_192), length: Sectors(8) };
+        let blockdev = Devices { allocs: vec![vec![fast], vec![fast]], devs: Vec::new() };
+        record.backstore.cache_tier = Some(CacheTier { blockdev });
+        let cached = all(&record);
+        let lower = [Role::OriginSub, Role::MetaSub, Role::CacheSub, Role::Cache];
+        assert_eq!(roles(&cached), [&lower[..], &upper].concat());
+        for (now, then) in plain[1..4].iter().zip(&cached[4..7]) {
+            assert_ne!(now, then);
+            assert_eq!(then.1.without_cache(pool()).as_ref(), Some(&now.1), "the same sectors, through the cache");
+        }
+        assert_eq!((&plain[4], cached[7].1.without_cache(pool())), (&cached[7], None));
+        let origin = Table::Linear(vec![LinearLine {
+            length: plain[0].1.length(),
+            below: Below::Dm(Dm::Private(pool(), Role::OriginSub)),
+            start: Sectors::ZERO,
+        }]);
+        assert_eq!(cached[3].1.without_cache(pool()), Some(origin), "the placeholder of version 2");
     }
 
     #[test]

@@ -11,15 +11,16 @@
 use std::collections::BTreeMap;
 
 use crate::engine::alloc::{Allocator, Short, append};
-use crate::engine::devices;
 use crate::engine::layout::{self, LayoutFault};
 use crate::engine::pool::Member;
 use crate::engine::size::{self, CACHE_BLOCK, CACHE_DATA_MAX, CACHE_META};
+use crate::engine::{cap, devices};
 use crate::error::Refusal;
 use crate::format::header::DATA_START;
 use crate::format::record::{CacheTier, Device, DeviceSegment, Devices, PoolRecord};
 use crate::message::Claimable;
-use crate::model::device::{Candidate, DeviceNumber, DevicePath, Tier};
+use crate::model::device::{Candidate, Tier};
+use crate::model::dm::Role;
 use crate::model::ids::DevUuid;
 use crate::model::name::Name;
 use crate::model::pool::IntegritySpec;
@@ -80,17 +81,13 @@ impl Tiers<'_> {
 
     /// Whether the named devices are those of the cache.
     pub fn is_cache_of(&self, named: &[Candidate]) -> Result<(), Refusal> {
-        let present: Vec<&Candidate> = self.members(Tier::Cache).map(|member| &member.candidate).collect();
-        let has = |number: DeviceNumber| present.iter().any(|other| other.number == number);
-        let named_so = |number: DeviceNumber| named.iter().any(|candidate| candidate.number == number);
-        let asked: Vec<DevicePath> =
-            named.iter().filter(|device| !has(device.number)).map(|device| device.path.clone()).collect();
-        let left: Vec<DevicePath> =
-            present.iter().filter(|device| !named_so(device.number)).map(|device| device.path.clone()).collect();
-        if asked.is_empty() && left.is_empty() {
+        let cache: Vec<_> = self.members(Tier::Cache).map(|member| member.candidate.place()).collect();
+        let named: Vec<_> = named.iter().map(Candidate::place).collect();
+        let (asked, present) = devices::difference(&named, &cache);
+        if asked.is_empty() && present.is_empty() {
             return Ok(());
         }
-        Err(Refusal::CacheDiffers { name: self.pool.clone(), asked, present: left })
+        Err(Refusal::CacheDiffers { name: self.pool.clone(), asked, present })
     }
 
     /// Whether devices that were examined may join a tier: nobody lives there, and their blocks are those of the
@@ -108,14 +105,44 @@ impl Tiers<'_> {
 
     /// The device with the largest blocks among those in use of a tier, or among all if none is.
     fn coarsest(&self, tier: Tier) -> &Candidate {
-        let in_use = |member: &&Member| {
-            let mut segments = self.blockdev(tier).into_iter().flat_map(|blockdev| blockdev.allocs.iter().flatten());
-            segments.any(|segment| segment.parent == member.header.device)
-        };
         let blocks = |member: &&Member| (member.candidate.blocks.logical, member.candidate.blocks.physical);
-        let used = self.members(tier).filter(in_use).max_by_key(blocks);
+        let used = self.members(tier).filter(|member| self.in_use(tier, member)).max_by_key(blocks);
         let found = used.or_else(|| self.members(tier).max_by_key(blocks));
         &found.expect("a tier that is asked has devices").candidate
+    }
+
+    /// Whether something lies on a device of a tier.
+    fn in_use(&self, tier: Tier, member: &Member) -> bool {
+        let mut segments = self.blockdev(tier).into_iter().flat_map(|blockdev| blockdev.allocs.iter().flatten());
+        segments.any(|segment| segment.parent == member.header.device)
+    }
+
+    /// A device that nothing lies on yet and that has larger blocks than those in use beside it: what goes on there
+    /// next would change the blocks of the pool under its filesystems.
+    pub fn too_coarse(&self) -> Option<&Candidate> {
+        let in_tier = |tier| {
+            let (used, rest): (Vec<&Member>, Vec<&Member>) =
+                self.members(tier).partition(|member| self.in_use(tier, member));
+            let largest = |of: fn(&Candidate) -> u32| used.iter().map(|member| of(&member.candidate)).max();
+            let (logical, physical) = (largest(|of| of.blocks.logical)?, largest(|of| of.blocks.physical)?);
+            let mut rest = rest.into_iter().map(|member| &member.candidate);
+            rest.find(|other| other.blocks.logical > logical || other.blocks.physical > physical)
+        };
+        [Tier::Data, Tier::Cache].into_iter().find_map(in_tier)
+    }
+
+    /// Whether a cache may come below what lies on the backstore of a pool that runs. Version 2 has a placeholder,
+    /// which is swapped as a whole. Without one the flex devices move to the cache one after the other, and until
+    /// the last has, the origin is written to beside the cache. So none of them may share a block with another.
+    fn cacheable(&self) -> Result<(), Refusal> {
+        let whole = |length: Sectors| length.0.is_multiple_of(CACHE_BLOCK.0);
+        let flex = &self.record.flex_devs;
+        let mut moved = [&flex.thin_meta_dev, &flex.thin_data_dev, &flex.meta_dev].into_iter().flatten();
+        let moves = cap::role(self.record, self.members[0].header.version) != Role::Cache;
+        if moves && !moved.all(|segment| whole(segment.start) && whole(segment.length)) {
+            return Err(Refusal::CacheUnaligned { name: self.pool.clone(), block: CACHE_BLOCK });
+        }
+        Ok(())
     }
 
     const fn blockdev(&self, tier: Tier) -> Option<&Devices> {
@@ -131,7 +158,10 @@ impl Tiers<'_> {
         let mut record = self.record.clone();
         match tier {
             Tier::Data => self.join_data(&mut record, new)?,
-            Tier::Cache => self.join_cache(&mut record, new)?,
+            Tier::Cache => {
+                self.cacheable()?;
+                self.join_cache(&mut record, new)?;
+            }
         }
         Ok(record)
     }
@@ -205,6 +235,19 @@ impl Tiers<'_> {
     }
 }
 
+/// Takes devices out of a record that nothing but a cache lies on.
+pub fn part(record: &mut PoolRecord, devices: &[DevUuid]) {
+    let backstore = &mut record.backstore;
+    backstore.data_tier.blockdev.devs.retain(|listed| !devices.contains(&listed.uuid));
+    if let Some(CacheTier { blockdev }) = &mut backstore.cache_tier {
+        blockdev.devs.retain(|listed| !devices.contains(&listed.uuid));
+        blockdev.allocs.iter_mut().for_each(|list| list.retain(|segment| !devices.contains(&segment.parent)));
+        if blockdev.devs.is_empty() {
+            backstore.cache_tier = None;
+        }
+    }
+}
+
 /// What a record says of a new device.
 fn listed(member: &Member) -> Device {
     Device {
@@ -226,7 +269,7 @@ mod tests {
 
     use super::*;
     use crate::engine::check::check;
-    use crate::model::device::{BlockSizes, Occupant};
+    use crate::model::device::{BlockSizes, DeviceNumber, DevicePath, Occupant};
     use crate::model::ids::PoolUuid;
     use crate::model::pool::MetadataVersion;
 
@@ -245,7 +288,7 @@ mod tests {
             occupant: Occupant::Nobody,
             hardware: Some(format!("wwn-{number}")),
         };
-        Member::new(candidate, PoolUuid::from_random([0; 16]), id(number), 0, 1)
+        Member::new(candidate, (PoolUuid::from_random([0; 16]), MetadataVersion::V2), id(number), 0, 1)
     }
 
     struct Pool {
@@ -369,6 +412,51 @@ mod tests {
         assert!(pool.tiers().admit(Tier::Data, &[coarse.candidate.clone()]).is_err());
         pool.join(Tier::Cache, vec![coarse]).expect("there is room");
         assert!(matches!(admitted(&pool, Tier::Cache, 512), Err(Refusal::BlockSizes { .. })));
+    }
+
+    #[test]
+    fn what_is_not_used_yet_has_no_larger_blocks_than_what_is() {
+        let coarse = |pool: &Pool| pool.tiers().too_coarse().map(|other| other.path.to_string());
+        let mut pool = Pool::new(vec![member(1, GIB, 512)]);
+        pool.join(Tier::Data, vec![member(2, GIB, 512)]).expect("there is room");
+        pool.join(Tier::Cache, vec![member(3, GIB, 4096)]).expect("there is room");
+        assert_eq!(coarse(&pool), None, "a cache is used whole");
+        let mut physical = member(4, GIB, 512);
+        physical.candidate.blocks.physical = 4096;
+        pool.join(Tier::Data, vec![physical]).expect("there is room");
+        assert_eq!(coarse(&pool).as_deref(), Some("/dev/4"));
+        pool.members[0].candidate.blocks.physical = 4096;
+        assert_eq!(coarse(&pool), None, "what is used has the same");
+        pool.members[3].candidate.blocks.logical = 4096;
+        assert_eq!(coarse(&pool).as_deref(), Some("/dev/4"));
+    }
+
+    #[test]
+    fn without_a_placeholder_only_whole_blocks_come_to_lie_on_a_cache() {
+        let mut pool = Pool::new(vec![member(1, 3 * GIB, 512)]);
+        let cache = [member(2, GIB, 512)];
+        for version in [MetadataVersion::V2, MetadataVersion::V1] {
+            pool.members[0].header.version = version;
+            assert!(pool.tiers().join(Tier::Cache, &cache).is_ok(), "{version:?}");
+        }
+        pool.record.flex_devs.meta_dev[0].length += Sectors(8);
+        let refused = pool.tiers().join(Tier::Cache, &cache);
+        assert!(matches!(refused, Err(Refusal::CacheUnaligned { .. })), "{refused:?}");
+        pool.members[0].header.version = MetadataVersion::V2;
+        assert!(pool.tiers().join(Tier::Cache, &cache).is_ok());
+    }
+
+    #[test]
+    fn devices_that_part_leave_nothing_on_record() {
+        let mut pool = Pool::new(vec![member(1, 3 * GIB, 512)]);
+        for (tier, number) in [(Tier::Data, 2), (Tier::Cache, 4), (Tier::Cache, 6)] {
+            let before = pool.record.clone();
+            let mut after = pool.tiers().join(tier, &[member(number, GIB, 512), member(number + 1, GIB, 512)]);
+            let after = after.as_mut().expect("there is room");
+            part(after, &[id(number), id(number + 1)]);
+            assert_eq!(*after, before);
+            pool.join(tier, vec![member(number, GIB, 512), member(number + 1, GIB, 512)]).expect("there is room");
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use std::time::Duration;
 use cores::rt;
 
 use super::Core;
-use crate::error::{Failure, Fault};
-use crate::limits::DISCOVERED_MAX;
+use crate::error::{Failure, Fault, Why};
+use crate::limits::{DEVICE_WAIT_MS, DEVICES_READ_AT_ONCE, DISCOVERED_MAX};
 use crate::message::{CallId, Event, Message, Reply};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::model::ids::PoolUuid;
@@ -109,19 +109,34 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
         }
         // One that cannot be read now is there all the same.
         let there: Vec<DeviceNumber> = found.iter().map(|candidate| candidate.number).collect();
-        for candidate in found {
-            match whose(self.sys, &candidate).await {
-                Ok(Some(pool)) => {
-                    log::info!("device found (pool={pool} device={})", candidate.path);
-                    self.give(candidate.number, Some((pool, candidate))).await;
+        for batch in found.chunks(DEVICES_READ_AT_ONCE) {
+            let read = |candidate: &Candidate| {
+                let (sys, candidate) = (self.sys.clone(), candidate.clone());
+                rt::spawn("look at a device", async move { (whose(&sys, &candidate).await, candidate) })
+            };
+            let looks: Vec<_> = batch.iter().map(read).collect();
+            for look in looks {
+                match look.await {
+                    Ok((outcome, candidate)) => self.found(candidate, outcome).await,
+                    Err(panicked) => log::error!("a device is left out: {}", panicked.message),
                 }
-                Ok(None) => self.give(candidate.number, None).await,
-                Err(failure) => log::warn!("a device is left out (device={}): {failure}", candidate.path),
             }
         }
         // Behind the reports on the same lane, so it arrives after them.
         self.tell_all(|| Event::Enumerated { there: Some(there.clone()), call }).await;
         Ok(())
+    }
+
+    /// Tells what a look at a device has come to.
+    async fn found(&self, candidate: Candidate, outcome: Result<Option<PoolUuid>, Failure>) {
+        match outcome {
+            Ok(Some(pool)) => {
+                log::info!("device found (pool={pool} device={})", candidate.path);
+                self.give(candidate.number, Some((pool, candidate))).await;
+            }
+            Ok(None) => self.give(candidate.number, None).await,
+            Err(failure) => log::warn!("a device is left out (device={}): {failure}", candidate.path),
+        }
     }
 
     /// Looks at a device that something happened to.
@@ -168,16 +183,18 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
     }
 }
 
-/// The pool that a device belongs to, from its signature.
+/// The pool that a device belongs to, from its signature. One that says nothing counts as failed, so that it holds up
+/// no other.
 async fn whose<S: Sys>(sys: &S, candidate: &Candidate) -> Result<Option<PoolUuid>, Failure> {
     match candidate.occupant {
-        Occupant::Stratis => {}
+        Occupant::Stratis | Occupant::Unlocked => {}
         Occupant::Nobody | Occupant::Other(_) => return Ok(None),
     }
     sys.open(candidate, Opening::Look).await?;
-    let signature = probe::signature(sys, candidate).await;
+    let late = || Fault::new("read", &candidate.path, Why::Late { seconds: DEVICE_WAIT_MS / 1_000 });
+    let signature = rt::within(Duration::from_millis(DEVICE_WAIT_MS), probe::signature(sys, candidate)).await;
     sys.close(candidate.number, false).await;
-    Ok(signature?.map(|header| header.pool))
+    Ok(signature.unwrap_or_else(|| Err(late().into()))?.map(|header| header.pool))
 }
 
 #[cfg(test)]

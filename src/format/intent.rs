@@ -22,12 +22,15 @@ pub struct Intent {
     /// What it is a snapshot of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<FsUuid>,
+    /// Its volume is a copy of this snapshot's: once a record has it, the snapshot is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<FsUuid>,
 }
 
 impl Intent {
     /// The intent to make or destroy what has this record.
     pub const fn of(record: &FilesystemRecord) -> Self {
-        Self { thin_id: record.thin_id, uuid: record.uuid, origin: record.origin }
+        Self { thin_id: record.thin_id, uuid: record.uuid, origin: record.origin, replaces: None }
     }
 }
 
@@ -48,9 +51,10 @@ mod tests {
     #[test]
     fn an_intent_is_read_as_it_was_written() {
         let uuid = FsUuid::from_random([1; 16]);
-        let empty = Intent { thin_id: ThinId(3), uuid, origin: None };
+        let empty = Intent { thin_id: ThinId(3), uuid, origin: None, replaces: None };
         assert_eq!(encode(&empty), format!(r#"{{"thin_id":3,"uuid":"{uuid}"}}"#).into_bytes());
-        for intent in [empty, Intent { origin: Some(FsUuid::from_random([2; 16])), ..empty }] {
+        let other = Some(FsUuid::from_random([2; 16]));
+        for intent in [empty, Intent { origin: other, ..empty }, Intent { replaces: other, ..empty }] {
             assert_eq!(decode(&encode(&intent)), Some(intent));
         }
         for torn in ["", "{}", r#"{"thin_id":3,"uuid":"#, "[]"] {

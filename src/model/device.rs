@@ -65,6 +65,8 @@ pub enum Occupant {
     Nobody,
     /// A valid Stratis signature.
     Stratis,
+    /// The same inside of an encrypted volume that is unlocked: a device of an encrypted pool of version 1.
+    Unlocked,
     /// A partition table, a filesystem, LUKS, a multipath member, …: a few words for the message.
     Other(String),
 }
@@ -84,6 +86,13 @@ pub struct Candidate {
     pub occupant: Occupant,
     /// A hardware identifier such as a WWN, if known.
     pub hardware: Option<String>,
+}
+
+impl Candidate {
+    /// What identifies it, and what people call it.
+    pub fn place(&self) -> (DeviceNumber, DevicePath) {
+        (self.number, self.path.clone())
+    }
 }
 
 /// Which tier a device serves.

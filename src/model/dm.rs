@@ -24,10 +24,12 @@ pub enum Role {
     MetaSub,
     /// Linear over the data of a cache.
     CacheSub,
-    /// The cap device of an unencrypted version 2 pool: linear placeholder, or the dm-cache.
+    /// The dm-cache, or in version 2 its linear placeholder.
     Cache,
     /// Thin-pool metadata.
     ThinMeta,
+    /// What damaged thin-pool metadata is repaired into, while that goes on.
+    ThinMetaSpare,
     /// Thin-pool data.
     ThinData,
     /// The metadata volume.
@@ -38,12 +40,13 @@ pub enum Role {
 
 impl Role {
     /// All there are, bottom first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OriginSub,
         Self::MetaSub,
         Self::CacheSub,
         Self::Cache,
         Self::ThinMeta,
+        Self::ThinMetaSpare,
         Self::ThinData,
         Self::Mdv,
         Self::ThinPool,
@@ -57,6 +60,7 @@ impl Role {
             Self::CacheSub => "physical-cachesub",
             Self::Cache => "physical-cache",
             Self::ThinMeta => "flex-thinmeta",
+            Self::ThinMetaSpare => "flex-thinmetaspare",
             Self::ThinData => "flex-thindata",
             Self::Mdv => "flex-mdv",
             Self::ThinPool => "thinpool-pool",
@@ -202,6 +206,24 @@ impl Table {
         match self {
             Self::Linear(lines) => lines.iter().map(|line| line.length).sum(),
             Self::Cache { length, .. } | Self::ThinPool { length, .. } | Self::Thin { length, .. } => *length,
+        }
+    }
+}
+
+impl Table {
+    /// What this table of a device of a pool with a cache was before there was one: the cache was its origin's
+    /// placeholder, or what lies on the cache lay on the origin. `None` where a cache makes no difference.
+    pub fn without_cache(&self, pool: PoolUuid) -> Option<Self> {
+        let (origin, cache) = (Dm::Private(pool, Role::OriginSub), Below::Dm(Dm::Private(pool, Role::Cache)));
+        match self {
+            Self::Linear(lines) if lines.iter().any(|line| line.below == cache) => {
+                let below = |below| if below == cache { Below::Dm(origin) } else { below };
+                Some(Self::Linear(lines.iter().map(|line| LinearLine { below: below(line.below), ..*line }).collect()))
+            }
+            Self::Cache { length, .. } => {
+                Some(Self::Linear(vec![LinearLine { length: *length, below: Below::Dm(origin), start: Sectors::ZERO }]))
+            }
+            Self::Linear(_) | Self::ThinPool { .. } | Self::Thin { .. } => None,
         }
     }
 }

@@ -51,6 +51,17 @@ pub struct FilesystemSpec {
     pub size_limit: Option<Sectors>,
 }
 
+/// How full an XFS is that is mounted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fill {
+    /// What of its device it lies on.
+    pub size: Bytes,
+    /// What of that files can have.
+    pub total: Bytes,
+    /// What of that they have.
+    pub used: Bytes,
+}
+
 impl fmt::Display for FilesystemRecord {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "filesystem {:?}", self.name.as_str())

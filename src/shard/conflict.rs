@@ -47,6 +47,8 @@ pub enum Operation {
     ChangeFilesystems,
     /// Making a snapshot of this filesystem, whose record must stay: the snapshot's refers to it.
     Snapshot(FsUuid),
+    /// Giving this filesystem a larger volume, and a record that says so.
+    Grow(FsUuid),
     /// Changing what the pool's own record holds.
     ChangePool,
     /// Giving the pool another name, and its filesystems their paths.
@@ -100,6 +102,7 @@ impl Operation {
             Self::Snapshot(_) => {
                 &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Shared), (Resource::Name, Use::Shared)]
             }
+            Self::Grow(_) => &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Shared)],
             Self::ChangePool => &[(Resource::LifeCycle, Use::Shared), (Resource::Settings, Use::Exclusive)],
             Self::RenamePool => &[
                 (Resource::LifeCycle, Use::Shared),
@@ -112,8 +115,8 @@ impl Operation {
     }
 
     fn conflicts(self, other: Self) -> bool {
-        if let (Self::Snapshot(one), Self::Snapshot(two)) = (self, other) {
-            // The origin is suspended for a moment, and one would resume it while the other copies.
+        if let (Self::Snapshot(one) | Self::Grow(one), Self::Snapshot(two) | Self::Grow(two)) = (self, other) {
+            // The volume is suspended for a moment, and one would resume it while the other copies or swaps.
             return one == two;
         }
         self.uses().iter().any(|(mine, how)| {
@@ -225,6 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn a_filesystem_grows_beside_whatever_does_not_touch_it() {
+        let (a, b) = (FsUuid::from_random([1; 16]), FsUuid::from_random([2; 16]));
+        let gate = Rc::new(Gate::default());
+        let snapshot = gate.queue(Operation::Snapshot(a));
+        let others = [Operation::CreateFilesystems, Operation::ChangePool, Operation::RenamePool, Operation::Look];
+        let others = others.map(|operation| gate.queue(operation));
+        let (grow, beside) = (gate.queue(Operation::Grow(a)), gate.queue(Operation::Grow(b)));
+        let again = gate.queue(Operation::Grow(b));
+        assert!(gate.admits(beside.number) && !gate.admits(again.number) && !gate.admits(grow.number));
+        drop((snapshot, beside));
+        let rename = gate.queue(Operation::ChangeFilesystems);
+        assert!(gate.admits(grow.number) && gate.admits(again.number) && !gate.admits(rename.number));
+        drop(others);
+    }
+
+    #[test]
     fn paths_are_made_while_the_pool_keeps_its_name() {
         let gate = Rc::new(Gate::default());
         let create = gate.queue(Operation::CreateFilesystems);
@@ -258,6 +277,8 @@ mod tests {
             Operation::ChangeFilesystems,
             Operation::Snapshot(FsUuid::from_random([1; 16])),
             Operation::Snapshot(FsUuid::from_random([2; 16])),
+            Operation::Grow(FsUuid::from_random([1; 16])),
+            Operation::Grow(FsUuid::from_random([2; 16])),
             Operation::ChangePool,
             Operation::RenamePool,
             Operation::Allocate,

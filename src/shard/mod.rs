@@ -31,9 +31,11 @@ use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::pool::Availability;
 use crate::shard::conflict::{Gate, Operation, Ticket};
 use crate::shard::ops::extend::Extension;
-use crate::shard::ops::save::Saver;
+use crate::shard::ops::save::{Outstanding, Saver};
+use crate::shard::ops::watch::Watches;
 use crate::shard::wait::Signal;
 use crate::sys::Sys;
+use crate::sys::passphrase::Readers;
 use crate::units::Bytes;
 
 /// Where the other roles are in the mesh.
@@ -81,6 +83,12 @@ pub struct Shard<S> {
     unsettled: RefCell<BTreeSet<PoolUuid>>,
     /// Pools whose thin pool is being looked at; true: once more after that.
     looks: RefCell<BTreeMap<PoolUuid, bool>>,
+    /// Who reads passphrases of keys that are being set.
+    passphrases: Readers,
+    /// Devices with a save that has not ended, also of pools that do not run any more.
+    outstanding: Outstanding,
+    /// How full filesystems are, and when to look again.
+    watches: Watches,
 }
 
 impl<S: Sys> Shard<S> {
@@ -102,6 +110,9 @@ impl<S: Sys> Shard<S> {
             beside: RefCell::default(),
             unsettled: RefCell::default(),
             looks: RefCell::default(),
+            passphrases: Readers::default(),
+            outstanding: Outstanding::default(),
+            watches: Watches::default(),
         })
     }
 
@@ -110,16 +121,16 @@ impl<S: Sys> Shard<S> {
         self.running.borrow().get(&pool).cloned()
     }
 
-    /// Whether this is the running pool of its id, and not one that was stopped.
-    fn is_same(&self, running: &Rc<Running>) -> bool {
-        self.running(running.uuid).is_some_and(|now| Rc::ptr_eq(&now, running))
-    }
-
     /// Waits until nobody else enters sectors into the record of a pool, and keeps others from it.
     async fn alone(&self, pool: PoolUuid) -> Ticket {
         let ticket = self.gate(pool).queue(Operation::Allocate);
         ticket.admitted().await;
         ticket
+    }
+
+    /// Whether this pool still runs: it may have been stopped while somebody waited, or stopped and started.
+    fn still(&self, running: &Rc<Running>) -> bool {
+        self.running(running.uuid).is_some_and(|now| Rc::ptr_eq(&now, running))
     }
 
     /// The running pool that has this device.
@@ -158,6 +169,7 @@ impl<S: Sys> Shard<S> {
     /// Shows changes to clients.
     fn show(&self, views: Vec<View>) {
         if !views.is_empty() {
+            self.watches.notice(self.sys.kind(), &views);
             self.send(self.places.bus, Message::Views(views));
         }
     }
@@ -187,11 +199,18 @@ impl<S: Sys> Shard<S> {
         self.sys.thin_used(pool, filesystem).await.ok()
     }
 
-    /// Lowers a pool's availability and shows it.
+    /// Whether this is a pool that runs: not one that comes up, nor one that ran before.
+    fn is_running(&self, running: &Running) -> bool {
+        self.running.borrow().get(&running.uuid).is_some_and(|known| std::ptr::eq(&**known, running))
+    }
+
+    /// Lowers a pool's availability and shows that, if the pool is shown already.
     fn degrade(&self, running: &Running, to: Availability) {
         let view = running.pool.borrow_mut().degrade(to);
         log::error!("pool is degraded (pool={} availability={})", running.uuid, to.as_str());
-        self.show(vec![View::Pool(view)]);
+        if self.is_running(running) {
+            self.show(vec![View::Pool(view)]);
+        }
     }
 
     /// Takes a claim in the directory and waits for the answer.

@@ -39,7 +39,8 @@ pub(super) fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
         }
         Event::Dm(Dm::Private(pool, Role::ThinPool)) => ops::thin_pool::look(shard, pool),
         Event::Dm(Dm::Private(_, Role::OriginSub | Role::MetaSub | Role::CacheSub | Role::Cache))
-        | Event::Dm(Dm::Private(_, Role::ThinMeta | Role::ThinData | Role::Mdv) | Dm::Thin(..)) => {}
+        | Event::Dm(Dm::Private(_, Role::ThinMeta | Role::ThinMetaSpare | Role::ThinData | Role::Mdv) | Dm::Thin(..)) =>
+            {}
     }
 }
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use cores::clock::Instant;
 use cores::rt::{self, Spent};
 
-use crate::error::Refusal;
+use crate::error::{Failure, Refusal};
 use crate::message::{Message, Reply, Request};
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
@@ -25,6 +25,7 @@ const BATCH: usize = 64;
 
 /// Runs a shard until it was told to stop and nothing runs here any more.
 pub async fn run<S: Sys>(shard: Rc<Shard<S>>) {
+    rt::spawn("watches", ops::watch::run(Rc::clone(&shard))).detach();
     while !shard.stopping.get() {
         pass(&shard).await;
     }
@@ -95,6 +96,10 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
         match &outcome {
             Ok(_) => log::info!("request done ({figures})"),
             Err(failure) => log::info!("request not done ({figures}): {failure}"),
+        }
+        if let (Err(Failure::Faulted(_)), Some(running)) = (&outcome, answers.running(pool)) {
+            // Its availability may have gone down.
+            answers.show_pool(&running);
         }
         answers.send(answers.places.bus, Message::Reply(Box::new(Reply { call, outcome })));
         left(&answers);

@@ -2,13 +2,16 @@
 //! futures at once.
 //!
 //! Invariant: whoever waits looks first, so a change between looking and waiting is never missed
-//! (nothing else runs on the core in between). Deliberately absent: anything that crosses a core;
-//! that is what rings are for.
+//! (nothing else runs on the core in between). Who waits is woken at most once for each change, or polls again.
+//! Deliberately absent: anything that crosses a core; that is what rings are for.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use cores::rt;
 
 /// Counts changes; tasks of this core wait for the next one.
 #[derive(Debug, Default)]
@@ -34,6 +37,22 @@ impl Signal {
             }
             self.changed().await;
         }
+    }
+
+    /// Waits until something changes, or until this time has passed.
+    pub async fn within(&self, time: Option<Duration>) {
+        let mut changed = pin!(self.changed());
+        let mut passed = pin!(async {
+            match time {
+                Some(time) => rt::sleep(time).await,
+                None => pending().await,
+            }
+        });
+        poll_fn(|cx| match (changed.as_mut().poll(cx), passed.as_mut().poll(cx)) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            (Poll::Ready(()), _) | (_, Poll::Ready(())) => Poll::Ready(()),
+        })
+        .await;
     }
 
     async fn changed(&self) {

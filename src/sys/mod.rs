@@ -28,6 +28,7 @@ use crate::error::{Failure, Fault, Refusal};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
+use crate::model::filesystem::Fill;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::encryption::Encryption;
@@ -125,9 +126,9 @@ pub enum DeviceEvent {
     Lost,
 }
 
-/// The boundary to the machine.
+/// The boundary to the machine. A clone is the same machine.
 #[allow(async_fn_in_trait, reason = "every implementation and every caller stays on its core")]
-pub trait Sys: 'static {
+pub trait Sys: Clone + 'static {
     // ---- devices ---------------------------------------------------------------------------
 
     /// What kind of machine this is.
@@ -227,14 +228,30 @@ pub trait Sys: 'static {
     /// write nothing.
     async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault>;
 
+    /// Whether metadata of a thin pool that is not active is whole, on this dm device. Marks that the kernel has
+    /// left there after a failure are taken away if it is.
+    async fn thin_check(&self, device: Dm) -> Result<bool, Failure>;
+
+    /// Makes whole metadata of what can be read of metadata that is damaged. Durable after a flush of `to`.
+    async fn thin_repair(&self, from: Dm, to: Dm) -> Result<(), Failure>;
+
     /// Waits until dm devices raised events, and tells which. The first call tells all there are. An
     /// event that comes while nobody waits is told by the next call.
     async fn dm_events(&self) -> Vec<Dm>;
+
+    /// Which volume an active thin device is, and how long.
+    async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault>;
 
     /// Space that an active thin volume takes.
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
 
     // ---- filesystems -----------------------------------------------------------------------
+
+    /// How full an XFS is that is mounted, by whomever; nothing if it is mounted nowhere.
+    async fn fill(&self, device: Dm) -> Result<Option<Fill>, Fault>;
+
+    /// How much of what was written to filesystems of the machine is still in memory.
+    async fn dirty(&self) -> Result<Bytes, Fault>;
 
     /// Makes an XFS that is mounted, by whomever, as large as its device. One that is larger already,
     /// or as large but for less than an allocation group needs, stays as it is.

@@ -3,7 +3,7 @@
 //! Invariants: its bytes are in one place only, a page of their own that is neither swapped nor dumped, and
 //! are overwritten before the page is given back. Reading takes what one `read` gives: whoever passes a pipe
 //! keeps its other end open until it is answered, so there is no end to wait for. Nobody waits longer than
-//! `PASSPHRASE_WAIT_MS`.
+//! `PASSPHRASE_WAIT_MS`, and of threads that wait there are at most `PASSPHRASES_READ_MAX`.
 //!
 //! Deliberately absent: any way to show one. `Debug` says only that there is one.
 
@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use nix::unistd::{Whence, lseek};
 use zeroize::Zeroize;
 
 use crate::error::{Failure, Fault, Refusal};
-use crate::limits::{PASSPHRASE_BYTES_MAX, PASSPHRASE_WAIT_MS};
+use crate::limits::{PASSPHRASE_BYTES_MAX, PASSPHRASE_WAIT_MS, PASSPHRASES_READ_MAX};
 use crate::sys::jobs;
 
 /// What is read, in the words of a fault.
@@ -97,14 +98,40 @@ impl Drop for Passphrase {
     }
 }
 
+/// The threads that read passphrases.
+#[derive(Debug, Default)]
+pub struct Readers {
+    /// Each of them has a share, and so have we. A count that one core keeps could not follow a thread that is left
+    /// to its read for good.
+    shares: Arc<()>,
+}
+
+impl Readers {
+    /// A share for one thread more.
+    fn admit(&self) -> Result<Arc<()>, Refusal> {
+        if Arc::strong_count(&self.shares) > PASSPHRASES_READ_MAX {
+            return Err(Refusal::Full {
+                what: "the list of passphrases that are being read",
+                max: PASSPHRASES_READ_MAX,
+            });
+        }
+        Ok(self.shares.clone())
+    }
+}
+
 /// Reads a passphrase. What is wrong with the descriptor or its bytes is a refusal or a fault; either way
 /// nothing has changed but what was read from it.
-pub async fn read(descriptor: OwnedFd) -> Result<Passphrase, Failure> {
+pub async fn read(readers: &Readers, descriptor: OwnedFd) -> Result<Passphrase, Failure> {
+    let share = readers.admit()?;
     // A thread for this one read, which only a stranger can end: it holds up nobody else, and a read that
     // even `poll` could not foresee to block (a file on a hung file system) is left to it.
     let lane =
         Lane::new("passphrase", 1, 1, None).map_err(|error| Fault::io("start a thread for", DESCRIPTOR, &error))?;
-    let mut reading = pin!(jobs::on(&lane, move || take(descriptor.as_fd(), PATIENCE)));
+    let job = move || {
+        let _until_it_ends = share;
+        take(descriptor.as_fd(), PATIENCE)
+    };
+    let mut reading = pin!(jobs::on(&lane, job));
     let mut late = pin!(rt::sleep(PATIENCE * 2));
     poll_fn(|context| {
         if let Poll::Ready(ended) = reading.as_mut().poll(context) {

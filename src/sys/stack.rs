@@ -82,29 +82,12 @@ impl Stack {
         resolve(&|dm| self.tables.get(&dm), device, start, count)
     }
 
-    /// What is active in the place of a device with this table. Low water and features of a thin pool do
-    /// not count, and one that is shorter is the same: it grows by itself.
+    /// What is active in the place of a device with this table. One that was made before its pool had a cache is a
+    /// beginning; a thin pool that is shorter is the same, because it gets more by itself.
     pub(super) fn likeness(&self, device: Dm, table: &Table) -> Result<Likeness, Why> {
         let Some(present) = self.tables.get(&device) else { return Ok(Likeness::Nothing) };
-        let begins = match (present, table) {
-            (Table::Linear(present), Table::Linear(wanted)) => begins(present, wanted),
-            // The placeholder becomes the cache.
-            (Table::Linear(present), Table::Cache { length, .. }) => {
-                let below = Below::Dm(Dm::Private(device.pool(), Role::OriginSub));
-                let whole = LinearLine { length: *length, below, start: Sectors::ZERO };
-                return if begins(present, &[whole]) { Ok(Likeness::Beginning) } else { Err(Why::OtherTable) };
-            }
-            (Table::Cache { block, .. }, Table::Cache { block: wanted, .. }) => block == wanted,
-            (Table::ThinPool { block, .. }, Table::ThinPool { block: wanted, .. }) => block == wanted,
-            (Table::Thin { id, .. }, Table::Thin { id: wanted, .. }) => id == wanted,
-            (Table::Linear(_) | Table::Cache { .. } | Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
-        };
-        match present.length().cmp(&table.length()) {
-            Ordering::Equal if begins => Ok(Likeness::Same),
-            Ordering::Less if begins && matches!(table, Table::ThinPool { .. }) => Ok(Likeness::Same),
-            Ordering::Less if begins => Ok(Likeness::Beginning),
-            Ordering::Equal | Ordering::Less | Ordering::Greater => Err(Why::OtherTable),
-        }
+        let before_the_cache = || like(present, &table.without_cache(device.pool())?).map(|_| Likeness::Beginning);
+        like(present, table).or_else(before_the_cache).ok_or(Why::OtherTable)
     }
 
     /// Whether an active device is to be given this table, `ENXIO` where it is not active.
@@ -130,6 +113,15 @@ impl Stack {
             .any(|(device, table)| device.pool() == pool && matches!(table, Table::Thin { id, .. } if *id == volume))
     }
 
+    /// Which volume an active thin device is, and how long.
+    pub(super) fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Why> {
+        match self.tables.get(&device) {
+            Some(Table::Thin { length, id }) => Ok((*id, *length)),
+            Some(Table::Linear(_) | Table::Cache { .. } | Table::ThinPool { .. }) => Err(Why::Errno(libc::EINVAL)),
+            None => Err(Why::Errno(libc::ENXIO)),
+        }
+    }
+
     /// Checks a table against what is active. `size` tells the size of an existing device.
     pub(super) fn check(
         &self,
@@ -138,7 +130,10 @@ impl Stack {
         size: impl Fn(DeviceNumber) -> Option<Sectors>,
     ) -> Result<(), Blocked> {
         match table {
-            Table::Linear(lines) => self.check_lines(device, lines, size),
+            Table::Linear(lines) => {
+                self.check_move(device, lines)?;
+                self.check_lines(device, lines, size)
+            }
             Table::Cache { length, .. } => {
                 let needs = |role| self.tables.get(&Dm::Private(device.pool(), role)).ok_or(Why::Errno(libc::ENODEV));
                 needs(Role::MetaSub)?;
@@ -169,6 +164,23 @@ impl Stack {
                     Err(Blocked::Bug(format!("{device} and {twin} are the same thin volume {id}")))
                 })
             }
+        }
+    }
+
+    /// What comes to lie on a cache while I/O goes on must not share a block of it with anything else: that would
+    /// write to the origin, and the cache would not know.
+    fn check_move(&self, device: Dm, lines: &[LinearLine]) -> Result<(), Blocked> {
+        let cache = Dm::Private(device.pool(), Role::Cache);
+        let (Some(Table::Linear(present)), Some(Table::Cache { block, .. })) =
+            (self.tables.get(&device), self.tables.get(&cache))
+        else {
+            return Ok(());
+        };
+        let apart = |line: &LinearLine| line.start.0.is_multiple_of(block.0) && line.length.0.is_multiple_of(block.0);
+        let moves = present.iter().zip(lines).filter(|(now, then)| now.below != then.below);
+        match moves.map(|(_, then)| then).find(|line| !apart(line)) {
+            Some(line) => Err(Blocked::Bug(format!("a part of a block of {cache} comes to lie on it: {line:?}"))),
+            None => Ok(()),
         }
     }
 
@@ -260,6 +272,24 @@ impl Stack {
     /// The machine restarts.
     pub(super) fn clear(&mut self) {
         self.tables.clear();
+    }
+}
+
+/// What a table is to one that is wanted; nothing if they are different. Low water and features of a thin pool do
+/// not count.
+fn like(present: &Table, table: &Table) -> Option<Likeness> {
+    let begins = match (present, table) {
+        (Table::Linear(present), Table::Linear(wanted)) => begins(present, wanted),
+        (Table::Cache { block, .. }, Table::Cache { block: wanted, .. }) => block == wanted,
+        (Table::ThinPool { block, .. }, Table::ThinPool { block: wanted, .. }) => block == wanted,
+        (Table::Thin { id, .. }, Table::Thin { id: wanted, .. }) => id == wanted,
+        (Table::Linear(_) | Table::Cache { .. } | Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
+    };
+    match present.length().cmp(&table.length()) {
+        Ordering::Equal if begins => Some(Likeness::Same),
+        Ordering::Less if begins && matches!(table, Table::ThinPool { .. }) => Some(Likeness::Same),
+        Ordering::Less if begins => Some(Likeness::Beginning),
+        Ordering::Equal | Ordering::Less | Ordering::Greater => None,
     }
 }
 

@@ -30,7 +30,7 @@ pub use format::{Format, Identity, Log, Time, format};
 pub use geometry::{Geometry, Groups, LogLength, Sector, Shape, Stripe, Unfit};
 pub use log_head::LogFault;
 pub use new_uuid::{FIRST_READ, NewUuid, Refused, Step};
-pub use superblock::SuperblockFault;
+pub use superblock::{SuperblockFault, size};
 
 /// Bytes of a filesystem block, `sb_blocksize`: the only size that is supported.
 pub const BLOCK_BYTES: u64 = 4096;

@@ -9,7 +9,7 @@
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::limits::XFS_GROUPS_CHANGED_MAX;
+use crate::limits::{SECTORS_MAX, XFS_GROUPS_CHANGED_MAX};
 use crate::xfs::bytes::{Field, checksum, seal};
 use crate::xfs::geometry::{Geometry, INODE_CHUNK, INODES_IN_BLOCK_LOG, Sector};
 use crate::xfs::inode;
@@ -293,6 +293,14 @@ pub(super) fn decode(bytes: &[u8], device: u64) -> Result<Superblock, Superblock
     })
 }
 
+/// How many bytes of its device a filesystem lies on, by its first superblock; nothing if that is none that is
+/// understood. However many groups it has: the kernel makes more of them when it grows.
+pub fn size(bytes: &[u8]) -> Option<u64> {
+    let whole = MAGICNUM.of(bytes) == MAGIC && check_whole(bytes, SECTSIZE.get(bytes)).is_ok();
+    let bytes = whole.then(|| DBLOCKS.get(bytes).checked_mul(BLOCK_BYTES)).flatten()?;
+    (bytes <= SECTORS_MAX.offset()).then_some(bytes)
+}
+
 /// What holds for every superblock of a filesystem that is understood: checksum, version, features.
 fn check_whole(bytes: &[u8], sector: u64) -> Result<(), SuperblockFault> {
     let whole = usize::try_from(sector).ok().and_then(|length| bytes.get(..length));
@@ -422,6 +430,7 @@ mod tests {
         let first = decode(&sector(0), DEVICE).expect("a superblock");
         assert_eq!((first.groups, first.group_blocks, first.sector), (4, 655_360, 512));
         assert_eq!((first.log, first.uuid, first.meta_uuid), (geometry().log(), OLD, OLD));
+        assert_eq!((size(&sector(0)), size(&[0; 512])), (Some(DEVICE), None));
         assert!(matches!(decode(&sector(0), DEVICE - 512), Err(SuperblockFault::Geometry { .. })));
         assert_eq!(decode(&sector(1), DEVICE), Err(SuperblockFault::InProgress));
         assert_eq!(decode(&[0; 512], DEVICE), Err(SuperblockFault::NotXfs));

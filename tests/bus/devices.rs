@@ -12,14 +12,6 @@ use crate::{KINDS, make_pool, text_of};
 type Path = dbus::Path<'static>;
 type Start = (bool, (Path, Vec<Path>, Vec<Path>));
 
-/// One of the three methods that take device paths, on a revision.
-#[track_caller]
-fn give(client: &Client, pool: &str, (method, revision): (&str, u8), disks: &[&str]) -> Answer<(bool, Vec<String>)> {
-    let disks: Vec<String> = disks.iter().map(|disk| (*disk).to_owned()).collect();
-    let answer: Answer<(bool, Vec<Path>)> = client.ask(pool, &interface("pool", revision), method, (disks,));
-    answer.map(|(changed, paths)| (changed, paths.iter().map(ToString::to_string).collect()))
-}
-
 fn nothing() -> (bool, Vec<String>) {
     (false, Vec::new())
 }
@@ -45,7 +37,7 @@ fn data_devices_are_added_on_every_revision() {
         let mut size = bytes(&client, &pool);
         for revision in 0..REVISIONS {
             let disk = rig.disk(&format!("disk{revision}"), GIB);
-            let add = || give(&client, &pool, ("AddDataDevs", revision), &[&disk, &disk]).done();
+            let add = || client.give_devices(&pool, ("AddDataDevs", revision), &[&disk, &disk]).done();
             let (changed, paths) = add();
             let (path, properties) = device(&client, &disk);
             assert_eq!((changed, paths), (true, vec![path]), "r{revision}");
@@ -56,8 +48,8 @@ fn data_devices_are_added_on_every_revision() {
             assert_eq!(now, size + own, "r{revision}: the pool has what the device has");
             size = now;
             assert_eq!(add(), nothing(), "r{revision}: it has the device");
-            assert_eq!(give(&client, &pool, ("AddDataDevs", revision), &[]).done(), nothing());
-            give(&client, &pool, ("AddDataDevs", revision), &["relative", &disk]).refused(&nothing());
+            assert_eq!(client.give_devices(&pool, ("AddDataDevs", revision), &[""; 0]).done(), nothing());
+            client.give_devices(&pool, ("AddDataDevs", revision), &["relative", &disk]).refused(&nothing());
         }
         assert_eq!(client.family("blockdev").len(), 1 + usize::from(REVISIONS));
     }
@@ -73,18 +65,18 @@ fn devices_that_do_not_fit_are_refused_by_name() {
         make_pool(&rig, &client, "q");
         let (theirs, good) = (rig.disk("disk-of-q", 2 * GIB), rig.disk("good", GIB));
         let before = client.objects();
-        let text = give(&client, &pool, ("AddDataDevs", 9), &[&good, &theirs]).refused(&nothing());
+        let text = client.give_devices(&pool, ("AddDataDevs", 9), &[&good, &theirs]).refused(&nothing());
         assert!(text.contains(&theirs), "{text}");
         if kind == Kind::Files {
             let small = rig.disk("small", GIB - 512);
-            let text = give(&client, &pool, ("AddDataDevs", 9), &[&good, &small]).refused(&nothing());
+            let text = client.give_devices(&pool, ("AddDataDevs", 9), &[&good, &small]).refused(&nothing());
             assert!(text.contains(&small), "{text}");
             let missing = format!("{good}-not");
-            let text = give(&client, &pool, ("AddDataDevs", 9), &[&good, &missing]).refused(&nothing());
+            let text = client.give_devices(&pool, ("AddDataDevs", 9), &[&good, &missing]).refused(&nothing());
             assert!(text.contains(&missing), "{text}");
         }
         assert_eq!(client.objects(), before);
-        assert!(give(&client, &pool, ("AddDataDevs", 9), &[&good]).done().0, "it is free");
+        assert!(client.give_devices(&pool, ("AddDataDevs", 9), &[&good]).done().0, "it is free");
     }
 }
 
@@ -96,7 +88,7 @@ fn what_was_added_is_there_after_a_restart() {
     let pool = make_pool(&rig, &client, "p");
     client.make_filesystem(&pool, "f");
     let disks = ["one", "two"].map(|name| rig.disk(name, 2 * GIB));
-    give(&client, &pool, ("AddDataDevs", 9), &[&disks[0], &disks[1]]).done();
+    client.give_devices(&pool, ("AddDataDevs", 9), &[&disks[0], &disks[1]]).done();
     let size = bytes(&client, &pool);
     client.set(&pool, &interface("pool", 9), "FsLimit", 2_000_u64).expect("the new devices have room for that");
     let uuids = |client: &Client| disks.clone().map(|disk| device(client, &disk).1["Uuid"].text().to_owned());
@@ -122,7 +114,7 @@ fn a_cache_is_made_on_every_revision_and_grows() {
         let data = rig.disk(&format!("disk-of-p{revision}"), GIB);
         let [one, two] = ["one", "two"].map(|name| rig.disk(&format!("{name}-{revision}"), GIB));
         let has_cache = || client.get(&pool, &interface("pool", revision), "HasCache").expect("it can be read");
-        let ask = |method: &str, disks: &[&str]| give(&client, &pool, (method, revision), disks);
+        let ask = |method: &str, disks: &[&str]| client.give_devices(&pool, (method, revision), disks);
         assert_eq!(has_cache(), Value::Bool(false));
         for disks in [&[][..], &[one.as_str()]] {
             ask("AddCacheDevs", disks).refused(&nothing());
@@ -162,11 +154,11 @@ fn files_have_no_cache_and_say_so() {
     let disk = rig.disk("cache", 2 * GIB);
     let before = client.objects();
     for method in ["InitCache", "AddCacheDevs"] {
-        let text = give(&client, &pool, (method, 9), &[&disk]).refused(&nothing());
+        let text = client.give_devices(&pool, (method, 9), &[&disk]).refused(&nothing());
         assert!(text.contains("not supported"), "{text}");
     }
     assert_eq!(client.objects(), before);
-    assert!(give(&client, &pool, ("AddDataDevs", 9), &[&disk]).done().0, "nothing was done to it");
+    assert!(client.give_devices(&pool, ("AddDataDevs", 9), &[&disk]).done().0, "nothing was done to it");
 }
 
 #[test]
@@ -176,7 +168,7 @@ fn a_pool_is_started_without_its_cache_where_r9_asks_for_that() {
     let client = rig.client();
     let pool = make_pool(&rig, &client, "p");
     let disk = rig.disk("cache", GIB);
-    give(&client, &pool, ("InitCache", 9), &[&disk]).done();
+    client.give_devices(&pool, ("InitCache", 9), &[&disk]).done();
     let start = |revision: u8, remove: bool| {
         let dummy = std::fs::File::open("/dev/null").expect("/dev/null can be opened");
         let (unlock, key) = ((false, (false, 0_u32)), (false, dummy));

@@ -3,46 +3,31 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
-use crate::keys::make_key;
-use crate::support::client::{Answer, Client, Optional, Slot, Started, create_pool_arguments, started};
+use crate::support::client::{
+    Answer, Client, Created, Optional, Slot, Started, create_pool_arguments, created, started,
+};
+use crate::support::keys::{FREE, at, clevis_argument, create_encrypted, keys_argument, make_key};
 use crate::support::rig::{Kind, Rig};
 use crate::support::value::Value;
 use crate::support::{GIB, REVISIONS, TOP, interface};
 use crate::{assert_simple_uuid, make_pool, text_of};
 
-type Path = dbus::Path<'static>;
-type Pool = (bool, (Path, Vec<Path>));
-
-const FREE: Slot = (false, 0);
 const TANG: &str = r#"{"thp":"abc","url":"http://x"}"#;
 
-const fn at(slot: u32) -> Slot {
-    (true, slot)
-}
-
-fn nothing() -> Pool {
-    (false, (Path::from("/"), Vec::new()))
+fn nothing() -> Created {
+    (false, ("/".to_owned(), Vec::new()))
 }
 
 fn not_started() -> Started {
     (false, ("/".to_owned(), Vec::new(), Vec::new()))
 }
 
-/// `CreatePool` r9 with these keys and Clevis configurations, on a disk named after the pool.
-#[track_caller]
-fn create(client: &Client, name: &str, keys: &[(Slot, &str)], clevis: &[(Slot, &str, &str)]) -> Answer<Pool> {
-    let mut arguments = create_pool_arguments(name, &[format!("/disk-of-{name}")]);
-    arguments.2 = keys.iter().map(|(slot, key)| (*slot, (*key).to_owned())).collect();
-    arguments.3 = clevis.iter().map(|(slot, pin, json)| (*slot, (*pin).to_owned(), (*json).to_owned())).collect();
-    client.ask(TOP, &interface("Manager", 9), "CreatePool", arguments)
-}
-
 /// A pool with the key `k` in slot 0; its path.
 #[track_caller]
 fn make_encrypted(client: &Client, name: &str) -> String {
-    let (changed, (pool, _)) = create(client, name, &[(FREE, "k")], &[]).done();
+    let (changed, (pool, _)) = create_encrypted(client, name, &[(FREE, "k")], &[]).done();
     assert!(changed);
-    pool.to_string()
+    pool
 }
 
 fn get(client: &Client, pool: &str, revision: u8, property: &str) -> Value {
@@ -79,7 +64,7 @@ fn slots_of_a_new_pool_are_shown_on_every_revision() {
     ["k0", "k1"].iter().for_each(|key| make_key(&client, key));
     let keys = [(at(0), "k0"), (at(3), "k1")];
     let clevis = [(at(1), "tang", r#"{"url": "http://x",  "thp":"abc"}"#), (FREE, "tpm2", "{}")];
-    let (changed, (pool, devices)) = create(&client, "e", &keys, &clevis).done();
+    let (changed, (pool, devices)) = create_encrypted(&client, "e", &keys, &clevis).done();
     assert_eq!((changed, devices.len()), (true, 1));
     for revision in 0..REVISIONS {
         assert_eq!(shown(&client, &pool, revision, "Encrypted"), "b true");
@@ -147,12 +132,12 @@ fn until_r7_a_key_gets_slot_1_and_clevis_slot_2() {
             let key: Optional = if *with_key { (true, "k".to_owned()) } else { none() };
             let clevis = (*with_clevis, ("tang".to_owned(), "{\"a\": 1}".to_owned()));
             let on = interface("Manager", revision);
-            let answer: Answer<Pool> = if revision < 5 {
+            let answer: Answer<(bool, (dbus::Path<'_>, Vec<dbus::Path<'_>>))> = if revision < 5 {
                 client.ask(TOP, &on, "CreatePool", (name, (false, 0_u16), devices, key, clevis))
             } else {
                 client.ask(TOP, &on, "CreatePool", (name, devices, key, clevis))
             };
-            let (_, (pool, _)) = answer.done();
+            let (_, (pool, _)) = answer.map(created).done();
             assert_eq!(slots(&client, &pool), set(expected), "r{revision}");
             assert_eq!(get(&client, &pool, 9, "FreeTokenSlots").to_string(), *free);
         }
@@ -166,7 +151,7 @@ fn what_cannot_unlock_a_pool_is_refused_at_its_creation() {
     let client = rig.client();
     make_key(&client, "k");
     let refused = |keys: &[(Slot, &str)], clevis: &[(Slot, &str, &str)], named: &str| {
-        let text = create(&client, "p", keys, clevis).refused(&nothing());
+        let text = create_encrypted(&client, "p", keys, clevis).refused(&nothing());
         assert!(text.contains(named), "{text}");
     };
     refused(&[(FREE, "other")], &[], "other");
@@ -179,10 +164,10 @@ fn what_cannot_unlock_a_pool_is_refused_at_its_creation() {
     assert!(client.objects().is_empty());
     make_pool(&rig, &client, "p");
     refused(&[(FREE, "other")], &[], "other");
-    let (_, (pool, _)) = create(&client, "q", &[], &[(FREE, "", "7"); 15]).done();
+    let (_, (pool, _)) = create_encrypted(&client, "q", &[], &[(FREE, "", "7"); 15]).done();
     assert_eq!(get(&client, &pool, 9, "FreeTokenSlots").to_string(), "(true, 0)");
     // Whether it is encrypted is not compared.
-    assert_eq!(create(&client, "q", &[], &[]).done(), nothing());
+    assert_eq!(create_encrypted(&client, "q", &[], &[]).done(), nothing());
 }
 
 /// `StartPool` r9 by name.
@@ -271,8 +256,8 @@ fn a_stopped_pool_shows_what_unlocks_it() {
     let _daemon = rig.start();
     let client = rig.client();
     make_key(&client, "k0");
-    create(&client, "both", &[(at(2), "k0")], &[(FREE, "tang", "{\"url\":\"x\"}")]).done();
-    create(&client, "key", &[(FREE, "k0")], &[]).done();
+    create_encrypted(&client, "both", &[(at(2), "k0")], &[(FREE, "tang", "{\"url\":\"x\"}")]).done();
+    create_encrypted(&client, "key", &[(FREE, "k0")], &[]).done();
     for (name, key, clevis, features) in [
         ("both", "(true, <(true, \"k0\")>)", "(true, <(true, (\"tang\", \"{\\\"url\\\":\\\"x\\\"}\"))>)", 3),
         ("key", "(true, <(true, \"k0\")>)", "(true, <(false, (\"\", \"\"))>)", 2),
@@ -470,10 +455,7 @@ fn a_running_pool_is_encrypted_reencrypted_and_decrypted() {
     let pool = make_pool(&rig, &client, "p");
     let filesystem = client.make_filesystem(&pool, "f");
     let lists = |keys: &[(Slot, &str)], clevis: &[(Slot, &str, &str)]| {
-        let keys: Vec<(Slot, String)> = keys.iter().map(|(slot, key)| (*slot, (*key).to_owned())).collect();
-        let clevis: Vec<(Slot, String, String)> =
-            clevis.iter().map(|(slot, pin, json)| (*slot, (*pin).to_owned(), (*json).to_owned())).collect();
-        ask(&client, &pool, 9, "EncryptPool", (keys, clevis))
+        ask(&client, &pool, 9, "EncryptPool", (keys_argument(keys), clevis_argument(clevis)))
     };
     lists(&[], &[]).refused(&false);
     lists(&[(at(1), "a"), (at(1), "b")], &[]).refused(&false);
@@ -529,7 +511,7 @@ fn nothing_is_encrypted_on_files_and_nothing_changes() {
     let disk = rig.disk("d", 2 * GIB);
     let mut arguments = create_pool_arguments("e", &[&disk]);
     arguments.3 = vec![(FREE, "tpm2".to_owned(), "{}".to_owned())];
-    let answer: Answer<Pool> = client.ask(TOP, &interface("Manager", 9), "CreatePool", arguments);
+    let answer = client.ask(TOP, &interface("Manager", 9), "CreatePool", arguments).map(created);
     assert!(answer.refused(&nothing()).contains("not supported"));
     assert!(client.objects().is_empty());
     let (_, (pool, _)) = client.create_pool("p", &[&disk]).done();

@@ -1,44 +1,17 @@
 //! Keys: setting, listing and forgetting them, and what is taken for a passphrase.
 
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Seek, Write, pipe};
+use std::io::{Seek, Write, pipe};
 use std::os::fd::OwnedFd;
 
+use stratisd::limits::PASSPHRASES_READ_MAX;
+
 use crate::support::client::{Answer, Client, method};
+use crate::support::keys::{file, make_key, open_pipe, set_key_on};
 use crate::support::rig::{Kind, Rig};
 use crate::support::{REVISIONS, TOP, interface};
 
-/// `CreatePool`.
-type Created = (bool, (dbus::Path<'static>, Vec<dbus::Path<'static>>));
-
 const NEITHER: (bool, bool) = (false, false);
-
-/// A file that holds these bytes and stands at its start.
-fn file(bytes: &[u8]) -> File {
-    let mut file = tempfile::tempfile().expect("a file");
-    file.write_all(bytes).expect("it takes bytes");
-    file.rewind().expect("it has a start");
-    file
-}
-
-/// A pipe that holds these bytes and whose other end stays open.
-fn open_pipe(bytes: &[u8]) -> (PipeReader, PipeWriter) {
-    let (reader, mut writer) = pipe().expect("a pipe");
-    writer.write_all(bytes).expect("it takes bytes");
-    (reader, writer)
-}
-
-/// `SetKey` on a revision.
-#[track_caller]
-fn set_key_on(client: &Client, revision: u8, key: &str, from: impl Into<OwnedFd>) -> Answer<(bool, bool)> {
-    client.ask(TOP, &interface("Manager", revision), "SetKey", (key, File::from(from.into())))
-}
-
-/// Sets a key that must not be there yet.
-#[track_caller]
-pub(crate) fn make_key(client: &Client, key: &str) {
-    assert_eq!(set_key_on(client, 9, key, file(b"secret")).done(), (true, false), "{key:?} is new");
-}
 
 #[track_caller]
 fn unset_key(client: &Client, key: &str) -> Answer<bool> {
@@ -130,15 +103,40 @@ fn nobody_waits_for_a_pipe_to_which_nothing_is_written() {
     let serial = client.send(call);
     // Everybody else is served meanwhile, also with keys of their own.
     make_key(&other, "other");
-    let create = crate::support::client::create_pool_arguments("p", &["/d"]);
-    let made: Answer<Created> = other.ask(TOP, &interface("Manager", 9), "CreatePool", create);
-    assert!(made.done().0);
+    assert!(other.create_pool("p", &["/d"]).done().0);
     assert_eq!(keys(&other, 9), ["other"], "it has not come yet");
     let reply = client.reply_to(serial).expect("it is answered").expect("a reply");
     let (value, code, text): ((bool, bool), u16, String) = reply.read3().expect("three values");
     assert_eq!((value, code), (NEITHER, 1));
     assert!(text.contains("within 5 seconds"), "{text}");
     make_key(&other, "k");
+}
+
+#[test]
+fn passphrases_that_do_not_come_hold_a_bounded_number_of_threads() {
+    let rig = Rig::sim();
+    let daemon = rig.start();
+    let (client, other) = (rig.client(), rig.client());
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", daemon.id())).expect("the daemon runs").count();
+    make_key(&client, "k");
+    let before = threads();
+    let mut waiting = Vec::new();
+    for number in 0..PASSPHRASES_READ_MAX {
+        let (reader, writer) = open_pipe(b"");
+        let call = method(TOP, &interface("Manager", 9), "SetKey");
+        let serial = client.send(call.append2(format!("k{number}"), File::from(OwnedFd::from(reader))));
+        waiting.push((serial, writer));
+    }
+    // In order: the reply to a call that was sent later says that all of them have been looked at.
+    client.get(TOP, &interface("Manager", 9), "Version").expect("reads are answered meanwhile");
+    let text = set_key_on(&other, 9, "one-more", file(b"secret")).refused(&NEITHER);
+    assert!(text.contains(&PASSPHRASES_READ_MAX.to_string()), "{text}");
+    assert!(threads() <= before + PASSPHRASES_READ_MAX, "{} threads instead of {before}", threads());
+    for (serial, writer) in waiting {
+        drop(writer);
+        client.reply_to(serial).expect("it is answered").expect("a reply");
+    }
+    make_key(&other, "one-more");
 }
 
 #[test]

@@ -7,6 +7,8 @@ DBUS_SYSTEM_BUS_ADDRESS names; ends with a line for each client.
 """
 
 import os
+import tempfile
+from contextlib import contextmanager
 from xml.etree import ElementTree
 
 import dbus
@@ -36,7 +38,7 @@ LETTERS = {
 def kind(value):
     """The type that a value had on the wire; of a variant that of what is inside."""
     if isinstance(value, dbus.Struct):
-        return "(" + "".join(kind(member) for member in value) + ")"
+        return "(" + "".join("v" if member.variant_level else kind(member) for member in value) + ")"
     if isinstance(value, dbus.Dictionary):
         return "a{" + str(value.signature) + "}"
     if isinstance(value, dbus.Array):
@@ -94,6 +96,36 @@ def set_property(path, interface, name, value):
 
 FAILED = "org.freedesktop.DBus.Error.Failed"
 
+KEY, PIN, CONFIGURATION = "key", "tang", '{"thp":"abc","url":"http://x"}'
+SECRET = b"secret"
+
+
+@contextmanager
+def pipe():
+    """A passphrase in a pipe whose other end stays open."""
+    reader, writer = os.pipe()
+    os.write(writer, SECRET)
+    yield dbus.types.UnixFd(reader)
+    os.close(reader)
+    os.close(writer)
+
+
+@contextmanager
+def file():
+    """A passphrase in a file."""
+    with tempfile.TemporaryFile() as holding:
+        holding.write(SECRET)
+        holding.seek(0)
+        yield dbus.types.UnixFd(holding)
+
+
+def set_key(manager, passphrase):
+    """SetKey with what a person typed or a file holds; new, and not new once more."""
+    for expected in ((True, False), (False, False)):
+        with passphrase() as descriptor:
+            assert done(TOP, manager, "SetKey", "sh", (KEY, descriptor), "(bb)qs") == expected
+    assert done(TOP, manager, "ListKeys", "", (), "asqs") == [KEY]
+
 
 class Cockpit:
     """Uses one revision for everything."""
@@ -118,17 +150,20 @@ class Cockpit:
         done(TOP, self.manager, "DestroyPool", "o", (pool,), "(bs)qs")
         assert not objects(self.pool)
 
-    def create_pool(self):
-        """CreatePool without encryption."""
+    def create_pool(self, encrypted=False):
+        """CreatePool without encryption, or with a key and Clevis."""
         name, devices = self.pool_name, [f"/dev/{self.pool_name}"]
+        key, clevis = ((True, KEY), (True, (PIN, CONFIGURATION))) if encrypted else (NO_TEXT, NO_CLEVIS)
         if self.revision <= 4:
             takes = "s(bq)as(bs)(b(ss))"
-            arguments = (name, (False, 0), devices, NO_TEXT, NO_CLEVIS)
+            arguments = (name, (False, 0), devices, key, clevis)
         elif self.revision <= 7:
-            takes, arguments = "sas(bs)(b(ss))", (name, devices, NO_TEXT, NO_CLEVIS)
+            takes, arguments = "sas(bs)(b(ss))", (name, devices, key, clevis)
         else:
             takes = "sasa((bu)s)a((bu)ss)(bt)(bs)(bb)"
-            arguments = (name, devices, [], [], (False, 0), NO_TEXT, (False, False))
+            keys = [((False, 0), KEY)] if encrypted else []
+            clevises = [((False, 0), PIN, CONFIGURATION)] if encrypted else []
+            arguments = (name, devices, keys, clevises, (False, 0), NO_TEXT, (False, False))
         changed, (pool, made) = done(TOP, self.manager, "CreatePool", takes, arguments, "(b(oao))qs")
         assert changed and len(made) == 1
         return pool
@@ -205,6 +240,122 @@ class Cockpit:
         assert changed and len(devices) == 1 and len(filesystems) == 2
         return pool
 
+    def run_encrypted(self):
+        """An encrypted pool from its key to its end."""
+        set_key(self.manager, pipe)
+        pool = self.create_pool(encrypted=True)
+        self.look_at_bindings(pool)
+        self.bind(pool)
+        pool = self.stop_and_unlock()
+        done(TOP, self.manager, "DestroyPool", "o", (pool,), "(bs)qs")
+        assert done(TOP, self.manager, "UnsetKey", "s", (KEY,), "bqs")
+
+    def look_at_bindings(self, pool):
+        """What is shown of the key and of Clevis."""
+        found = properties(pool, self.pool)
+        assert found["Encrypted"]
+        if self.revision <= 7:
+            assert_kinds(found, {"KeyDescription": "(b(bs))", "ClevisInfo": "(b(b(ss)))"})
+            assert found["KeyDescription"] == (True, (True, KEY))
+            assert found["ClevisInfo"] == (True, (True, (PIN, CONFIGURATION)))
+        else:
+            assert_kinds(found, {"KeyDescriptions": "a(us)", "ClevisInfos": "a(u(ss))", "FreeTokenSlots": "(by)"})
+            assert list(found["KeyDescriptions"]) == [(0, KEY)]
+            assert list(found["ClevisInfos"]) == [(1, (PIN, CONFIGURATION))]
+            assert found["FreeTokenSlots"] == (True, 13)
+            assert kind(found["VolumeKeyLoaded"]) == "b"
+
+    def bind(self, pool):
+        """Taking away each way in, and giving it back."""
+        slot, any_slot = ("", ()) if self.revision <= 7 else ("(bu)", ((False, 0),))
+        calls = (
+            ("RebindKeyring", "s", (KEY,), False),
+            ("RebindClevis", "", (), True),
+            ("UnbindClevis", "", (), True),
+            ("BindClevis", "ss", (PIN, CONFIGURATION), True),
+            ("UnbindKeyring", "", (), True),
+            ("BindKeyring", "s", (KEY,), True),
+        )
+        for member, takes, arguments, changes in calls:
+            changed = done(pool, self.pool, member, takes + slot, (*arguments, *any_slot), "bqs")
+            assert changed == changes, member
+        self.look_at_bindings(pool)
+
+    def stop_and_unlock(self):
+        """How the pool is listed, and each way to unlock it."""
+        ways = [(True, "keyring"), (True, "clevis")] if self.revision <= 7 else [(True, (False, 0)), (True, (True, 0))]
+        for way in ways:
+            # Until r1 there was no way to stop a pool.
+            manager = self.manager if self.revision >= 6 else f"{NAME}.Manager.r6"
+            stopped, uuid = done(TOP, manager, "StopPool", "ss", (self.pool_name, "name"), "(bs)qs")
+            assert stopped
+            if self.revision <= 1:
+                pool = self.unlock(uuid, way[1])
+            else:
+                self.look_at_stopped(uuid)
+                pool = self.start(uuid, way)
+        return pool
+
+    def look_at_stopped(self, uuid):
+        """The types are tested for in the client."""
+        entry = properties(TOP, self.manager)["StoppedPools"][uuid]
+        shown = {"name": "s", "devs": "aa{ss}", "key_description": "(bv)", "clevis_info": "(bv)"}
+        if self.revision >= 8:
+            shown |= {"metadata_version": "(bt)", "features": "(ba{sb})"}
+            features = {"encryption": True, "key_description_present": True, "clevis_present": True}
+            assert entry["features"] == (True, features)
+        assert_kinds(entry, shown)
+        assert set(entry) == set(shown)
+        assert kind(entry["key_description"][1]) == "(bs)" and kind(entry["clevis_info"][1]) == "(b(ss))"
+
+    def unlock(self, uuid, method):
+        """UnlockPool; the pool is there when it is answered."""
+        unlocked, devices = done(TOP, self.manager, "UnlockPool", "ss", (uuid, method), "(bas)qs")
+        assert unlocked and len(devices) == 1
+        ((pool, _),) = objects(self.pool)
+        return pool
+
+    def start(self, uuid, way):
+        """StartPool, refused without a way in; since r8 with the passphrase itself."""
+        returns = "(b(oaoao))qs"
+        with pipe() as passphrase:
+            if self.revision <= 7:
+                takes, none, unlocking = "ss(bs)", (uuid, "uuid", NO_TEXT), (uuid, "uuid", way)
+            else:
+                takes = "ss(b(bu))(bh)"
+                none = (uuid, "uuid", (False, (False, 0)), (False, dbus.types.UnixFd(0)))
+                unlocking = (uuid, "uuid", way, (True, passphrase))
+            refused(TOP, self.manager, "StartPool", takes, none, returns)
+            changed, (pool, devices, _) = done(TOP, self.manager, "StartPool", takes, unlocking, returns)
+        assert changed and len(devices) == 1
+        return pool
+
+
+def blivet_encrypted():
+    """A pool with a key and Clevis, unlocked through r0 and started through r8."""
+    old, new = f"{NAME}.Manager.r0", f"{NAME}.Manager.r8"
+    set_key(old, file)
+    clevis = (True, (PIN, CONFIGURATION))
+    arguments = ("blivet", (False, 0), ["/dev/blivet"], (True, KEY), clevis)
+    changed, (pool, _) = done(TOP, old, "CreatePool", "s(bq)as(bs)(b(ss))", arguments, "(b(oao))qs")
+    assert changed
+    found = properties(pool, f"{NAME}.pool.r0")
+    assert_kinds(found, {"Encrypted": "b", "KeyDescription": "(b(bs))", "ClevisInfo": "(b(b(ss)))"})
+    assert found["Encrypted"] and found["ClevisInfo"] == (True, clevis)
+    for method in ("keyring", "clevis"):
+        _, uuid = done(TOP, new, "StopPool", "ss", ("blivet", "name"), "(bs)qs")
+        entry = properties(TOP, new)["StoppedPools"][uuid]
+        assert_kinds(entry, {"name": "s", "devs": "aa{ss}", "features": "(ba{sb})"})
+        assert entry["features"][1]["encryption"]
+        unlocked, devices = done(TOP, old, "UnlockPool", "ss", (uuid, method), "(bas)qs")
+        assert unlocked and len(devices) == 1
+    done(TOP, new, "StopPool", "ss", ("blivet", "name"), "(bs)qs")
+    arguments = (uuid, "uuid", (True, (False, 0)), (False, dbus.types.UnixFd(0)))
+    changed, (pool, *_) = done(TOP, new, "StartPool", "ss(b(bu))(bh)", arguments, "(b(oaoao))qs")
+    assert changed
+    done(TOP, old, "DestroyPool", "o", (pool,), "(bs)qs")
+    assert done(TOP, old, "UnsetKey", "s", (KEY,), "bqs")
+
 
 def blivet():
     """Uses r0, and r8 to start and to stop, where introspection says that it is there."""
@@ -241,7 +392,9 @@ def main():
     """Every shape that is in use."""
     for revision in (0, 4, 5, 6, 8):
         Cockpit(revision).run()
+        Cockpit(revision).run_encrypted()
         print(f"cockpit r{revision}")
+    blivet_encrypted()
     blivet()
     print("blivet")
 

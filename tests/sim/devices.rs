@@ -1,13 +1,13 @@
 //! Devices that join a pool, leave it with its cache, or grow: every crash point, faults, and who gets a device
 //! that several want.
 
-use stratisd::model::device::{DevicePath, Tier};
+use stratisd::model::device::{BlockSizes, DevicePath, Tier};
 use stratisd::model::dm::{Dm, Role, Table};
 
 use super::*;
 
-/// What stands before, and what is asked for then.
-type Case = (Before, fn(&Seen) -> Wish);
+/// The machine, what stands before, and what is asked for then.
+type Case = (fn() -> Machine, Before, fn(&Seen) -> Wish);
 
 const NEW: [&str; 2] = ["/dev/c", "/dev/d"];
 
@@ -19,15 +19,15 @@ pub(crate) fn init_cache(devices: &[&str]) -> Wish {
     Wish::InitCache(pool(), paths(devices))
 }
 
-fn add_data(devices: &[&str]) -> Wish {
+pub(crate) fn add_data(devices: &[&str]) -> Wish {
     Wish::AddDataDevices(pool(), paths(devices))
 }
 
-fn add_cache(devices: &[&str]) -> Wish {
+pub(crate) fn add_cache(devices: &[&str]) -> Wish {
     Wish::AddCacheDevices(pool(), paths(devices))
 }
 
-fn start_without_cache() -> Wish {
+pub(crate) fn start_without_cache() -> Wish {
     Wish::StartPool { pool: pool(), unlock: false, remove_cache: true }
 }
 
@@ -140,15 +140,17 @@ fn a_device_grows_whole_or_not_at_all() {
 /// One action fails: the devices have joined, or nothing is left on them, and it stays so.
 #[test]
 fn a_fault_is_taken_back_or_the_devices_have_joined() {
-    let cases: [Case; 3] = [
-        (Before::Pool, |_| add_data(&NEW)),
-        (Before::Pool, |_| init_cache(&NEW)),
-        (Before::Cached, |_| add_cache(&["/dev/d"])),
+    let cases: [Case; 5] = [
+        (four, Before::Pool, |_| add_data(&NEW)),
+        (four, Before::Pool, |_| init_cache(&NEW)),
+        (four, Before::Cached, |_| add_cache(&["/dev/d"])),
+        (version1::old_machine, Before::Old, |_| init_cache(&NEW)),
+        (version1::old_machine, Before::OldCached, |_| add_cache(&["/dev/d"])),
     ];
-    for (before, wish) in cases {
-        let (actions, _) = attempt(&four(), before, wish, None);
+    for (machine, before, wish) in cases {
+        let (actions, _) = attempt(&machine(), before, wish, None);
         for point in 0..actions {
-            let machine = four();
+            let machine = machine();
             let failing = machine.clone();
             let (said, told, again) = live(SEED, &machine, move |driver| async move {
                 prepare(&driver, &failing, before).await;
@@ -330,6 +332,32 @@ fn a_cache_that_is_lost_is_left_behind() {
     machine.plug();
     let seen = look(SEED, &machine);
     assert!(seen.running.contains_key(&pool()) && device(&seen, "/dev/c").is_none(), "{seen:#?}");
+}
+
+/// A disk may come back behind another controller, which gives it larger blocks.
+#[test]
+fn an_unused_device_with_larger_blocks_keeps_its_pool_from_changes() {
+    let coarse = BlockSizes { logical: 512, physical: 4096 };
+    for (disk, limited) in [("/dev/a", false), ("/dev/c", true)] {
+        let machine = four();
+        live(SEED, &machine, |driver| async move {
+            for step in [create_pool(&["/dev/a", "/dev/b"]), create_filesystem("one"), add_data(&["/dev/c"])] {
+                driver.call(step).await.expect("what stands before is made");
+            }
+        })
+        .finished();
+        machine.crash(0);
+        machine.set_blocks(disk, coarse);
+        let (said, stopped, seen) = live(SEED + 1, &machine, |driver| async move {
+            let said = driver.call(create_filesystem("two")).await;
+            let seen = driver.seen();
+            (said, driver.call(Wish::StopPool(pool())).await, seen)
+        })
+        .finished();
+        let shown = seen.settings.contains(&format!("{} no_pool_changes", pool()));
+        assert_eq!((shown, said.is_err()), (limited, limited), "{disk}: {said:?}");
+        assert!(stopped.is_ok(), "{disk}: {stopped:?}");
+    }
 }
 
 #[test]

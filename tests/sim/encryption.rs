@@ -30,7 +30,7 @@ fn clevis() -> Mechanism {
     Mechanism::Clevis(Clevis::new("tang", "{\"url\":\"x\"}").expect("JSON"))
 }
 
-fn tokens() -> Tokens {
+pub(crate) fn tokens() -> Tokens {
     Tokens::assign(vec![(Some(1), key("one")), (Some(4), clevis())]).expect("they fit")
 }
 

@@ -10,11 +10,15 @@ mod encryption;
 mod events;
 mod extend;
 mod format;
+mod fsgrow;
 mod limit;
 mod metadata;
 mod names;
+mod reverts;
 mod snapshots;
 mod strict;
+mod trouble;
+mod version1;
 mod world;
 
 use std::cell::{Cell, RefCell};
@@ -24,6 +28,7 @@ use std::rc::Rc;
 use cores::deterministic::Ended;
 use stratisd::error::{Failure, Refusal};
 use stratisd::message::{Answer, Wish};
+use stratisd::model::dm::{Dm, Role, Table};
 use stratisd::model::ids::{DevUuid, PoolUuid, ThinId};
 use stratisd::shard::wait::all;
 use stratisd::sys::sim::Machine;
@@ -75,11 +80,19 @@ enum Before {
     Stopped,
     /// The same with a cache on the third disk.
     CachedStopped,
+    /// The pool of version 1 that the machine came with; stopped; with a cache on the third disk; both.
+    Old,
+    OldStopped,
+    OldCached,
+    OldCachedStopped,
 }
 
 async fn prepare(driver: &Driver, machine: &Machine, before: Before) {
     let steps = match before {
-        Before::Nothing => vec![],
+        Before::Nothing | Before::Old => vec![],
+        Before::OldStopped => vec![Wish::StopPool(pool())],
+        Before::OldCached => vec![devices::init_cache(&["/dev/c"])],
+        Before::OldCachedStopped => vec![devices::init_cache(&["/dev/c"]), Wish::StopPool(pool())],
         Before::Pool | Before::Grown => vec![create_pool(&["/dev/a", "/dev/b"])],
         Before::Cached => vec![create_pool(&["/dev/a", "/dev/b"]), devices::init_cache(&["/dev/c"])],
         Before::Filesystem | Before::Mounted => {
@@ -191,6 +204,8 @@ fn nothing_left_over(machine: &Machine, seen: &Seen, at: &str) {
         assert_eq!(volumes.len(), filesystems.len(), "a volume without a filesystem: {at} {volumes:?}");
         let formatted = volumes.values().all(|uuid| uuid.is_some_and(|uuid| filesystems.keys().any(|id| id.0 == uuid)));
         assert!(formatted, "a filesystem without its XFS: {at} {volumes:?}");
+        let cache = machine.tables().get(&Dm::Private(pool(), Role::CacheSub)).map(Table::length);
+        assert_eq!(machine.cache_data(pool()), cache, "a cache works with all that it has: {at}");
     }
     if seen.running.is_empty() && seen.stopped.is_empty() {
         for disk in ["/dev/a", "/dev/b"] {
@@ -270,18 +285,20 @@ fn every_fault_is_unwound() {
         (Before::Grown, |seen| Wish::GrowDevice(pool(), devices::uuid(seen, "/dev/b"))),
         (Before::Filesystem, |_| Wish::SetPoolName(pool(), name("q"))),
         (Before::Filesystem, |seen| Wish::SetFilesystemName(pool(), filesystem(seen, "one"), name("uno"))),
+        (Before::Filesystem, |seen| Wish::SetSizeLimit(pool(), filesystem(seen, "one"), Some(Sectors(4_194_304)))),
+        (Before::Snapshots, |seen| Wish::SetMerge(pool(), filesystem(seen, "s"), true)),
         (Before::Stopped, |_| Wish::StartPool { pool: pool(), unlock: false, remove_cache: false }),
     ] {
         let (actions, _) = attempt(&machine(), before, wish, None);
         for point in 1..=actions {
-            one_fault(before, wish, point);
+            one_fault(machine, before, wish, point);
         }
     }
 }
 
 /// One action fails with EIO: whatever the operation then says, what clients see and what the next
 /// boot shows is one and the same, and it is the state before or after.
-fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
+fn one_fault(machine: fn() -> Machine, before: Before, wish: fn(&Seen) -> Wish, point: u64) {
     let machine = machine();
     let failing = machine.clone();
     let (said, told) = live(SEED, &machine, move |driver| async move {
@@ -295,12 +312,12 @@ fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
     assert_eq!(machine.bugs(), Vec::<String>::new(), "{at}");
     machine.kill();
     let seen = look(SEED, &machine);
-    if before == Before::Stopped {
+    if before == Before::Stopped || before == Before::OldStopped {
         // A filesystem whose volume cannot be brought up is left out; the pool starts all the same.
         assert_eq!(seen.running.keys().collect::<Vec<_>>(), told.running.keys().collect::<Vec<_>>(), "{at}");
     } else {
         assert_eq!(seen.running, told.running, "{at}\n{:#?}", machine.trace());
-        assert_eq!(snapshots::origins(&seen), snapshots::origins(&told), "{at}\n{:#?}", machine.trace());
+        assert_eq!(of_filesystems(&seen), of_filesystems(&told), "{at}\n{:#?}", machine.trace());
     }
     assert_eq!(
         seen.stopped.keys().collect::<Vec<_>>(),
@@ -312,6 +329,12 @@ fn one_fault(before: Before, wish: fn(&Seen) -> Wish, point: u64) {
         let volumes = machine.volumes(pool()).expect("a running pool has a thin pool");
         assert_eq!(volumes.len(), filesystems.len(), "{at}");
     }
+}
+
+/// What can be set on filesystems, and their origins.
+fn of_filesystems(seen: &Seen) -> Vec<&String> {
+    let all: Vec<String> = seen.running.values().flat_map(|(_, all)| all.keys()).map(ToString::to_string).collect();
+    seen.settings.iter().filter(|setting| all.iter().any(|uuid| setting.starts_with(uuid))).collect()
 }
 
 #[test]

@@ -57,6 +57,39 @@ fn what_is_destroyed_with_its_origin_does_not_come_back() {
     }
 }
 
+/// Each goes by itself, so a crash may leave some of them; whoever stays has an origin that is there, or none.
+#[test]
+fn whatever_is_left_of_a_destruction_has_an_origin_that_is_there() {
+    let destroy =
+        |seen: &Seen| Wish::DestroyFilesystems(pool(), ["one", "s"].map(|name| filesystem(seen, name)).to_vec());
+    let (actions, _) = attempt(&machine(), Before::Snapshots, destroy, None);
+    let mut left = std::collections::BTreeSet::new();
+    for point in 1..=actions {
+        for crash in 0..CRASHES {
+            let machine = machine();
+            attempt(&machine, Before::Snapshots, destroy, Some(point));
+            if crash == 0 {
+                machine.kill()
+            } else {
+                machine.crash(crash)
+            }
+            let at = format!("action {point} of {actions}, crash {crash}");
+            let seen = look(SEED + crash, &machine);
+            let there = &seen.running[&pool()].1;
+            for line in origins(&seen) {
+                let (_, origin) = line.split_once(" of ").expect("that is how it is written");
+                assert!(there.keys().any(|uuid| uuid.to_string() == origin), "{line}: {there:?} {at}");
+            }
+            let named: Vec<&str> = there.values().map(String::as_str).collect();
+            let expected = usize::from(named.contains(&"s") && named.contains(&"one")) + usize::from(named.len() > 1);
+            assert_eq!(origins(&seen).len(), expected, "{named:?} {seen:#?} {at}");
+            nothing_left_over(&machine, &seen, &at);
+            left.insert(named.join(" "));
+        }
+    }
+    assert!(left.len() > 2, "a crash may come between them: {left:?}");
+}
+
 /// Snapshots of one origin, of snapshots, creations and the destruction of the origin, all at once.
 #[test]
 fn many_at_once_end_with_origins_that_are_there() {

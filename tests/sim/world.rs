@@ -166,6 +166,8 @@ fn apply(seen: &mut Seen, view: &View) {
             seen.settings.retain(|setting| !setting.starts_with(&found.record.uuid.to_string()));
             seen.settings.extend(found.record.origin.map(|origin| format!("{} of {origin}", found.record.uuid)));
             seen.settings.extend(found.record.size_limit.map(|limit| format!("{about} {limit}")));
+            seen.settings.insert(format!("{} has {}", found.record.uuid, found.record.size));
+            seen.settings.extend(found.record.merge.then(|| format!("{} is to be merged", found.record.uuid)));
         }
         View::Device(device) => {
             seen.settings.retain(|setting| !setting.starts_with(&device.uuid.to_string()));

@@ -1,4 +1,5 @@
-//! A message bus for one test: a `dbus-daemon` child with its own socket and an open policy.
+//! A message bus for one test: a `dbus-daemon` child with its own socket and an open policy; with `TEST_BUS=broker`
+//! in the environment dbus-broker instead, where no configuration of the bus is about.
 //!
 //! Invariant: `start` returns after the bus has printed its address, that is, when it listens.
 //! Deliberately absent: service activation. A daemon that is not running stays that way.
@@ -6,10 +7,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
+
+use super::broker;
 
 /// Everybody may own, send and receive everything.
 const POLICY: &str = r#"<auth>EXTERNAL</auth>
@@ -57,12 +61,27 @@ pub(crate) struct PrivateBus {
     address: String,
     // The socket lives here. In the system's own folder, because socket paths are short.
     folder: TempDir,
+    // A broker ends with its launcher.
+    _launcher: Option<UnixStream>,
 }
 
 impl PrivateBus {
     /// Starts a bus and waits until it listens.
     pub(crate) fn start() -> Self {
+        if std::env::var("TEST_BUS").is_ok_and(|kind| kind == "broker") {
+            return Self::broker().expect("dbus-broker is installed, or DBUS_BROKER names it");
+        }
         Self::start_with(POLICY, GREEDY, None)
+    }
+
+    /// A bus that is dbus-broker, where that is installed.
+    pub(crate) fn broker() -> Option<Self> {
+        let program = broker::program()?;
+        let folder = socket_folder();
+        let socket = folder.path().join("socket");
+        let (child, launcher) = broker::start(&program, &socket);
+        let address = format!("unix:path={}", socket.display());
+        Some(Self { child, address, folder, _launcher: Some(launcher) })
     }
 
     /// The same with the policy that is installed, and a socket that every user can connect to.
@@ -79,7 +98,7 @@ impl PrivateBus {
     }
 
     fn start_with(policy: &str, limits: &str, drop_in: Option<&Path>) -> Self {
-        let folder = TempDir::with_prefix("stratis-bus-").expect("a folder for the socket can be made");
+        let folder = socket_folder();
         let config = folder.path().join("bus.conf");
         fs::write(&config, configuration(folder.path(), policy, limits)).expect("the configuration can be written");
         fs::create_dir(folder.path().join("system.d")).expect("the folder is writable");
@@ -98,7 +117,7 @@ impl PrivateBus {
         BufReader::new(output).read_line(&mut address).expect("dbus-daemon prints its address");
         let address = address.trim().to_owned();
         assert!(!address.is_empty(), "dbus-daemon ended before it listened");
-        Self { child, address, folder }
+        Self { child, address, folder, _launcher: None }
     }
 
     /// Where it listens, as `DBUS_SYSTEM_BUS_ADDRESS` wants it.
@@ -126,6 +145,10 @@ impl Drop for PrivateBus {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn socket_folder() -> TempDir {
+    TempDir::with_prefix("stratis-bus-").expect("a folder for the socket can be made")
 }
 
 fn configuration(folder: &Path, policy: &str, limits: &str) -> String {

@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use dbus::arg::{Append, AppendAll, Arg, ReadAll, Variant};
@@ -240,9 +241,7 @@ impl Client {
     #[track_caller]
     pub(crate) fn create_pool<D: AsRef<str>>(&self, name: &str, devices: &[D]) -> Answer<Created> {
         let answer = self.ask(TOP, &interface("Manager", 9), "CreatePool", create_pool_arguments(name, devices));
-        answer.map(|(changed, (pool, devices)): (bool, (dbus::Path<'_>, Vec<dbus::Path<'_>>))| {
-            (changed, (pool.to_string(), texts(&devices)))
-        })
+        answer.map(created)
     }
 
     /// `DestroyPool`.
@@ -295,6 +294,27 @@ impl Client {
         let arguments = (dbus::Path::from(origin.to_owned()), name);
         let answer = self.ask(pool, &interface("pool", 9), "SnapshotFilesystem", arguments);
         answer.map(|(changed, made): (bool, dbus::Path<'_>)| (changed, made.to_string()))
+    }
+
+    /// `AddDataDevs`, `InitCache` or `AddCacheDevs` of the pool at this path, on a revision.
+    #[track_caller]
+    pub(crate) fn give_devices<D: AsRef<str>>(
+        &self,
+        pool: &str,
+        (method, revision): (&str, u8),
+        devices: &[D],
+    ) -> Answer<(bool, Vec<String>)> {
+        let devices: Vec<String> = devices.iter().map(|device| device.as_ref().to_owned()).collect();
+        let answer = self.ask(pool, &interface("pool", revision), method, (devices,));
+        answer.map(|(changed, made): (bool, Vec<dbus::Path<'_>>)| (changed, texts(&made)))
+    }
+
+    /// `StartPool` by name, without its cache.
+    #[track_caller]
+    pub(crate) fn start_without_cache(&self, name: &str) -> Answer<Started> {
+        let dummy = std::fs::File::open("/dev/null").expect("/dev/null can be opened");
+        let arguments = (name, "name", (false, (false, 0_u32)), (false, dummy), true);
+        self.ask(TOP, &interface("Manager", 9), "StartPool", arguments).map(started)
     }
 }
 
@@ -384,16 +404,31 @@ pub(crate) fn create_pool_arguments(name: &str, devices: &[impl AsRef<str>]) -> 
     (name.to_owned(), devices, Vec::new(), Vec::new(), (true, 0), (true, "0b".to_owned()), (true, false))
 }
 
-/// Arguments of `StartPool` r9 without unlocking. The descriptor is a dummy, as stratis-cli sends it.
+/// Arguments of `StartPool` r9 without unlocking.
 pub(crate) fn start_pool_arguments(id: &str, kind: &str) -> impl AppendAll + use<> {
-    let dummy = std::fs::File::open("/dev/null").expect("/dev/null can be opened");
-    (id.to_owned(), kind.to_owned(), (false, (false, 0_u32)), (false, dummy), false)
+    (id.to_owned(), kind.to_owned(), (false, (false, 0_u32)), (false, null()), false)
+}
+
+/// Arguments of `StartPool` r9 by UUID with an unlock method, or a passphrase of no bytes, or both.
+pub(crate) fn start_pool_with(id: &str, unlock: (bool, Slot), passphrase: bool) -> impl AppendAll + use<> {
+    (id.to_owned(), "uuid".to_owned(), unlock, (passphrase, null()), false)
+}
+
+/// A descriptor that is not looked at, as stratis-cli sends one, or that gives no bytes.
+pub(crate) fn null() -> File {
+    File::open("/dev/null").expect("/dev/null can be opened")
 }
 
 /// The argument of `CreateFilesystems` r6 to r9.
 pub(crate) fn specs_argument(specs: &[Spec<'_>]) -> Vec<(String, Optional, Optional)> {
     let optional = |text: Option<&str>| (text.is_some(), text.unwrap_or_default().to_owned());
     specs.iter().map(|(name, size, limit)| ((*name).to_owned(), optional(*size), optional(*limit))).collect()
+}
+
+/// The value of `CreatePool` with paths as text.
+pub(crate) fn created(value: (bool, (dbus::Path<'_>, Vec<dbus::Path<'_>>))) -> Created {
+    let (changed, (pool, devices)) = value;
+    (changed, (pool.to_string(), texts(&devices)))
 }
 
 /// The value of `StartPool` with paths as text.

@@ -26,6 +26,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Path of the binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_stratisd");
 
+/// What the daemon logs when the pools that were there at its start are up, or stay as they are.
+pub(crate) const SETTLED: &str = "every pool that was found at the start is settled";
+
 /// A running (or ended) daemon.
 pub(crate) struct Daemon {
     child: Child,
@@ -59,6 +62,17 @@ impl Daemon {
             assert!(Instant::now() < end, "the daemon did not take its name: {}", self.stderr());
             // Wakes at the next NameOwnerChanged; the bound is there to notice an exit.
             client.wait_message(Duration::from_millis(50));
+        }
+        self
+    }
+
+    /// Waits until the pools that it has found are up: that may take longer than to own the name. It must log at
+    /// `info` or more.
+    pub(crate) fn wait_settled(self) -> Self {
+        let end = Instant::now() + PATIENCE;
+        while !self.stderr().contains(SETTLED) {
+            assert!(Instant::now() < end, "the daemon did not settle its pools: {}", self.stderr());
+            thread::sleep(Duration::from_millis(2));
         }
         self
     }

@@ -8,11 +8,13 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub(crate) mod broker;
 pub(crate) mod bus;
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod disk;
 pub(crate) mod introspection;
+pub(crate) mod keys;
 pub(crate) mod picture;
 pub(crate) mod raw;
 pub(crate) mod rig;

@@ -19,9 +19,14 @@ pub(crate) struct RawClient {
 impl RawClient {
     /// Connects and authenticates; says no hello yet.
     pub(crate) fn connect(socket: &Path) -> Self {
-        let mut stream = UnixStream::connect(socket).expect("the private bus listens");
+        let stream = UnixStream::connect(socket).expect("the private bus listens");
+        Self::over(stream, nix::unistd::geteuid().as_raw())
+    }
+
+    /// The same over a connection that this user has made.
+    pub(crate) fn over(mut stream: UnixStream, user: u32) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-        let identity: String = nix::unistd::geteuid().to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
+        let identity: String = user.to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
         stream.write_all(format!("\0AUTH EXTERNAL {identity}\r\n").as_bytes()).expect("the bus reads");
         read_line(&mut stream, "OK ");
         stream.write_all(b"NEGOTIATE_UNIX_FD\r\n").expect("the bus reads");
@@ -48,10 +53,19 @@ impl RawClient {
 
     /// Waits for the reply to a serial. `None`: the bus has closed the connection.
     pub(crate) fn reply_to(&mut self, serial: u32) -> Option<Message> {
+        self.messages_until(serial)?.pop()
+    }
+
+    /// Everything that comes up to the reply to a serial, which is the last. `None`: the bus has closed the
+    /// connection.
+    pub(crate) fn messages_until(&mut self, serial: u32) -> Option<Vec<Message>> {
+        let mut messages = Vec::new();
         loop {
             let message = self.next()?;
-            if message.get_reply_serial() == Some(serial) {
-                return Some(message);
+            let is_last = message.get_reply_serial() == Some(serial);
+            messages.push(message);
+            if is_last {
+                return Some(messages);
             }
         }
     }

@@ -101,9 +101,9 @@ impl Rig {
         command
     }
 
-    /// Starts the daemon and waits until it owns its name.
+    /// Starts the daemon and waits until it owns its name and its pools are up.
     pub(crate) fn start(&self) -> Daemon {
-        Daemon::spawn(&mut self.command()).wait_ready(self.bus.address())
+        Daemon::spawn(&mut self.command()).wait_ready(self.bus.address()).wait_settled()
     }
 
     /// A new client on the bus.

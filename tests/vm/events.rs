@@ -21,11 +21,11 @@ use crate::support::{MIB, interface};
 const BARE: Spec = Spec { disks: &[], ..SPEC };
 
 /// Plugs in an image of 4 GiB, which is made sparse if it is not there; its node.
-fn plug(image: &str) -> String {
+pub(crate) fn plug(image: &str) -> String {
     plug_of(image, 4096 * MIB)
 }
 
-fn plug_of(image: &str, size: u64) -> String {
+pub(crate) fn plug_of(image: &str, size: u64) -> String {
     let path = format!("/root/{image}.img");
     if !Path::new(&path).exists() {
         let file = File::create(&path).expect("the guest's root is writable");
@@ -37,7 +37,7 @@ fn plug_of(image: &str, size: u64) -> String {
 }
 
 /// Pulls it again.
-fn pull(node: &str) {
+pub(crate) fn pull(node: &str) {
     run("losetup", &["-d", node]);
 }
 

@@ -1,12 +1,10 @@
 //! Growing an XFS on a thin volume that has become larger, through whatever mounts there are of it.
 //!
 //! These call the machine (`KernelSys`) themselves, beside a daemon that has made pool and filesystem.
-//! Deliberately absent: when a filesystem is to grow.
+//! Deliberately absent: when a filesystem is to grow (see `fsgrow`).
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use nix::sys::statvfs::statvfs;
 use stratisd::model::dm::Dm;
@@ -14,6 +12,7 @@ use stratisd::sys::{Growth, Sys};
 use stratisd::units::Bytes;
 
 use crate::dm::on_machine;
+use crate::guest::elsewhere::Elsewhere;
 use crate::guest::files::{self, Contents, text};
 use crate::guest::{Guest, run, state};
 use crate::host::{SPEC, Spec};
@@ -110,18 +109,7 @@ fn hidden_and_read_only_mounts_are_passed_over(volume: &Volume, folder: &Path) {
 
 /// Mounted only where this process does not see it, and then nowhere again.
 fn a_mount_of_somebody_else_is_enough(volume: &Volume) {
-    let folder = "/mnt/theirs";
-    fs::create_dir_all(folder).expect("the guest's root is writable");
-    let script = format!("mount -t xfs {} {folder} && echo mounted && read -r _; umount {folder}", text(&volume.0));
-    let mut other = Command::new("unshare");
-    other.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
-    let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it is installed");
-    let mut said = String::new();
-    let output = other.stdout.as_mut().expect("it has one");
-    BufReader::new(output).read_line(&mut said).expect("it says something");
-    assert_eq!(said, "mounted\n");
-    assert!(!fs::read_to_string("/proc/self/mountinfo").expect("there is one").contains(folder), "not seen here");
+    let other = Elsewhere::mount(&volume.0);
     assert_eq!(volume.grow(), Growth::Mounted(Bytes(4 * TIB)));
-    drop(other.stdin.take());
-    assert!(other.wait().expect("a child can be waited for").success(), "it has unmounted");
+    other.unmount();
 }

@@ -34,9 +34,9 @@ fn on_core<F: Future<Output = ()>>(work: impl FnOnce(KernelSys) -> F + Send + 's
     core.expect("an executor starts").join().expect("no task panics");
 }
 
-/// A disk in memory that tells of physical blocks of 4,096 bytes and takes blocks of 512.
-fn emulated() -> String {
-    run("modprobe", &["scsi_debug", "dev_size_mb=64", "sector_size=512", "physblk_exp=3"]);
+/// A disk in memory with 64 MiB, and what else these options of `scsi_debug` say.
+pub(crate) fn emulated(options: &[&str]) -> String {
+    run("modprobe", &[&["scsi_debug", "dev_size_mb=64", "sector_size=512"], options].concat());
     crate::guest::udev::settle();
     let folder = fs::read_dir("/sys/bus/pseudo/drivers/scsi_debug/adapter0/host0/target0:0:0/0:0:0:0/block");
     let name = folder.expect("it has a disk").next().expect("one").expect("readable").file_name();
@@ -145,7 +145,8 @@ scenario!(
     |guest: &mut Guest| {
         let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
         println!("SEED={seed}");
-        let devices = [guest.disks().remove(0), emulated(), looped("b4096", 4096, 64 << 20)];
+        // It tells of physical blocks of 4,096 bytes and takes blocks of 512.
+        let devices = [guest.disks().remove(0), emulated(&["physblk_exp=3"]), looped("b4096", 4096, 64 << 20)];
         crate::guest::udev::settle();
         let blocks = devices.clone().map(|path| run("blockdev", &["--getss", "--getpbsz", &path]));
         assert_eq!(blocks, ["512\n512\n", "512\n4096\n", "4096\n4096\n"]);

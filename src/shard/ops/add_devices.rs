@@ -6,7 +6,8 @@
 //! on: a record that lists a device is never on new devices alone.
 //!
 //! No table changes for data devices here: their sectors are free until something grows. The tables of a cache follow
-//! its record, and what is missing of them the next start makes.
+//! its record. A first cache that cannot be made active is taken back, with a second record, as long as nothing lies
+//! on it; otherwise what is missing the next start makes.
 
 use std::rc::Rc;
 
@@ -17,9 +18,10 @@ use crate::engine::tier;
 use crate::error::{Failure, Refusal};
 use crate::format::header::FLAG_JOINING;
 use crate::format::record::PoolRecord;
-use crate::message::{Answer, Claim, Taken};
+use crate::message::{Answer, Claim};
 use crate::model::device::{Candidate, DevicePath, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
+use crate::model::pool::Availability;
 use crate::shard::ops::{Outcome, create_pool, headers, save, stack, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
@@ -73,8 +75,7 @@ pub async fn more_cache<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, paths: Vec
 /// Whether pools may have a cache on this machine.
 pub(super) const fn caches_work(kind: Kind) -> Result<(), Refusal> {
     match kind {
-        Kind::Sim => Ok(()),
-        Kind::Kernel => Err(Refusal::Unsupported { what: "a cache on block devices" }),
+        Kind::Sim | Kind::Kernel => Ok(()),
         Kind::Files => Err(Refusal::Unsupported { what: "a cache on regular files" }),
     }
 }
@@ -85,7 +86,7 @@ async fn join<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, tier: Tier, new: 
         return Ok(Answer::Identity);
     }
     rt::stage("claim");
-    claim(shard, running.uuid, tier, &new).await?;
+    claim(shard, running, tier, &new).await?;
     let joined = make(shard, running, tier, new).await;
     shard.claim(if joined.is_ok() { Claim::Commit(running.uuid) } else { Claim::GiveBack(running.uuid) });
     let devices = joined?;
@@ -95,13 +96,10 @@ async fn join<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, tier: Tier, new: 
     Ok(Answer::DevicesAdded(devices))
 }
 
-async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, tier: Tier, new: &[Candidate]) -> Result<(), Refusal> {
+async fn claim<S: Sys>(shard: &Shard<S>, running: &Running, tier: Tier, new: &[Candidate]) -> Result<(), Refusal> {
     let devices = new.iter().map(|candidate| (candidate.number, candidate.path.clone(), tier)).collect();
-    match shard.take(Claim::TakeMore { pool, name: None, devices }).await {
-        Ok(()) => Ok(()),
-        Err(Taken::Device { path, holder }) => Err(Refusal::DeviceOwned { path, pool: holder }),
-        Err(Taken::Name { .. } | Taken::NameBusy) => unreachable!("no name was asked for"),
-    }
+    let claim = Claim::TakeMore { pool: running.uuid, name: None, devices };
+    shard.take(claim).await.map_err(|taken| taken.refusal(running.pool.borrow().name()))
 }
 
 async fn make<S: Sys>(
@@ -112,8 +110,8 @@ async fn make<S: Sys>(
 ) -> Result<Vec<DevUuid>, Failure> {
     running.pool.borrow().tiers().admit(tier, &new)?;
     let initialized = rt::wall().seconds;
-    let member =
-        |candidate| Member::new(candidate, running.uuid, DevUuid::from_random(rt::random()), FLAG_JOINING, initialized);
+    let of = (running.uuid, running.pool.borrow().version());
+    let member = |candidate| Member::new(candidate, of, DevUuid::from_random(rt::random()), FLAG_JOINING, initialized);
     let members: Vec<Member> = new.into_iter().map(member).collect();
     let record = running.pool.borrow().tiers().join(tier, &members)?;
     save::fits(&record)?;
@@ -121,8 +119,13 @@ async fn make<S: Sys>(
         unwind(shard, running.uuid, &members).await;
         return Err(failure);
     }
-    enter(shard, running, tier, members.clone()).await?;
-    settle_in(shard, running, tier, &members).await;
+    let alone = shard.alone(running.uuid).await;
+    enter(shard, running, tier, &members).await?;
+    if tier == Tier::Cache {
+        use_cache(shard, running, &members).await?;
+    }
+    drop(alone);
+    settle_in(shard, running, &members).await;
     Ok(members.iter().map(|member| member.header.device).collect())
 }
 
@@ -143,41 +146,55 @@ async fn prepare<S: Sys>(shard: &Shard<S>, members: &[Member], record: &PoolReco
     Ok(())
 }
 
-/// The commit point.
-async fn enter<S: Sys>(shard: &Shard<S>, running: &Running, tier: Tier, members: Vec<Member>) -> Result<(), Failure> {
-    let _alone = shard.alone(running.uuid).await;
-    // The pool may have got sectors since its record was looked at.
-    let record = running.pool.borrow().tiers().join(tier, &members)?;
-    let before = running.pool.borrow_mut().replace_record(record);
-    if let Err(fault) = save::durable(shard, running).await {
-        running.pool.borrow_mut().replace_record(before);
+/// The commit point. The record may have changed since it was looked at: the pool grows whenever it has to.
+async fn enter<S: Sys>(shard: &Shard<S>, running: &Running, tier: Tier, members: &[Member]) -> Result<(), Failure> {
+    let entered = running.pool.borrow_mut().enter(tier, members);
+    if let Err(refusal) = entered {
+        unwind(shard, running.uuid, members).await;
+        return Err(refusal.into());
+    }
+    if let Err(failure) = save::checked(shard, running).await {
+        running.pool.borrow_mut().part(members);
         // The record may be on a device nevertheless. So the new ones stay marked as they are, and the next
         // start sees whether it lists them.
-        for member in &members {
+        for member in members {
             shard.sys.close(member.candidate.number, false).await;
         }
-        return Err(fault.into());
+        return Err(failure);
     }
-    running.pool.borrow_mut().join(members);
+    running.pool.borrow_mut().join(members.to_vec());
     Ok(())
 }
 
+/// Makes the tables of the cache. The new devices still have their marks: should this fail and be taken back, a
+/// start after a power failure wipes them.
+async fn use_cache<S: Sys>(shard: &Shard<S>, running: &Running, new: &[Member]) -> Result<(), Failure> {
+    rt::stage("stack");
+    let Err(fault) = stack::as_recorded(shard, running).await else { return Ok(()) };
+    rt::stage("take back");
+    let first = running.pool.borrow().tiers().members(Tier::Cache).count() == new.len();
+    // What nothing lies on goes down.
+    if !first || stack::cache_down(shard, running).await.is_err() {
+        log::error!("a cache is not used before the next start of its pool (pool={}): {fault}", running.uuid);
+        return Ok(());
+    }
+    running.pool.borrow_mut().part(new);
+    if let Err(again) = save::durable(shard, running).await {
+        log::error!("it is not known whether a pool's record has a cache (pool={}): {again}", running.uuid);
+        shard.degrade(running, Availability::NoPoolChanges);
+        return Err(fault.into());
+    }
+    unwind(shard, running.uuid, new).await;
+    Err(fault.into())
+}
+
 /// What follows the commit point.
-async fn settle_in<S: Sys>(shard: &Shard<S>, running: &Running, tier: Tier, new: &[Member]) {
+async fn settle_in<S: Sys>(shard: &Shard<S>, running: &Running, new: &[Member]) {
     create_pool::clear_marks(shard, running).await;
     for member in new {
         // It is nobody else's by its signature now, and need not be held.
         if let Err(failure) = shard.sys.open(&member.candidate, Opening::Member).await {
             log::warn!("a new device stays held (pool={} device={}): {failure}", running.uuid, member.candidate.path);
-        }
-    }
-    match tier {
-        Tier::Data => {}
-        Tier::Cache => {
-            rt::stage("stack");
-            if let Err(fault) = stack::as_recorded(shard, running).await {
-                log::error!("a cache is not used before the next start of its pool (pool={}): {fault}", running.uuid);
-            }
         }
     }
 }

@@ -94,17 +94,11 @@ pub(super) async fn examine<S: Sys>(shard: &Shard<S>, paths: &[DevicePath]) -> R
 
 /// Somebody else holds what we want: that is as asked if it is this pool with these devices.
 fn not_ours(name: Name, candidates: &[Candidate], taken: Taken) -> Outcome {
-    let (holder, present) = match taken {
-        Taken::Name { holder, devices } => (holder, devices),
-        Taken::NameBusy => return Err(Refusal::PoolNameBusy { name }.into()),
-        Taken::Device { path, holder } => return Err(Refusal::DeviceOwned { path, pool: holder }.into()),
+    let Taken::Name { holder, devices: held } = taken else {
+        return Err(taken.refusal(&name).into());
     };
-    let has = |number: DeviceNumber| present.iter().any(|(other, _)| *other == number);
-    let wants = |number: DeviceNumber| candidates.iter().any(|candidate| candidate.number == number);
-    let asked: Vec<DevicePath> =
-        candidates.iter().filter(|candidate| !has(candidate.number)).map(|candidate| candidate.path.clone()).collect();
-    let present: Vec<DevicePath> =
-        present.iter().filter(|(number, _)| !wants(*number)).map(|(_, path)| path.clone()).collect();
+    let named: Vec<_> = candidates.iter().map(Candidate::place).collect();
+    let (asked, present) = devices::difference(&named, &held);
     if asked.is_empty() && present.is_empty() {
         log::info!("pool exists as asked for (pool={holder} name={:?})", name.as_str());
         return Ok(Answer::Identity);
@@ -127,8 +121,8 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
 /// Decides everything: ids, headers, layout, tables.
 fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind, pace: Pace) -> Result<Plan, Refusal> {
     let initialized = rt::wall().seconds;
-    let member =
-        |candidate| Member::new(candidate, asked.pool, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
+    let of = (asked.pool, MetadataVersion::V2);
+    let member = |candidate| Member::new(candidate, of, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();

@@ -13,7 +13,7 @@ use cores::rt;
 use crate::error::{Failure, Refusal};
 use crate::message::Answer;
 use crate::model::ids::PoolUuid;
-use crate::model::pool::Availability;
+use crate::model::pool::{Availability, MetadataVersion};
 use crate::model::token::{TokenChange, Tokens};
 use crate::shard::ops::save::checked;
 use crate::shard::ops::{Outcome, save};
@@ -48,6 +48,7 @@ pub async fn encrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, tokens: Token
     if running.pool.borrow().encryption().is_some() {
         return Ok(Answer::Identity);
     }
+    running.pool.borrow().encryptable()?;
     rt::stage("write header");
     machine.set_tokens(pool, &tokens).await?;
     // Every address on the cap device becomes another one.
@@ -102,8 +103,16 @@ pub async fn decrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
     Ok(Answer::Set)
 }
 
-/// What is in the header of a pool that is being set up; it has one exactly if its record says so.
-pub async fn header<S: Sys>(shard: &Shard<S>, pool: PoolUuid, encrypted: bool) -> Result<Option<Tokens>, Failure> {
+/// What is in the header of a pool that is being set up; it has one exactly if its record says so. In version 1
+/// there is no room for one.
+pub async fn header<S: Sys>(
+    shard: &Shard<S>,
+    (pool, version): (PoolUuid, MetadataVersion),
+    encrypted: bool,
+) -> Result<Option<Tokens>, Failure> {
+    if version == MetadataVersion::V1 {
+        return Ok(None);
+    }
     let machine = match shard.sys.encryption() {
         Ok(machine) => machine,
         // Such a machine has no headers.

@@ -4,16 +4,19 @@
 //! record that says the pool is being destroyed. Everything else is set up or listed as stopped.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use cores::rt;
 
 use crate::engine::gather::{Read, Ready, Verdict, judge, stopped_view};
-use crate::error::Failure;
+use crate::error::{Failure, Fault, Why};
+use crate::limits::{DEVICE_WAIT_MS, DEVICES_READ_AT_ONCE};
 use crate::message::{Claim, View};
 use crate::model::device::{Candidate, DeviceNumber, Tier};
 use crate::model::ids::PoolUuid;
-use crate::probe;
+use crate::probe::{self, Said};
 use crate::shard::ops::{headers, start_pool};
+use crate::shard::wait::all;
 use crate::shard::{Shard, news};
 use crate::sys::{Opening, Sys};
 
@@ -26,30 +29,30 @@ pub async fn read<S: Sys>(
 ) -> Result<Vec<Read>, Failure> {
     let candidates: Vec<Candidate> =
         shard.gathered.borrow().get(&pool).map(|gathered| gathered.candidates.clone()).unwrap_or_default();
-    let mut devices = Vec::with_capacity(candidates.len());
-    for candidate in candidates {
-        if let Some(holder) = shard.holder(candidate.number) {
+    let free = |candidate: &Candidate| match shard.holder(candidate.number) {
+        Some(holder) => {
             log::warn!("a device of pool {pool} is in use by pool {holder}: {}", candidate.path);
-            continue;
+            false
         }
-        let mut outcome = read_one(shard, pool, candidate.clone()).await;
-        if let Err(Failure::Faulted(fault)) = &outcome
-            && probe::is_gone(fault)
-        {
-            // It may have been pulled and put back, which is no news to anybody by now.
-            outcome = read_one(shard, pool, candidate.clone()).await;
-        }
-        match outcome {
-            Ok(Some(device)) => devices.push(device),
-            Ok(None) => {
-                log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path);
-                gone(candidate.number);
-            }
-            Err(failure) => {
-                log::warn!("a device of pool {pool} is left out: {failure}");
-                // One that has failed may work another time.
-                if matches!(failure, Failure::Refused(_)) {
+        None => true,
+    };
+    let candidates: Vec<Candidate> = candidates.into_iter().filter(free).collect();
+    let mut devices = Vec::with_capacity(candidates.len());
+    for batch in candidates.chunks(DEVICES_READ_AT_ONCE) {
+        let outcomes = all(batch.iter().map(|candidate| in_time(shard, pool, candidate))).await;
+        for (candidate, outcome) in batch.iter().zip(outcomes) {
+            match outcome {
+                Ok(Some(device)) => devices.push(device),
+                Ok(None) => {
+                    log::warn!("a device no longer has the signature of pool {pool}: {}", candidate.path);
                     gone(candidate.number);
+                }
+                Err(failure) => {
+                    log::warn!("a device of pool {pool} is left out: {failure}");
+                    // One that has failed may work another time.
+                    if matches!(failure, Failure::Refused(_)) {
+                        gone(candidate.number);
+                    }
                 }
             }
         }
@@ -57,17 +60,30 @@ pub async fn read<S: Sys>(
     Ok(devices)
 }
 
-async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: Candidate) -> Result<Option<Read>, Failure> {
+/// Reads one device. One that says nothing counts as failed, so that it holds up no other.
+async fn in_time<S: Sys>(shard: &Shard<S>, pool: PoolUuid, candidate: &Candidate) -> Result<Option<Read>, Failure> {
+    let reading = async {
+        match read_one(shard, pool, candidate).await {
+            // It may have been pulled and put back, which is no news to anybody by now.
+            Err(Failure::Faulted(fault)) if probe::is_gone(&fault) => read_one(shard, pool, candidate).await,
+            outcome => outcome,
+        }
+    };
+    if let Some(outcome) = rt::within(Duration::from_millis(DEVICE_WAIT_MS), reading).await {
+        return outcome;
+    }
+    shard.sys.close(candidate.number, false).await;
+    let late = Why::Late { seconds: DEVICE_WAIT_MS / 1_000 };
+    Err(Fault::new("read", &candidate.path, late).into())
+}
+
+async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: &Candidate) -> Result<Option<Read>, Failure> {
     // Size and blocks may have changed since the device was found.
     let candidate = shard.sys.examine(&known.path).await?;
     shard.sys.open(&candidate, Opening::Look).await?;
-    match probe::signature(&shard.sys, &candidate).await {
-        Ok(Some(header)) if header.pool == pool => {
-            let regions = probe::regions(&shard.sys, candidate.number, &header).await;
-            if regions.is_err() {
-                shard.sys.close(candidate.number, false).await;
-            }
-            Ok(Some(Read { candidate, header, regions: regions? }))
+    match probe::said(&shard.sys, &candidate).await {
+        Ok(Some(Said { header, worn, regions })) if header.pool == pool => {
+            Ok(Some(Read { candidate, header, worn, regions }))
         }
         other => {
             shard.sys.close(candidate.number, false).await;

@@ -14,7 +14,6 @@ use cores::rt;
 use crate::engine::pool::Member;
 use crate::error::{Failure, Refusal};
 use crate::format::header::StaticHeader;
-use crate::format::record::PoolRecord;
 use crate::message::Answer;
 use crate::model::device::{Candidate, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
@@ -43,7 +42,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: DevUuid) 
     let alone = shard.alone(pool).await;
     let record = running.pool.borrow().tiers().grow(device, now.size)?;
     save::fits(&record)?;
-    grow(shard, &running, &member, &now, record).await?;
+    grow(shard, &running, &member, &now).await?;
     drop(alone);
     shard.show_devices(&running, &[device]);
     thin_pool::look(shard, pool);
@@ -51,27 +50,28 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: DevUuid) 
     Ok(Answer::Set)
 }
 
-async fn grow<S: Sys>(
-    shard: &Shard<S>,
-    running: &Running,
-    member: &Member,
-    now: &Candidate,
-    record: PoolRecord,
-) -> Result<(), Failure> {
+async fn grow<S: Sys>(shard: &Shard<S>, running: &Running, member: &Member, now: &Candidate) -> Result<(), Failure> {
     // What is open is open in the size that it had.
     let now = Candidate { occupant: member.candidate.occupant.clone(), ..now.clone() };
     shard.sys.open(&now, Opening::Member).await?;
     rt::stage("sign");
     let header = StaticHeader { size: now.size, ..member.header };
     headers::sign(&shard.sys, &[(now.number, header)]).await?;
-    let before = {
+    // The record may have changed since it was looked at: the pool grows whenever it has to.
+    let kept = {
         let mut pool = running.pool.borrow_mut();
         pool.grow_device(header.device, now.size);
-        pool.replace_record(record)
+        pool.keep_room(header.device)
     };
-    if let Err(fault) = save::durable(shard, running).await {
-        running.pool.borrow_mut().replace_record(before);
-        log::warn!("no room for an integrity layer is kept of what a device has grown by: {fault}");
+    let saved = match kept {
+        Ok(before) => save::checked(shard, running).await.map_err(|failure| (failure, Some(before))),
+        Err(refusal) => Err((refusal.into(), None)),
+    };
+    if let Err((failure, before)) = saved {
+        if let Some(before) = before {
+            running.pool.borrow_mut().unkeep_room(header.device, before);
+        }
+        log::warn!("no room for an integrity layer is kept of what a device has grown by: {failure}");
     }
     Ok(())
 }

@@ -5,7 +5,8 @@
 //! a record is dropped. What merely lacks a record is never touched.
 //!
 //! So creating commits with the record, destroying commits with the removal of the record, and what is
-//! left to do follows: giving another origin to the snapshots of what was destroyed, deleting the volume.
+//! left to do follows: giving another origin to the snapshots of what was destroyed, deleting the volume. A
+//! revert commits with the record that has the copy's volume, and the destruction of the snapshot follows.
 //! Other daemons neither read nor write this folder.
 
 use crate::engine::filesystem::adopted;
@@ -55,8 +56,9 @@ pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &mut Records) -> 
         log::warn!("{} intents wait until every record can be read (pool={pool})", ids.len());
         return Ok(ids);
     }
-    let recorded = |id: &ThinId| records.good.iter().any(|record| record.thin_id == *id);
-    let (mut settled, orphans): (Vec<ThinId>, Vec<ThinId>) = ids.iter().copied().partition(recorded);
+    remove_replaced(sys, pool, &ids, records).await?;
+    let (mut settled, orphans): (Vec<ThinId>, Vec<ThinId>) =
+        ids.iter().copied().partition(|id| is_recorded(*id, records));
     adopt(sys, pool, &orphans, records).await?;
     for id in orphans {
         log::info!("a volume of an operation that was cut off is deleted (pool={pool} thin_id={id})");
@@ -70,6 +72,26 @@ pub async fn recover<S: Sys>(sys: &S, pool: PoolUuid, records: &mut Records) -> 
         drop_durably(sys, pool, &settled).await?;
     }
     Ok(ids)
+}
+
+fn is_recorded(id: ThinId, records: &Records) -> bool {
+    records.good.iter().any(|record| record.thin_id == id)
+}
+
+/// Removes the records of snapshots whose copies are on record in their place.
+async fn remove_replaced<S: Sys>(sys: &S, pool: PoolUuid, ids: &[ThinId], records: &mut Records) -> Result<(), Fault> {
+    let mut replaced = Vec::new();
+    for id in ids.iter().filter(|id| is_recorded(**id, records)) {
+        let noted = intent::decode(&sys.mdv_read(pool, HERE, &id.to_string()).await?);
+        replaced.extend(noted.and_then(|intent| intent.replaces));
+    }
+    replaced.retain(|uuid| records.good.iter().any(|record| record.uuid == *uuid));
+    if !replaced.is_empty() {
+        log::info!("{} snapshots have taken the places of their origins (pool={pool})", replaced.len());
+        records::remove(sys, pool, &replaced).await?;
+        records.good.retain(|record| !replaced.contains(&record.uuid));
+    }
+    Ok(())
 }
 
 /// Gives the snapshots of what was destroyed their new origins.

@@ -28,7 +28,7 @@ async fn set<S: Sys>(shard: &Shard<S>, key: &KeyDescription, descriptors: Descri
     let machine = shard.sys.encryption()?;
     rt::stage("read passphrase");
     let descriptor = descriptors.pick(index).expect("decoding has counted them");
-    let passphrase = passphrase::read(descriptor).await?;
+    let passphrase = passphrase::read(&shard.passphrases, descriptor).await?;
     rt::stage("set key");
     let change = machine.set_key(key, passphrase).await?;
     show(shard, machine).await;

@@ -20,14 +20,19 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     };
     rt::stage("look");
     let all: Vec<FsUuid> = running.pool.borrow().filesystems.iter().map(|found| found.record.uuid).collect();
+    refresh(shard, &running, &all).await;
+}
+
+/// Looks at some filesystems of a pool, and shows those that have changed.
+pub async fn refresh<S: Sys>(shard: &Shard<S>, running: &Running, filesystems: &[FsUuid]) {
     let mut changed = Vec::new();
-    for uuid in all {
-        let used = shard.used(pool, uuid).await;
-        if running.pool.borrow_mut().filesystems.set_used(uuid, used) {
-            changed.push(uuid);
+    for uuid in filesystems {
+        let used = shard.used(running.uuid, *uuid).await;
+        if running.pool.borrow_mut().filesystems.set_used(*uuid, used) {
+            changed.push(*uuid);
         }
     }
-    show(shard, &running, &changed);
+    show(shard, running, &changed);
 }
 
 /// Shows what has changed and is still there: a filesystem may have been destroyed while we looked at

@@ -15,13 +15,16 @@ pub mod format;
 pub mod fs_limit;
 pub mod gather;
 pub mod grow_device;
+pub mod grow_filesystem;
 pub mod headers;
+pub mod heal;
 pub mod intents;
 pub mod keys;
 pub mod look;
 pub mod metadata;
 pub mod new_uuid;
 pub mod records;
+pub mod revert;
 pub mod save;
 pub mod set;
 pub mod set_name;
@@ -29,7 +32,9 @@ pub mod snapshot_filesystem;
 pub mod stack;
 pub mod start_pool;
 pub mod stop_pool;
+pub mod thin_meta;
 pub mod thin_pool;
+pub mod watch;
 
 use std::rc::Rc;
 

@@ -1,8 +1,12 @@
 //! The one saver of a pool's record.
 //!
-//! One save is in flight; requests that arrive meanwhile are grouped into the next. Invariants: at
-//! most one write sequence is outstanding per device; a save that is reported as done holds
-//! everything that was committed before it was asked for; at every moment each device holds a whole
+//! One save is in flight; requests that arrive meanwhile are grouped into the next. To each device goes a task of
+//! its own, and those in order are waited for, for a limited time. One that fails or is late has failed: the pool
+//! degrades. Each later save tries it again beside the others, and nobody waits for it as long as another one
+//! is in order.
+//!
+//! Invariants: at most one write is outstanding per device, also of one that is late; a save that is reported as
+//! done holds everything that was committed before it was asked for; at every moment each device holds a whole
 //! record.
 //!
 //! Order on each device: all units of the region but the first, flush, the first unit, flush; then
@@ -10,6 +14,9 @@
 //! first unit is what makes the region new.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
 
 use cores::rt;
 
@@ -17,9 +24,11 @@ use crate::engine::pool::{Member, Save};
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::format::mda::{self, Geometry, PRIMARIES, RECORD_BYTES_MAX, WallStamp};
 use crate::format::record::{self, PoolRecord};
+use crate::limits::{DEVICE_WAIT_MS, RECORD_ROOM_BYTES};
+use crate::model::device::DeviceNumber;
 use crate::model::ids::DevUuid;
 use crate::model::pool::Availability;
-use crate::shard::ops::headers::{bytes, wrong};
+use crate::shard::ops::headers::{self, bytes, wrong};
 use crate::shard::wait::Signal;
 use crate::shard::{Running, Shard};
 use crate::sys::{Sys, Target};
@@ -34,7 +43,18 @@ pub struct Saver {
     /// Results by the last request that each save covers; dropped when read by nobody any more.
     results: RefCell<Vec<(u64, Result<(), Fault>)>>,
     changed: Signal,
+    reaches: Rc<Reaches>,
 }
+
+/// How saves to single devices ended, until the saver takes that in.
+#[derive(Debug, Default)]
+struct Reaches {
+    ended: RefCell<Vec<Reach>>,
+    news: Signal,
+}
+
+/// Devices that a write to has not ended yet, whoever waits for it.
+pub type Outstanding = Rc<RefCell<BTreeSet<DeviceNumber>>>;
 
 enum Turn {
     Ours,
@@ -99,29 +119,130 @@ impl InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let cut_off = || Err(Fault::new("save", "a pool's record", Why::Bug("the save was cut off".to_owned())));
-        self.saver.end(self.last, self.result.take().unwrap_or_else(cut_off));
+        self.saver.end(self.last, self.result.take().unwrap_or_else(|| Err(cut_off())));
     }
 }
 
 async fn save<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
     rt::stage("save");
+    // Which regions a device that was late has by now decides where the next record goes.
+    take_in(running, Reaches::all(&running.saver.reaches));
     let save = running.pool.borrow_mut().next_save(now());
     let total = save.places.len();
-    let reaches = write(&shard.sys, &save).await?;
-    for reach in &reaches {
-        running.pool.borrow_mut().saved(reach.device, reach.durable, reach.fault.is_none());
-        if let Some(fault) = &reach.fault {
-            log::error!("a device gets no more saves (pool={} device={}): {fault}", running.uuid, reach.device);
+    let awaited = start(shard, running, &save)?;
+    let reaches = &running.saver.reaches;
+    let all_ended = || awaited.iter().all(|device| reaches.has(save.time, *device)).then_some(());
+    // Whoever has not ended by then is found missing below.
+    let _late = rt::within(Duration::from_millis(DEVICE_WAIT_MS), reaches.news.until(all_ended)).await;
+    let mut ended = Reaches::all(reaches);
+    let told = |device: &&DevUuid| ended.iter().any(|reach| reach.time == save.time && reach.device == **device);
+    let missing: Vec<Reach> =
+        awaited.iter().filter(|device| !told(device)).map(|device| Reach::late(*device, save.time)).collect();
+    ended.extend(missing);
+    let saved = ended.iter().any(|reach| reach.time == save.time && reach.durable);
+    let failed = take_in(running, ended);
+    if failed && saved {
+        shard.degrade(running, Availability::NoRequests);
+    } else if failed && shard.is_running(running) {
+        // Whoever asked for what could not be saved takes it back first; then it is shown (see `turn`).
+        running.pool.borrow_mut().degrade(Availability::NoRequests);
+        log::error!("no device takes the record of a pool any more (pool={})", running.uuid);
+    }
+    let nowhere = || Fault::new("save the record of", format!("pool {}", running.uuid), Why::NoDevice { total });
+    saved.then_some(()).ok_or_else(nowhere)
+}
+
+impl Reaches {
+    fn has(&self, save: WallStamp, device: DevUuid) -> bool {
+        self.ended.borrow().iter().any(|reach| reach.time == save && reach.device == device)
+    }
+
+    fn add(&self, reach: Reach) {
+        self.ended.borrow_mut().push(reach);
+        self.news.raise();
+    }
+
+    /// All there are, taken out.
+    fn all(&self) -> Vec<Reach> {
+        std::mem::take(&mut *self.ended.borrow_mut())
+    }
+}
+
+/// Enters how saves to devices ended. True if one that was in order has failed.
+fn take_in(running: &Running, ended: Vec<Reach>) -> bool {
+    let mut failed = false;
+    for Reach { device, durable, fault, .. } in ended {
+        let changed = running.pool.borrow_mut().saved(device, durable, fault.is_none());
+        match fault {
+            Some(fault) if changed => {
+                failed = true;
+                log::error!("a device has failed to take a record (pool={} device={device}): {fault}", running.uuid);
+            }
+            Some(fault) => {
+                log::debug!("a device still takes no record (pool={} device={device}): {fault}", running.uuid)
+            }
+            None if changed => log::warn!("a device takes records again (pool={} device={device})", running.uuid),
+            None => {}
         }
     }
-    if !reaches.iter().any(|reach| reach.durable) {
-        return Err(Fault::new("save the record of", format!("pool {}", running.uuid), Why::NoDevice { total }));
+    failed
+}
+
+/// Starts a save on every device that no write is outstanding to; says which ones are to be waited for.
+fn start<S: Sys>(shard: &Shard<S>, running: &Running, save: &Save) -> Result<Vec<DevUuid>, Fault> {
+    let encoded =
+        mda::encode(&save.json, save.time).map_err(|_| wrong("save", "a pool's record", "it does not fit a region"))?;
+    let encoded: Rc<[u8]> = encoded.into();
+    let any_in_order = save.places.iter().any(|member| !member.bad);
+    let mut awaited = Vec::new();
+    for member in &save.places {
+        let device = member.header.device;
+        if !member.bad || !any_in_order {
+            awaited.push(device);
+        }
+        if !shard.outstanding.borrow_mut().insert(member.candidate.number) {
+            running.saver.reaches.add(Reach::late(device, save.time));
+            continue;
+        }
+        let mut writing = Writing {
+            number: member.candidate.number,
+            outstanding: Rc::clone(&shard.outstanding),
+            reaches: Rc::clone(&running.saver.reaches),
+            reach: Reach { device, time: save.time, durable: false, fault: Some(cut_off()) },
+        };
+        let (sys, member, encoded) = (shard.sys.clone(), member.clone(), Rc::clone(&encoded));
+        rt::spawn("save to a device", async move {
+            let outcome = write(&sys, &member, &encoded, &mut writing.reach.durable).await;
+            writing.end(outcome);
+        })
+        .detach();
     }
-    if reaches.iter().any(|reach| reach.fault.is_some()) {
-        shard.degrade(running, Availability::NoRequests);
+    Ok(awaited)
+}
+
+/// A save to one device while it is under way. Says how it ended also when it panics.
+struct Writing {
+    number: DeviceNumber,
+    outstanding: Outstanding,
+    reaches: Rc<Reaches>,
+    reach: Reach,
+}
+
+impl Writing {
+    fn end(mut self, outcome: Result<(), Fault>) {
+        self.reach.fault = outcome.err();
     }
-    Ok(())
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.outstanding.borrow_mut().remove(&self.number);
+        self.reaches.add(self.reach.clone());
+    }
+}
+
+fn cut_off() -> Fault {
+    Fault::new("save", "a pool's record", Why::Bug("the save was cut off".to_owned()))
 }
 
 /// The wall clock as a time of saving.
@@ -130,87 +251,52 @@ pub fn now() -> WallStamp {
     WallStamp { seconds: wall.seconds, nanoseconds: wall.nanoseconds }
 }
 
-/// As `durable`, for a record that has changed: one that does not fit is refused before anything is written.
+/// As `durable`, for a record that a client has changed: one that does not fit is refused before anything is written.
 pub async fn checked<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
     fits(running.pool.borrow().record())?;
     Ok(durable(shard, running).await?)
 }
 
-/// A record that would not fit is refused before anything is changed.
+/// A record that a client wants, and that would leave no room for what a pool does by itself, is refused before
+/// anything is changed.
 pub fn fits(record: &PoolRecord) -> Result<(), Refusal> {
-    let bytes = record::encode(record).len();
-    if bytes > RECORD_BYTES_MAX { Err(Refusal::RecordTooLarge { bytes, max: RECORD_BYTES_MAX }) } else { Ok(()) }
+    let (bytes, max) = (record::encode(record).len(), RECORD_BYTES_MAX - RECORD_ROOM_BYTES);
+    if bytes > max { Err(Refusal::RecordTooLarge { bytes, max }) } else { Ok(()) }
 }
 
 /// How far a save came on one device.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Reach {
-    /// The device.
-    pub device: DevUuid,
+struct Reach {
+    device: DevUuid,
+    /// Which save.
+    time: WallStamp,
     /// The region holds the record, durably.
-    pub durable: bool,
+    durable: bool,
     /// What went wrong, there or with the second copy.
-    pub fault: Option<Fault>,
+    fault: Option<Fault>,
 }
 
-/// Writes a save to all its places, side by side.
-///
-/// # Errors
-/// When the record does not fit a region.
-pub async fn write<S: Sys>(sys: &S, save: &Save) -> Result<Vec<Reach>, Fault> {
-    let encoded =
-        mda::encode(&save.json, save.time).map_err(|_| wrong("save", "a pool's record", "it does not fit a region"))?;
-    let mut reaches: Vec<Reach> =
-        save.places.iter().map(|member| Reach { device: member.header.device, durable: false, fault: None }).collect();
+impl Reach {
+    /// One of which nothing was heard in time.
+    fn late(device: DevUuid, time: WallStamp) -> Self {
+        let late = Fault::new("write to", format!("device {device}"), Why::Late { seconds: DEVICE_WAIT_MS / 1_000 });
+        Self { device, time, durable: false, fault: Some(late) }
+    }
+}
+
+/// Writes a record to a region of one device and to the copy of that, each piece durable before the next.
+async fn write<S: Sys>(sys: &S, member: &Member, encoded: &[u8], durable: &mut bool) -> Result<(), Fault> {
+    let target = Target::Device(member.candidate.number);
     for copy in [0, PRIMARIES] {
-        for piece in [Piece::Rest, Piece::First] {
-            step(sys, save, &encoded, (copy, piece), &mut reaches).await;
-        }
-        for reach in &mut reaches {
-            reach.durable |= reach.fault.is_none();
-        }
-    }
-    Ok(reaches)
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Piece {
-    Rest,
-    First,
-}
-
-/// One barrier group: the same piece on every device that is still in order, then a flush of each.
-async fn step<S: Sys>(sys: &S, save: &Save, encoded: &[u8], (copy, piece): (usize, Piece), reaches: &mut [Reach]) {
-    let mut batch = Vec::new();
-    let mut whose = Vec::new();
-    for (place, member) in save.places.iter().enumerate() {
-        if reaches[place].fault.is_some() {
-            continue;
-        }
         let start = Geometry::of(&member.header).start(member.older + copy);
-        let physical = member.candidate.blocks.physical;
-        let pieces = mda::pieces(encoded, start, physical);
-        let part = match piece {
-            Piece::Rest => pieces.rest,
-            Piece::First => Some(pieces.first),
-        };
-        let Some((start, data)) = part else {
-            continue;
-        };
-        match widen(sys, member, start, data).await {
-            Ok((start, data)) => {
-                batch.push(bytes(Target::Device(member.candidate.number), start, data));
-                whose.push(place);
-            }
-            Err(fault) => reaches[place].fault = Some(fault),
+        let mda::Pieces { first, rest } = mda::pieces(encoded, start, member.candidate.blocks.physical);
+        for (start, data) in rest.into_iter().chain([first]) {
+            let (start, data) = widen(sys, member, start, data).await?;
+            headers::put(sys, vec![bytes(target, start, data)]).await?;
         }
+        *durable = true;
     }
-    let targets: Vec<Target> = batch.iter().map(|write| write.target).collect();
-    let written = sys.write(batch).await;
-    let flushed = sys.flush(targets).await;
-    for (place, result) in whose.into_iter().zip(written.into_iter().zip(flushed)) {
-        reaches[place].fault = result.0.and(result.1).err();
-    }
+    Ok(())
 }
 
 /// Widens a write to whole physical blocks, with what is on the device around it: a device with

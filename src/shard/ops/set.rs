@@ -5,11 +5,14 @@
 
 use std::rc::Rc;
 
-use crate::error::Refusal;
+use cores::rt;
+
+use crate::error::{Failure, Refusal};
 use crate::message::{Answer, View};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::Name;
+use crate::model::pool::Availability;
 use crate::shard::ops::save::checked;
 use crate::shard::ops::{Outcome, records, thin_pool};
 use crate::shard::{Running, Shard};
@@ -40,7 +43,38 @@ async fn record<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, changed: Option
     let Some(record) = changed else {
         return Ok(Answer::Identity);
     };
-    records::save(&shard.sys, running.uuid, &record).await?;
+    save_record(shard, running, &record).await?;
+    show_record(shard, running, record)?;
+    Ok(Answer::Set)
+}
+
+/// Saves another record of a filesystem. A save that fails may have come as far as the rename of its file, so
+/// the record before is saved over it; if that fails, too, nobody knows which one is on disk, and the pool gets
+/// no more changes.
+pub(super) async fn save_record<S: Sys>(
+    shard: &Shard<S>,
+    running: &Running,
+    record: &FilesystemRecord,
+) -> Result<(), Failure> {
+    rt::stage("record");
+    let Err(failed) = records::save(&shard.sys, running.uuid, record).await else {
+        return Ok(());
+    };
+    rt::stage("put back");
+    let before = running.pool.borrow().filesystems.find(record.uuid)?.record.clone();
+    if let Err(fault) = records::save(&shard.sys, running.uuid, &before).await {
+        log::error!("the change of {before} could not be taken back (pool={}): {fault}", running.uuid);
+        shard.degrade(running, Availability::NoPoolChanges);
+    }
+    Err(failed.into())
+}
+
+/// Takes over a record that is saved, and shows it.
+pub(super) fn show_record<S: Sys>(
+    shard: &Shard<S>,
+    running: &Running,
+    record: FilesystemRecord,
+) -> Result<(), Refusal> {
     let view = {
         let mut pool = running.pool.borrow_mut();
         let uuid = record.uuid;
@@ -49,7 +83,7 @@ async fn record<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, changed: Option
         shard.filesystem_view(&pool, found)
     };
     shard.show(vec![view]);
-    Ok(Answer::Set)
+    Ok(())
 }
 
 /// Changes the user's tag on a device.

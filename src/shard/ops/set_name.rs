@@ -12,12 +12,10 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::error::{Failure, Refusal};
-use crate::message::{Answer, Claim, Taken, View};
-use crate::model::filesystem::FilesystemRecord;
+use crate::message::{Answer, Claim, View};
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
-use crate::model::pool::Availability;
-use crate::shard::ops::{Outcome, records, save, stop_pool};
+use crate::shard::ops::{Outcome, save, set, stop_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
@@ -30,33 +28,13 @@ pub async fn filesystem<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, filesystem
         return Ok(Answer::Identity);
     };
     let record = &renaming.record;
-    rt::stage("record");
-    if let Err(fault) = records::save(&shard.sys, pool, record).await {
-        put_back(shard, &running, &renaming.before).await;
-        return Err(fault.into());
-    }
+    set::save_record(shard, &running, record).await?;
     rt::stage("path");
     let of_pool = running.pool.borrow().name().clone();
     shard.sys.announce((pool, &of_pool), (record.uuid, &record.name, record.thin_id)).await;
-    let view = {
-        let mut pool = running.pool.borrow_mut();
-        pool.filesystems.replace(record.clone());
-        let found = pool.filesystems.find(filesystem)?;
-        shard.filesystem_view(&pool, found)
-    };
-    shard.show(vec![view]);
+    set::show_record(shard, &running, record.clone())?;
     log::info!("filesystem has another name (pool={pool} filesystem={filesystem} name={:?})", name.as_str());
     Ok(Answer::Set)
-}
-
-/// The save that failed may have come as far as the rename of its file. If the old record cannot be saved over
-/// it, nobody knows which one is on disk, and the pool gets no more changes.
-async fn put_back<S: Sys>(shard: &Shard<S>, running: &Running, before: &FilesystemRecord) {
-    rt::stage("put back");
-    if let Err(fault) = records::save(&shard.sys, running.uuid, before).await {
-        log::error!("a change of name could not be taken back (pool={}): {fault}", running.uuid);
-        shard.degrade(running, Availability::NoPoolChanges);
-    }
 }
 
 /// Gives a pool another name.
@@ -83,12 +61,7 @@ pub async fn pool<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, name: Name) -> O
 
 async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, name: &Name) -> Result<(), Refusal> {
     let claim = Claim::TakeMore { pool, name: Some(name.clone()), devices: Vec::new() };
-    match shard.take(claim).await {
-        Ok(()) => Ok(()),
-        Err(Taken::Name { holder, .. }) => Err(Refusal::PoolNameTaken { name: name.clone(), pool: holder }),
-        Err(Taken::NameBusy) => Err(Refusal::PoolNameBusy { name: name.clone() }),
-        Err(Taken::Device { path, holder }) => Err(Refusal::DeviceOwned { path, pool: holder }),
-    }
+    shard.take(claim).await.map_err(|taken| taken.refusal(name))
 }
 
 /// The commit point.

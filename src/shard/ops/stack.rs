@@ -4,19 +4,19 @@
 //! activating adopts what is active already, deactivating what is not there is fine.
 
 use crate::engine::grow;
-use crate::engine::pool::{Member, numbers, sizes};
+use crate::engine::pool::{numbers, sizes};
 use crate::engine::stack::{self as tables, LowWater};
 use crate::error::Fault;
-use crate::format::record::PoolRecord;
 use crate::format::thin;
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::PoolUuid;
+use crate::model::pool::MetadataVersion;
 use crate::shard::{Running, Shard};
 use crate::sys::{Sys, Target};
 use crate::units::Sectors;
 
 /// Private dm devices from the top down, without the backstore below the metadata volume.
-const UPPER: [Role; 4] = [Role::ThinPool, Role::ThinData, Role::ThinMeta, Role::Mdv];
+const UPPER: [Role; 5] = [Role::ThinPool, Role::ThinData, Role::ThinMetaSpare, Role::ThinMeta, Role::Mdv];
 /// The backstore, from the top down.
 const LOWER: [Role; 4] = [Role::Cache, Role::CacheSub, Role::MetaSub, Role::OriginSub];
 
@@ -48,26 +48,34 @@ pub async fn stretch_below<S: Sys>(shard: &Shard<S>, running: &Running) -> Resul
 /// The tables of a pool that runs.
 fn recorded(running: &Running) -> Vec<(Dm, Table)> {
     let pool = running.pool.borrow();
-    let members = pool.members();
-    let version = members[0].header.version;
-    tables::tables(pool.record(), version, running.uuid, &numbers(members), LowWater::Setup)
+    let numbers = numbers(pool.members());
+    tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
         .expect("a pool that runs has its tables")
 }
 
 /// Activates the private devices of a pool, the thin pool with as many blocks as it has come to have: more of them
 /// are on record, and once they are its own they are never anybody else's.
-pub async fn private_up<S: Sys>(
-    shard: &Shard<S>,
-    pool: PoolUuid,
-    tables: &[(Dm, Table)],
-    (record, members): (&PoolRecord, &[Member]),
-) -> Result<(), Fault> {
+pub async fn private_up<S: Sys>(shard: &Shard<S>, running: &Running, tables: &[(Dm, Table)]) -> Result<(), Fault> {
     let (top, below) = tables.split_last().expect("a stack has a thin pool");
     up(&shard.sys, below).await?;
-    let meta = Target::Dm(Dm::Private(pool, Role::ThinMeta));
+    let meta = Target::Dm(Dm::Private(running.uuid, Role::ThinMeta));
     let superblock = shard.sys.read(meta, Sectors::ZERO, SUPERBLOCK).await?;
-    let table = grow::at_start(record, &sizes(members), thin::data_blocks(&superblock), shard.pace.get());
+    let table = {
+        let pool = running.pool.borrow();
+        let blocks = thin::data_blocks(&superblock);
+        grow::at_start(pool.record(), &sizes(pool.members()), blocks, shard.pace.get())
+    };
     up(&shard.sys, &[(top.0, table)]).await
+}
+
+/// Takes down the cache of a pool that runs, as long as nothing lies on it.
+pub async fn cache_down<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+    let version = running.pool.borrow().version();
+    match version {
+        MetadataVersion::V1 => down(&shard.sys, running.uuid, &LOWER[..3]).await,
+        // What is there in place of a cache stays.
+        MetadataVersion::V2 => down(&shard.sys, running.uuid, &LOWER[1..3]).await,
+    }
 }
 
 /// Takes down every thin volume of a pool, each one tried.

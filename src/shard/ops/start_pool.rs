@@ -1,33 +1,38 @@
 //! Starting a pool: on request, and at the start of the daemon.
 //!
 //! Commit point: a record that says `started` is durable. Until then a start after a power failure
-//! finds a stopped pool; taking the stack up again and again changes nothing.
+//! finds a stopped pool; taking the stack up again and again changes nothing. A pool that is started without its
+//! cache has none from the moment on at which that is durable, which is before its stack is taken up.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use cores::rt;
 
 use crate::engine::filesystem::{Filesystem, Filesystems};
-use crate::engine::gather::{Read, Ready, Verdict, judge, judge_without_cache};
-use crate::engine::pool::{self as pools, Member, Pool};
-use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::gather::{Read, Ready, Verdict, Worn, judge, judge_without_cache};
+use crate::engine::pool::{Member, Pool};
+use crate::engine::stack as tables;
 use crate::engine::tier::Tiers;
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::format::header::{FLAG_JOINING, StaticHeader};
 use crate::format::record::PoolRecord;
-use crate::message::{Answer, Claim, Taken, View};
-use crate::model::device::{Candidate, DeviceNumber};
+use crate::limits::DEVICE_WAIT_MS;
+use crate::message::{Answer, Claim, View};
+use crate::model::device::{Candidate, DeviceNumber, Occupant};
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::filesystem::FilesystemRecord;
-use crate::model::ids::PoolUuid;
+use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
-use crate::model::pool::MetadataVersion;
+use crate::model::pool::Availability;
 use crate::shard::ops::extend::Extension;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
-    Outcome, add_devices, create_pool, encryption, gather, headers, intents, records, stack, thin_pool,
+    Outcome, add_devices, create_pool, encryption, gather, headers, heal, intents, records, revert, stack, thin_meta,
+    thin_pool,
 };
+use crate::shard::wait::all;
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys, Target};
 
@@ -104,9 +109,10 @@ fn of_our_kind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
     if ready.record.backstore.cache_tier.is_some() {
         add_devices::caches_work(shard.sys.kind())?;
     }
-    match ready.members[0].header.version {
-        MetadataVersion::V1 => Err(Refusal::Version1 { pool }),
-        MetadataVersion::V2 => Ok(()),
+    // A plain device of an unlocked volume looks like that of a plain pool, and is not ours to lock again.
+    match ready.members.iter().find(|member| member.candidate.occupant == Occupant::Unlocked) {
+        Some(member) => Err(Refusal::Version1Encrypted { pool, path: member.candidate.path.clone() }),
+        None => Ok(()),
     }
 }
 
@@ -120,17 +126,12 @@ pub async fn comes_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &PoolRec
 async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Result<(), Refusal> {
     let tiers = Tiers { pool: &ready.name, record: &ready.record, members: &ready.members };
     let devices = tiers.places();
-    let name = ready.name.clone();
-    match shard.take(Claim::Take { pool, name: Some(name.clone()), devices }).await {
-        Ok(()) => Ok(()),
-        Err(Taken::Name { holder, .. }) => Err(Refusal::PoolNameTaken { name, pool: holder }),
-        Err(Taken::NameBusy) => Err(Refusal::PoolNameBusy { name }),
-        Err(Taken::Device { path, holder }) => Err(Refusal::DeviceOwned { path, pool: holder }),
-    }
+    let claim = Claim::Take { pool, name: Some(ready.name.clone()), devices };
+    shard.take(claim).await.map_err(|taken| taken.refusal(&ready.name))
 }
 
 async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
-    let Ready { name, record, time, members, strangers, left_over, dropped } = ready;
+    let Ready { name, record, time, members, strangers, left_over, dropped, worn } = ready;
     for member in &members {
         shard.sys.open(&member.candidate, Opening::Member).await?;
     }
@@ -140,55 +141,111 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
             stranger.path
         );
     }
-    flush(shard, pool, &members).await?;
+    let (version, encrypted) = (members[0].header.version, record.is_encrypted());
+    let none = Filesystems::new(pool, Vec::new(), Vec::new(), []);
+    let engine = Pool::new(pool, name.clone(), record, members, Some(time), none);
+    let (saver, extension) = (Saver::default(), Extension::default());
+    let running = Running { uuid: pool, pool: engine.into(), saver, extension };
+    flush(shard, &running).await?;
+    if let Some(dropped) = &dropped {
+        leave_cache(shard, &running, dropped).await?;
+    }
     rt::stage("stack");
-    let numbers = pools::numbers(&members);
-    let tables = tables::tables(&record, members[0].header.version, pool, &numbers, LowWater::Setup)
-        .map_err(|fault| Refusal::Inconsistent { pool, what: fault.as_str() })?;
-    stack::private_up(shard, pool, &tables, (&record, &members)).await?;
-    let tokens = encryption::header(shard, pool, record.is_encrypted()).await?;
+    thin_meta::up(shard, &running).await?;
+    let tokens = encryption::header(shard, (pool, version), encrypted).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
     clear_volumes(shard, pool, &found).await?;
-    let noted = intents::recover(&shard.sys, pool, &mut found).await?;
+    let mut seen = intents::recover(&shard.sys, pool, &mut found).await?;
+    seen.extend(found.good.iter().map(|record| record.thin_id));
+    revert::run(shard, pool, &mut found, &mut seen).await?;
     rt::stage("filesystems");
-    let seen: Vec<_> = found.good.iter().map(|record| record.thin_id).chain(noted).collect();
     let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
-    let filesystems = Filesystems::new(pool, filesystems, lost, seen);
-    let mut engine = Pool::new(pool, name, record, members, Some(time), filesystems);
-    // A change of the header may have been cut off before the record told of it.
-    let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
-    let started_anew = engine.set_started(true);
-    let (saver, extension) = (Saver::default(), Extension::default());
-    let running = Running { uuid: pool, pool: engine.into(), saver, extension };
-    for member in dropped.iter().flatten() {
-        mark_leaving(shard, member).await;
-    }
-    if told_anew || started_anew || dropped.is_some() {
+    let changed = {
+        let mut engine = running.pool.borrow_mut();
+        engine.filesystems = Filesystems::new(pool, filesystems, lost, seen);
+        // A change of the header may have been cut off before the record told of it.
+        let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
+        engine.set_started(true) || told_anew
+    };
+    if changed {
         save::durable(shard, &running).await?;
     }
+    make_good(shard, &running, &worn).await;
     create_pool::clear_marks(shard, &running).await;
     let dropped = dropped.into_iter().flatten().map(|member| member.candidate);
     let leaving: Vec<Candidate> = left_over.into_iter().chain(dropped).collect();
     wipe_left_over(shard, pool, &leaving).await;
     rt::stage("settle");
     shard.sys.settle(pool).await;
+    limit_if_uneven(&running);
     Ok(running)
 }
 
 /// What was read may be in the caches of disks only, as a daemon that died left it. No table is made of that.
-async fn flush<S: Sys>(shard: &Shard<S>, pool: PoolUuid, members: &[Member]) -> Result<(), Fault> {
-    let targets = members.iter().map(|member| Target::Device(member.candidate.number)).collect();
-    let flushed = shard.sys.flush(targets).await;
-    for fault in flushed.iter().filter_map(|outcome| outcome.as_ref().err()) {
-        log::warn!("{fault}");
-    }
-    if flushed.iter().any(Result::is_ok) {
+async fn flush<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+    let numbers = running.pool.borrow().numbers();
+    let total = numbers.len();
+    // One that hangs holds up no other.
+    let flush =
+        |number| rt::within(Duration::from_millis(DEVICE_WAIT_MS), shard.sys.flush(vec![Target::Device(number)]));
+    let flushed = all(numbers.into_iter().map(flush)).await;
+    if flushed.into_iter().flatten().flatten().any(|outcome| outcome.is_ok()) {
         return Ok(());
     }
-    let why = Why::NoDevice { total: members.len() };
-    Err(Fault::new("flush the record of", format!("pool {pool}"), why))
+    let why = Why::NoDevice { total };
+    Err(Fault::new("flush the record of", format!("pool {}", running.uuid), why))
+}
+
+/// A pool whose next sectors are on a device with larger blocks gets no changes.
+fn limit_if_uneven(running: &Running) {
+    let coarse = running.pool.borrow().tiers().too_coarse().cloned();
+    if let Some(Candidate { path, blocks, .. }) = coarse {
+        let (logical, physical) = (blocks.logical, blocks.physical);
+        log::error!(
+            "a pool gets no changes: nothing lies on one of its devices yet, and that has larger blocks than the \
+             others (pool={} device={path} logical={logical} physical={physical})",
+            running.uuid
+        );
+        running.pool.borrow_mut().degrade(Availability::NoPoolChanges);
+    }
+}
+
+/// Makes good what is damaged or behind of the copies that devices hold. It is no reason to refuse the pool that
+/// this fails, because it was no reason before.
+async fn make_good<S: Sys>(shard: &Shard<S>, running: &Running, worn: &Worn) {
+    if *worn == Worn::default() {
+        return;
+    }
+    rt::stage("repair copies");
+    log::warn!("damaged or old copies of metadata are made good (pool={} {worn:?})", running.uuid);
+    // One that hangs is left alone.
+    let signed = |member: &&Member| !member.bad && worn.signatures.contains(&member.header.device);
+    let headers: Vec<_> = {
+        let pool = running.pool.borrow();
+        pool.members().iter().filter(signed).map(|member| (member.candidate.number, member.header)).collect()
+    };
+    if let Err(fault) = headers::sign(&shard.sys, &headers).await {
+        log::warn!("a damaged signature stays (pool={}): {fault}", running.uuid);
+    }
+    for _ in 0..worn.saves {
+        if let Err(fault) = save::durable(shard, running).await {
+            log::warn!("old copies of the record stay (pool={}): {fault}", running.uuid);
+        }
+    }
+}
+
+/// Leaves the cache behind, before anything is written that it would not hear of: a record that still had it would have
+/// it used again as it is.
+async fn leave_cache<S: Sys>(shard: &Shard<S>, running: &Running, dropped: &[Member]) -> Result<(), Fault> {
+    rt::stage("leave cache");
+    // What a stop that failed half-way has left lies on the cache.
+    stack::all_down(&shard.sys, running.uuid).await?;
+    for member in dropped {
+        mark_leaving(shard, member).await;
+    }
+    save::durable(shard, running).await
 }
 
 /// A device that leaves the pool says so before the record does: whatever is cut off then, the next start wipes
@@ -251,19 +308,47 @@ async fn volumes_up<S: Sys>(
         found.iter().map(|record| (Dm::Thin(pool, record.uuid), tables::thin(record))).collect();
     // All in one batch; only when that fails is each one looked at by itself.
     let together = shard.sys.activate(&volumes).await.is_ok();
-    let mut filesystems = Vec::with_capacity(found.len());
-    let mut lost = Vec::new();
-    for (record, volume) in found.into_iter().zip(volumes) {
-        if !together && let Err(fault) = shard.sys.activate(&[volume]).await {
-            log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
-            lost.push(record.name);
+    let (mut up, mut lost) = (Vec::with_capacity(found.len()), Vec::new());
+    let leave_out = |record: &FilesystemRecord, fault: Fault| {
+        log::error!("a filesystem is left out (pool={pool} filesystem={}): {fault}", record.uuid);
+        record.name.clone()
+    };
+    for (mut record, volume) in found.into_iter().zip(volumes) {
+        let outcome = match together {
+            true => Ok(()),
+            false => volume_up(shard, pool, &mut record, volume).await,
+        };
+        match outcome {
+            Ok(()) => up.push(record),
+            Err(fault) => lost.push(leave_out(&record, fault)),
+        }
+    }
+    let uuids: Vec<FsUuid> = up.iter().map(|record| record.uuid).collect();
+    let sizes = heal::sizes(&shard.sys, pool, &uuids).await;
+    let mut filesystems = Vec::with_capacity(up.len());
+    for (mut record, size) in up.into_iter().zip(sizes) {
+        if let Err(fault) = heal::started(&shard.sys, pool, &mut record, size).await {
+            lost.push(leave_out(&record, fault));
             continue;
         }
         shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
         let used = shard.used(pool, record.uuid).await;
-        filesystems.push(Filesystem::new(record, used));
+        filesystems.push(Filesystem::new(record, used).on(size));
     }
     (filesystems, lost)
+}
+
+/// Activates one volume.
+async fn volume_up<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    record: &mut FilesystemRecord,
+    volume: (Dm, Table),
+) -> Result<(), Fault> {
+    match shard.sys.activate(&[volume]).await {
+        Ok(()) => Ok(()),
+        Err(fault) => heal::active(&shard.sys, pool, record, fault).await,
+    }
 }
 
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {

@@ -85,10 +85,8 @@ async fn put_back<S: Sys>(shard: &Shard<S>, running: &Running) {
 async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
     let (tables, volumes) = {
         let pool = running.pool.borrow();
-        let members = pool.members();
-        let numbers = numbers(members);
-        let version = members[0].header.version;
-        let tables = tables::tables(pool.record(), version, running.uuid, &numbers, LowWater::Setup)
+        let numbers = numbers(pool.members());
+        let tables = tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
             .expect("a running pool has its tables");
         let volumes: Vec<_> = pool
             .filesystems
@@ -97,11 +95,7 @@ async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Faul
             .collect();
         (tables, volumes)
     };
-    let (record, members) = {
-        let pool = running.pool.borrow();
-        (pool.record().clone(), pool.members().to_vec())
-    };
-    stack::private_up(shard, running.uuid, &tables, (&record, &members)).await?;
+    stack::private_up(shard, running, &tables).await?;
     shard.sys.mdv_mount(running.uuid).await?;
     stack::up(&shard.sys, &volumes).await?;
     announce(shard, running).await;

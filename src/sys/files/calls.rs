@@ -17,6 +17,7 @@ use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Role, Table, ThinPoolState};
+use crate::model::filesystem::Fill;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::stack::{Blocked, Likeness};
@@ -322,8 +323,21 @@ impl Sys for FilesSys {
         state.map_err(fault("read the state of the thin pool of", pool))
     }
 
+    /// The host's file system keeps what a thin pool's metadata would.
+    async fn thin_check(&self, _device: Dm) -> Result<bool, Failure> {
+        Ok(true)
+    }
+
+    async fn thin_repair(&self, _from: Dm, _to: Dm) -> Result<(), Failure> {
+        unreachable!("nothing that is whole is repaired")
+    }
+
     async fn dm_events(&self) -> Vec<Dm> {
         pending().await
+    }
+
+    async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault> {
+        self.inner.stack.borrow().thin_volume(device).map_err(fault("look at the table of", device))
     }
 
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
@@ -333,6 +347,15 @@ impl Sys for FilesSys {
             Ok(volume) => self.blocking(move || thin::used(&volume)).await.map_err(fault),
             Err(why) => Err(fault(why)),
         }
+    }
+
+    /// Whoever has it mounted has it on a loop device, and here nobody knows which.
+    async fn fill(&self, _device: Dm) -> Result<Option<Fill>, Fault> {
+        Ok(None)
+    }
+
+    async fn dirty(&self) -> Result<Bytes, Fault> {
+        Ok(Bytes(0))
     }
 
     /// A file is mounted through a loop device, which is its owner's and keeps its size.

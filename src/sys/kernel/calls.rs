@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use cores::rt::{book, timed};
 
+use super::mounted::MEMORY;
 use super::{KernelSys, fault};
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Below, Dm, Table, ThinPoolState};
+use crate::model::filesystem::Fill;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
@@ -142,13 +144,33 @@ impl Sys for KernelSys {
         timed("dm", self.inner.mapper.thin_pool(pool)).await.map_err(fault("read the state of the thin pool of", pool))
     }
 
+    async fn thin_check(&self, device: Dm) -> Result<bool, Failure> {
+        timed("check", self.check_metadata(device)).await
+    }
+
+    async fn thin_repair(&self, from: Dm, to: Dm) -> Result<(), Failure> {
+        timed("check", self.repair_metadata(from, to)).await
+    }
+
     async fn dm_events(&self) -> Vec<Dm> {
         self.next_dm_events().await
+    }
+
+    async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault> {
+        timed("dm", self.inner.mapper.thin_volume(device)).await.map_err(fault("look at the table of", device))
     }
 
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         timed("dm", self.inner.mapper.thin_used(device)).await.map(Sectors::bytes).map_err(fault("measure", device))
+    }
+
+    async fn fill(&self, device: Dm) -> Result<Option<Fill>, Fault> {
+        timed("mount", self.fill_of(device)).await.map_err(fault("look how full the filesystem is on", device))
+    }
+
+    async fn dirty(&self) -> Result<Bytes, Fault> {
+        timed("files", self.dirty_memory()).await.map_err(fault("read", MEMORY))
     }
 
     async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault> {

@@ -153,8 +153,10 @@ impl KernelSys {
             for (path, join) in some.iter().zip(looks) {
                 let bug = |panicked: rt::Panicked| Fault::new("examine", path, Why::Bug(panicked.to_string())).into();
                 match join.await.map_err(bug).flatten() {
-                    Ok(candidate) if candidate.occupant == Occupant::Stratis => found.push(candidate),
-                    Ok(_) => {}
+                    Ok(candidate) => match candidate.occupant {
+                        Occupant::Stratis | Occupant::Unlocked => found.push(candidate),
+                        Occupant::Nobody | Occupant::Other(_) => {}
+                    },
                     Err(failure) => log::info!("no pool is looked for on a device: {failure}"),
                 }
             }

@@ -52,7 +52,8 @@ pub(super) fn examine(path: &DevicePath) -> Result<Candidate, Failure> {
         Some(libc::ENOTBLK) => Refusal::DeviceKind(path.clone(), "block device").into(),
         _ => fault(&error),
     })?;
-    if is_volume(device.number) {
+    let dm_uuid = dm_uuid(device.number);
+    if is_volume(&dm_uuid) {
         return Err(Refusal::DeviceIsVolume { path: canonical }.into());
     }
     let known = match known(device.number) {
@@ -64,7 +65,10 @@ pub(super) fn examine(path: &DevicePath) -> Result<Candidate, Failure> {
         return Err(Refusal::DeviceMultipath { path: canonical }.into());
     }
     let found = if device.size == Sectors::ZERO { Occupant::Nobody } else { occupant(&file) };
-    let occupant = together(&known, found);
+    let occupant = match together(&known, found) {
+        Occupant::Stratis if is_unlocked(&dm_uuid) => Occupant::Unlocked,
+        occupant => occupant,
+    };
     let Shape { number, size, blocks, read_only: _ } = device;
     Ok(Candidate { path: canonical, number, size, blocks, occupant, hardware: known.hardware })
 }
@@ -93,11 +97,20 @@ fn open(path: &DevicePath) -> io::Result<(File, Shape)> {
     Ok((file, shape))
 }
 
-/// Whether the device is a dm device of a pool's own stack or a filesystem of one.
-fn is_volume(number: DeviceNumber) -> bool {
+/// The dm UUID of a device; empty for one that has none.
+fn dm_uuid(number: DeviceNumber) -> String {
     // Only dm devices have this file.
-    let uuid = fs::read_to_string(format!("/sys/dev/block/{}:{}/dm/uuid", number.0, number.1)).unwrap_or_default();
+    fs::read_to_string(format!("/sys/dev/block/{}:{}/dm/uuid", number.0, number.1)).unwrap_or_default()
+}
+
+/// Whether this is a dm device of a pool's own stack or a filesystem of one.
+fn is_volume(uuid: &str) -> bool {
     uuid.starts_with("stratis-1-private-") || (uuid.starts_with("stratis-1-") && uuid.contains("-thin-fs-"))
+}
+
+/// Whether this is what cryptsetup has made of a device of an encrypted pool of version 1.
+fn is_unlocked(uuid: &str) -> bool {
+    uuid.starts_with("CRYPT-") && uuid.contains("-stratis-1-private-")
 }
 
 /// What udev's database has of a device; `None` while it has nothing.
@@ -129,7 +142,9 @@ fn together(known: &Known, found: Occupant) -> Occupant {
     match (found, told) {
         (Occupant::Other(what), _) => Occupant::Other(what),
         // What was wiped a moment ago may still be in the database.
-        (Occupant::Nobody | Occupant::Stratis, Some(what)) => Occupant::Other(format!("{what}, as udev has it")),
+        (Occupant::Nobody | Occupant::Stratis | Occupant::Unlocked, Some(what)) => {
+            Occupant::Other(format!("{what}, as udev has it"))
+        }
         (found, None) => found,
     }
 }

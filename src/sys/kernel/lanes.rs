@@ -21,10 +21,14 @@ pub(super) struct Lanes {
     pub(super) below: Lane,
     /// All other device-mapper ioctls.
     pub(super) dm: Lane,
-    /// Mounts, unmounts, growfs.
+    /// Mounts and unmounts.
     pub(super) mount: Lane,
+    /// Filesystems that users have mounted: one that they have frozen keeps whoever asks for more waiting.
+    pub(super) mounted: Lane,
     /// Files of metadata volumes, probing devices, writes to sysfs.
     pub(super) files: Lane,
+    /// Programs that check or repair metadata, each for a limited time.
+    pub(super) programs: Lane,
     /// Waiting for udev, each wait bounded.
     pub(super) udev: Lane,
 }
@@ -40,7 +44,9 @@ impl Lanes {
             below: steady("below", 1)?,
             dm: steady("dm", BLOCKING_THREADS)?,
             mount: lane("mount", BLOCKING_THREADS)?,
+            mounted: lane("mounted", BLOCKING_THREADS)?,
             files: lane("files", BLOCKING_THREADS)?,
+            programs: lane("programs", BLOCKING_THREADS)?,
             udev: lane("udev", BLOCKING_THREADS)?,
         })
     }

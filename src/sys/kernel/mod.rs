@@ -14,13 +14,15 @@ mod devices;
 mod dm;
 mod examine;
 mod extents;
-mod grow;
 mod lanes;
 mod mdv;
 mod monitor;
+mod mounted;
 pub mod namespace;
+mod program;
 mod replay;
 mod sectors;
+mod thin_meta;
 mod writes;
 
 use std::cell::RefCell;

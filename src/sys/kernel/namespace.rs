@@ -20,7 +20,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
-use super::dm;
+use super::{dm, thin_meta};
 use crate::error::{Fault, Why};
 use crate::limits::STALE_MOUNTS_MAX;
 use crate::sys::volume::make_folder;
@@ -53,6 +53,7 @@ pub fn prepare() -> Result<(), Fault> {
     take_namespace()?;
     make_keyring();
     dm::clear_cookies();
+    thin_meta::look_for_programs();
     Ok(())
 }
 

@@ -22,6 +22,7 @@ use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolState};
+use crate::model::filesystem::Fill;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::sys::{DeviceEvent, Folder, Growth, Kind, Opening, Sys, Target, Write};
@@ -111,6 +112,20 @@ impl SimSys {
         outcome.map_err(|why| Fault::new(doing, subject, why))
     }
 
+    /// Waits as long as a disk tells nobody what has ended.
+    async fn heard_of(&self, target: Target) {
+        let Target::Device(number) = target else { return };
+        poll_fn(|cx| {
+            let mut state = self.machine.state();
+            if state.hung.contains(&number) {
+                state.news.waiting.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// A question: changes nothing.
     pub(super) async fn ask<T>(
         &self,
@@ -119,7 +134,9 @@ impl SimSys {
         answer: impl FnOnce(&State) -> Result<T, Why>,
     ) -> Result<T, Fault> {
         self.pause().await;
-        answer(&*self.alive().await).map_err(|why| Fault::new(doing, subject, why))
+        let mut state = self.alive().await;
+        state.questions += 1;
+        answer(&state).map_err(|why| Fault::new(doing, subject, why))
     }
 
     async fn submit(&self, write: &Write) -> Result<Inflight<'_>, Fault> {
@@ -248,7 +265,9 @@ impl Sys for SimSys {
     }
 
     async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
-        self.ask("read", subject(target, start), |state| state.read(self.seat, target, start, count)).await
+        let read = self.ask("read", subject(target, start), |state| state.read(self.seat, target, start, count)).await;
+        self.heard_of(target).await;
+        read
     }
 
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
@@ -276,6 +295,7 @@ impl Sys for SimSys {
                     Err(fault) => results[index] = Err(fault),
                 }
             } else {
+                self.heard_of(batch[index].target).await;
                 drop(self.alive().await);
                 drop(inflight[index].take());
             }
@@ -288,6 +308,9 @@ impl Sys for SimSys {
         for target in &targets {
             let subject = subject(*target, Sectors::ZERO);
             started.push(self.act("flush", &subject, |state| state.flush_start(*target)).await);
+        }
+        for target in &targets {
+            self.heard_of(*target).await;
         }
         self.pause().await;
         let mut state = self.alive().await;
@@ -356,6 +379,14 @@ impl Sys for SimSys {
         self.ask("read the state of the thin pool of", pool, |state| state.thin_pool(pool)).await
     }
 
+    async fn thin_check(&self, device: Dm) -> Result<bool, Failure> {
+        Ok(self.act("check the metadata on", device, |state| state.thin_check(device)).await?)
+    }
+
+    async fn thin_repair(&self, from: Dm, to: Dm) -> Result<(), Failure> {
+        Ok(self.act("repair metadata into", to, |state| state.thin_repair(from, to)).await?)
+    }
+
     async fn dm_events(&self) -> Vec<Dm> {
         poll_fn(|cx| {
             if self.over() {
@@ -368,14 +399,26 @@ impl Sys for SimSys {
         .await
     }
 
+    async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault> {
+        self.ask("look at the table of", device, |state| state.stack.thin_volume(device)).await
+    }
+
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault> {
         let device = Dm::Thin(pool, filesystem);
         self.ask("measure", device, |state| state.thin_used(device)).await
     }
 
-    /// Nothing is mounted here but metadata volumes.
-    async fn grow_xfs(&self, _device: Dm) -> Result<Growth, Fault> {
-        Ok(Growth::NotMounted)
+    async fn fill(&self, device: Dm) -> Result<Option<Fill>, Fault> {
+        self.ask("look how full the filesystem is on", device, |state| state.fill(device)).await
+    }
+
+    /// What is written here is written.
+    async fn dirty(&self) -> Result<Bytes, Fault> {
+        Ok(Bytes(0))
+    }
+
+    async fn grow_xfs(&self, device: Dm) -> Result<Growth, Fault> {
+        self.act("grow the filesystem on", device, |state| state.grow_xfs(device)).await
     }
 
     async fn replay_log(&self, device: Dm) -> Result<(), Fault> {

@@ -22,7 +22,7 @@ pub(super) struct News {
     dm: BTreeSet<Dm>,
     /// Who was told of all dm devices.
     introduced: BTreeSet<u64>,
-    waiting: Vec<Waker>,
+    pub(super) waiting: Vec<Waker>,
     /// Thin pools that are not well: mode, and whether they need a check.
     pub(super) ailing: BTreeMap<PoolUuid, (ThinPoolMode, bool)>,
 }
@@ -62,7 +62,8 @@ impl News {
         self.wake();
     }
 
-    fn wake(&mut self) {
+    /// Whoever waits looks again.
+    pub(super) fn wake(&mut self) {
         self.waiting.drain(..).for_each(Waker::wake);
     }
 

@@ -19,6 +19,7 @@ mod fill;
 mod gate;
 mod mdv;
 mod medium;
+mod mounted;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -34,15 +35,17 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::state::State;
+use crate::error::Why;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Table, ThinPoolMode};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::token::Tokens;
-use crate::sys::{DeviceEvent, Folder};
-use crate::units::Sectors;
+use crate::sys::{DeviceEvent, Folder, Target};
+use crate::units::{Bytes, Sectors};
 
 pub use self::calls::SimSys;
 pub use self::fill::Written;
+pub use self::thin::Damage;
 
 /// The size of a disk that a daemon started with `--sim` finds under any path: 4 TiB. A pool of one has room for
 /// filesystems of the default size also without overprovisioning, and a cache may have eight.
@@ -131,6 +134,11 @@ impl Machine {
         self.state().disk_mut(path).hardware = Some(id.to_owned());
     }
 
+    /// Changes the block sizes of a disk, as another controller does.
+    pub fn set_blocks(&self, path: &str, blocks: BlockSizes) {
+        self.state().disk_mut(path).blocks = blocks;
+    }
+
     /// Changes the size of a disk; what lies behind a smaller one stays hidden.
     pub fn resize_disk(&self, path: &str, size: Sectors) {
         self.state().disk_mut(path).size = size;
@@ -175,6 +183,14 @@ impl Machine {
         self.state().ail(pool, mode, needs_check);
     }
 
+    /// The metadata of a pool's thin pool goes bad, which nobody notices before it is next opened or checked.
+    ///
+    /// # Panics
+    /// When the thin pool is not active.
+    pub fn damage(&self, pool: PoolUuid, damage: Damage) {
+        self.state().thin_store_mut(pool).expect("the thin pool is active").damage = Some(damage);
+    }
+
     /// A dm device raises an event.
     pub fn raise(&self, device: Dm) {
         self.state().news.raise(device);
@@ -188,6 +204,24 @@ impl Machine {
     /// From now on writes to and flushes of a disk fail with this errno; `None`: succeed again.
     pub fn fail_writes(&self, path: &str, errno: Option<i32>) {
         self.state().disk_mut(path).writes_fail = errno;
+    }
+
+    /// From now on what is read from, written to and flushed on a disk itself happens, and nobody is told that it
+    /// has ended; `false`: told again, with all that has ended meanwhile.
+    pub fn hang(&self, path: &str, hangs: bool) {
+        let mut state = self.state();
+        let number = state.disk(path).number;
+        if hangs {
+            state.hung.insert(number);
+        } else {
+            state.hung.remove(&number);
+            state.news.wake();
+        }
+    }
+
+    /// Somebody gives an active dm device another table.
+    pub fn reload(&self, device: Dm, table: Table) {
+        self.state().stack.insert(device, table);
     }
 
     // ---- faults -------------------------------------------------------------------------------
@@ -251,6 +285,29 @@ impl Machine {
         }
     }
 
+    /// A user writes to a filesystem that he has mounted until so much of it is used.
+    ///
+    /// # Errors
+    /// `ENOSPC` when it has not so much.
+    ///
+    /// # Panics
+    /// When its volume is not active.
+    pub fn write_until(&self, pool: PoolUuid, filesystem: FsUuid, used: Bytes) -> Result<(), i32> {
+        match self.state().write_until(Dm::Thin(pool, filesystem), used) {
+            Ok(()) => Ok(()),
+            Err(Why::Errno(libc::ENOSPC)) => Err(libc::ENOSPC),
+            Err(why) => panic!("it cannot be written to: {why}"),
+        }
+    }
+
+    /// Writes some bytes to a volume, durably and without being an action.
+    ///
+    /// # Panics
+    /// When the volume is not active, or the bytes are not whole sectors.
+    pub fn scribble_volume(&self, pool: PoolUuid, filesystem: FsUuid, start: Sectors, bytes: &[u8]) {
+        self.state().scribble_volume(Dm::Thin(pool, filesystem), start, bytes);
+    }
+
     // ---- looking on ---------------------------------------------------------------------------
 
     /// Mistakes of the daemon that a kernel would have let pass, and that lose data. Each one also
@@ -291,6 +348,19 @@ impl Machine {
         state.touched(number);
     }
 
+    /// What a reader of an active dm device sees.
+    ///
+    /// # Panics
+    /// When it is not active.
+    pub fn dm_bytes(&self, device: Dm, start: Sectors, count: Sectors) -> Vec<u8> {
+        self.state.borrow().read(state::KERNEL, Target::Dm(device), start, count).expect("it is active")
+    }
+
+    /// How often something was asked that changes nothing, since the machine was made.
+    pub fn questions(&self) -> u64 {
+        self.state.borrow().questions
+    }
+
     /// Every active dm device with its table.
     pub fn tables(&self) -> BTreeMap<Dm, Table> {
         self.state.borrow().stack.tables().clone()
@@ -309,6 +379,11 @@ impl Machine {
     pub fn thin_meta(&self, pool: PoolUuid) -> Option<Sectors> {
         // The only error is that it is not active.
         self.state.borrow().thin_store(pool).ok().map(|store| store.meta)
+    }
+
+    /// How much of its data device the cache of a pool works with. `None` while there is none.
+    pub fn cache_data(&self, pool: PoolUuid) -> Option<Sectors> {
+        self.state.borrow().cache_data(pool)
     }
 
     /// The UUID of the XFS on a mounted metadata volume. `None` while it is not mounted.

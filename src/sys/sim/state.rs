@@ -20,7 +20,7 @@ use super::fill::Fill;
 use super::gate::Gate;
 use super::mdv::MdvStore;
 use super::medium::UNIT_BYTES;
-use super::thin::{Content, ThinStore};
+use super::thin::{Content, Damage, ThinStore};
 use super::xfs::{self, Readable};
 use crate::error::Why;
 use crate::model::blank::ReadsZeroes;
@@ -78,6 +78,8 @@ pub(super) struct State {
     pub(super) conjures: Option<Sectors>,
     /// How long a batch of writes waits before it begins.
     pub(super) write_time: Duration,
+    /// Disks that answer nothing for now.
+    pub(super) hung: BTreeSet<DeviceNumber>,
     pub(super) disks: BTreeMap<DeviceNumber, Disk>,
     /// Symbolic links.
     pub(super) links: BTreeMap<DevicePath, DevicePath>,
@@ -90,6 +92,10 @@ pub(super) struct State {
     pub(super) seats: u64,
     pub(super) stack: Stack,
     pub(super) thin: BTreeMap<Place, ThinStore>,
+    /// How much of its data device each cache works with since it was last made active.
+    caches: BTreeMap<PoolUuid, Sectors>,
+    /// Pools whose origin was written without the cache that they had: what that holds is out of date.
+    passed_by: BTreeSet<PoolUuid>,
     /// Headers of encryption layers.
     pub(super) headers: BTreeMap<Place, Header>,
     pub(super) keys: BTreeMap<KeyDescription, Passphrase>,
@@ -98,6 +104,8 @@ pub(super) struct State {
     /// How active thin pools fill.
     pub(super) fills: BTreeMap<PoolUuid, Fill>,
     pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
+    /// How often somebody asked something.
+    pub(super) questions: u64,
     /// Volumes that a user has mounted.
     pub(super) in_use: BTreeSet<Dm>,
     pub(super) announced: BTreeMap<FsUuid, (PoolUuid, Name, Name, ThinId)>,
@@ -115,6 +123,7 @@ impl State {
             dice: Dice::new(seed),
             conjures: None,
             write_time: Duration::ZERO,
+            hung: BTreeSet::new(),
             disks: BTreeMap::new(),
             links: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -123,11 +132,14 @@ impl State {
             seats: 0,
             stack: Stack::new(),
             thin: BTreeMap::new(),
+            caches: BTreeMap::new(),
+            passed_by: BTreeSet::new(),
             headers: BTreeMap::new(),
             keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
             fills: BTreeMap::new(),
             mounted: BTreeMap::new(),
+            questions: 0,
             in_use: BTreeSet::new(),
             announced: BTreeMap::new(),
             bugs: Vec::new(),
@@ -397,8 +409,12 @@ impl State {
 
     pub(super) fn activate(&mut self, device: Dm, table: &Table) -> Result<(), Why> {
         if self.stack.likeness(device, table)? == Likeness::Same {
-            // A thin pool that works with less metadata than its device has is shown the rest.
-            return if let Table::ThinPool { .. } = table { self.resume_thin_pool(device.pool()) } else { Ok(()) };
+            // What works with less than the device below has is shown the rest.
+            return match table {
+                Table::ThinPool { .. } => self.resume_thin_pool(device.pool()),
+                Table::Cache { .. } => self.open_cache(device.pool()),
+                Table::Linear(_) | Table::Thin { .. } => Ok(()),
+            };
         }
         match self.stack.check(device, table, |number| self.disks.get(&number).map(|disk| disk.size)) {
             Ok(()) => {}
@@ -408,10 +424,11 @@ impl State {
         match table {
             Table::Linear(_) => {}
             Table::Cache { .. } => self.open_cache(device.pool())?,
-            Table::ThinPool { length, block, .. } => self.open_thin_pool(device.pool(), length.0 / block.0)?,
-            Table::Thin { id, .. } => {
-                self.thin_store(device.pool())?.content(*id).ok_or(Why::Errno(libc::ENODATA))?;
+            Table::ThinPool { length, block, .. } => {
+                self.pass_cache_by(device.pool());
+                self.open_thin_pool(device.pool(), length.0 / block.0)?;
             }
+            Table::Thin { id, length } => self.check_length(device, *id, *length)?,
         }
         self.stack.insert(device, table.clone());
         Ok(())
@@ -444,6 +461,43 @@ impl State {
         Ok((piece.device, piece.start))
     }
 
+    /// The metadata that is on a device, if there is any.
+    fn thin_on(&self, device: Dm) -> Result<Option<&ThinStore>, Why> {
+        let start = self.read(KERNEL, Target::Dm(device), Sectors::ZERO, FRESH_SECTORS)?;
+        let number = u64::from_le_bytes(start[8..16].try_into().expect("eight bytes"));
+        let known = self.thin.get(&self.place(device)?);
+        Ok(known.filter(|store| start.starts_with(THIN_MARK) && store.mark == number))
+    }
+
+    /// As `thin_check` does. A thin pool that was not well is well if its metadata is whole.
+    pub(super) fn thin_check(&mut self, device: Dm) -> Result<bool, Why> {
+        if self.stack.table(Dm::Private(device.pool(), Role::ThinPool)).is_some() {
+            return Err(Why::Errno(libc::EBUSY));
+        }
+        let whole = self.thin_on(device)?.is_some_and(|store| store.damage.is_none());
+        if whole {
+            self.news.ailing.remove(&device.pool());
+        }
+        Ok(whole)
+    }
+
+    /// As `thin_repair` does. What it writes is on the device like any other write: not durable.
+    pub(super) fn thin_repair(&mut self, from: Dm, to: Dm) -> Result<(), Why> {
+        let length = self.stack.table(to).ok_or(Why::Errno(libc::ENXIO))?.length();
+        let (disk, start) = self.place(to)?;
+        let mut store = match self.thin_on(from)? {
+            Some(store) if store.damage != Some(Damage::Hopeless) && store.meta <= length => store.clone(),
+            Some(_) | None => return Err(Why::Data("nothing can be made of the metadata")),
+        };
+        (store.mark, store.damage) = (self.tick(), None);
+        let ended = self.tick();
+        let medium = &mut self.disks.get_mut(&disk).expect("a resolved place lies on a disk").medium;
+        medium.submit(store.mark, start, &WriteData::Bytes(marked(store.mark).to_vec()), || true);
+        medium.end(store.mark, start, Sectors(1), ended);
+        self.thin.insert((disk, start), store);
+        Ok(())
+    }
+
     /// Finds the metadata of a thin pool of so many data blocks, or begins it where there are only zeroes. It comes
     /// to use all of its devices, and never works on smaller ones again.
     pub(super) fn open_thin_pool(&mut self, pool: PoolUuid, blocks: u64) -> Result<(), Why> {
@@ -457,6 +511,9 @@ impl State {
             if length < store.meta || blocks < store.data {
                 return Err(Why::Errno(libc::EINVAL));
             }
+            if store.damage.is_some() {
+                return Err(Why::Errno(libc::EILSEQ)); // As the kernel answers where a checksum is wrong.
+            }
             store.meta = length;
             self.count_blocks(place, blocks);
             return Ok(());
@@ -465,13 +522,21 @@ impl State {
             return Err(Why::Errno(libc::EILSEQ)); // As the kernel's superblock check answers.
         }
         let mark = self.tick();
-        let mut sector = [0; UNIT_BYTES];
-        sector[..8].copy_from_slice(THIN_MARK);
-        sector[8..16].copy_from_slice(&mark.to_le_bytes());
-        self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
+        let medium = &mut self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium;
+        medium.engrave(mark, place.1, &marked(mark));
         self.thin.insert(place, ThinStore::new(mark, length));
         self.count_blocks(place, blocks);
         Ok(())
+    }
+
+    /// What is written from now on reaches the origin; a cache that is not there does not hear of it.
+    fn pass_cache_by(&mut self, pool: PoolUuid) {
+        match self.stack.table(Dm::Private(pool, Role::Cache)) {
+            Some(Table::Cache { .. }) => {}
+            Some(Table::Linear(_) | Table::ThinPool { .. } | Table::Thin { .. }) | None => {
+                self.passed_by.insert(pool);
+            }
+        }
     }
 
     /// Finds the metadata of a cache, or begins it where there are only zeroes. What a cache holds its origin
@@ -480,17 +545,31 @@ impl State {
         let meta = Dm::Private(pool, Role::MetaSub);
         let place = self.place(meta)?;
         let start = self.read(KERNEL, Target::Dm(meta), Sectors::ZERO, FRESH_SECTORS)?;
+        let data = self.stack.table(Dm::Private(pool, Role::CacheSub)).ok_or(Why::Errno(libc::ENODEV))?;
+        self.caches.insert(pool, data.length());
         if start.starts_with(CACHE_MARK) {
+            if self.passed_by.contains(&pool) {
+                self.bug(format!("the cache of pool {pool} is used again, and its origin was written without it"));
+            }
             return Ok(());
         }
         if start.iter().any(|byte| *byte != 0) {
             return Err(Why::Errno(libc::EILSEQ)); // As the kernel's superblock check answers.
         }
         let mut sector = [0; UNIT_BYTES];
+        self.passed_by.remove(&pool);
         sector[..CACHE_MARK.len()].copy_from_slice(CACHE_MARK);
         let mark = self.tick();
         self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium.engrave(mark, place.1, &sector);
         Ok(())
+    }
+
+    /// How much of its data device an active cache works with.
+    pub(super) fn cache_data(&self, pool: PoolUuid) -> Option<Sectors> {
+        match self.stack.table(Dm::Private(pool, Role::Cache))? {
+            Table::Cache { .. } => self.caches.get(&pool).copied(),
+            Table::Linear(_) | Table::ThinPool { .. } | Table::Thin { .. } => None,
+        }
     }
 
     pub(super) fn thin_place(&self, pool: PoolUuid) -> Result<Place, Why> {
@@ -591,6 +670,7 @@ impl State {
         let place = self.place(device)?;
         // As mount(2) answers where there is no XFS.
         let uuid = xfs::find(&Linear { state: self, device }).ok_or(Why::Errno(libc::EINVAL))?;
+        self.pass_cache_by(pool);
         let maker = self.disks.get(&place.0).map_or(0, |disk| disk.medium.writer(place.1));
         self.mdv.entry((place, maker)).or_insert_with(|| MdvStore::new(uuid));
         self.mounted.insert(pool, (place, maker));
@@ -632,6 +712,14 @@ impl Readable for Linear<'_> {
         };
         self.state.stack.resolve(self.device, start, count).is_ok_and(|pieces| pieces.iter().all(zero))
     }
+}
+
+/// The first sector of thin-pool metadata.
+fn marked(mark: u64) -> [u8; UNIT_BYTES] {
+    let mut sector = [0; UNIT_BYTES];
+    sector[..8].copy_from_slice(THIN_MARK);
+    sector[8..16].copy_from_slice(&mark.to_le_bytes());
+    sector
 }
 
 /// The length of a write.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::dice::Dice;
 use super::medium::{Medium, UNIT_BYTES};
 use crate::model::ids::ThinId;
-use crate::units::Sectors;
+use crate::units::{Bytes, Sectors};
 
 /// Which volumes exist, each with the number of its content.
 type Volumes = BTreeMap<ThinId, u64>;
@@ -49,10 +49,23 @@ pub(super) struct Content {
     pub(super) medium: Medium,
     /// Whether it is that of a filesystem that was mounted when it was copied, and not unmounted since.
     pub(super) dirty: bool,
+    /// What of the volume the filesystem on it has come to lie on since it was made.
+    pub(super) grown: Sectors,
+    /// What of the filesystem its files have.
+    pub(super) filled: Bytes,
     /// Blocks that it takes of its pool.
     blocks: BTreeSet<u64>,
     /// Blocks that it got from its origin. Who writes to a shared block first is the snapshot here, always.
     shared: BTreeSet<u64>,
+}
+
+/// What is wrong with the metadata of a thin pool.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Damage {
+    /// All that counts can still be read.
+    Repairable,
+    /// Nothing can be made of it.
+    Hopeless,
 }
 
 /// The metadata of one thin pool.
@@ -60,6 +73,8 @@ pub(super) struct Content {
 pub(super) struct ThinStore {
     /// Says on the metadata device that it is this one's.
     pub(super) mark: u64,
+    /// The kernel does not take it as it is.
+    pub(super) damage: Option<Damage>,
     /// How much of the metadata device it works with. Grows durably, as the kernel commits it at once.
     pub(super) meta: Sectors,
     /// How many data blocks it has had so far. Likewise.
@@ -76,6 +91,7 @@ impl ThinStore {
     pub(super) const fn new(mark: u64, meta: Sectors) -> Self {
         Self {
             mark,
+            damage: None,
             meta,
             data: 0,
             durable: Volumes::new(),
@@ -128,6 +144,8 @@ impl ThinStore {
         let content = Content {
             medium: origin.medium.clone(),
             dirty: origin.dirty || mounted,
+            grown: origin.grown,
+            filled: origin.filled,
             blocks: BTreeSet::new(),
             shared: origin.blocks.union(&origin.shared).copied().collect(),
         };

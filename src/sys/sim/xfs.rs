@@ -65,6 +65,12 @@ pub(super) fn find(device: &impl Readable) -> Option<Uuid> {
     (groups_are_whole && inodes_are_whole && is_log(device, &first)?).then_some(first.uuid)
 }
 
+/// What of a device the filesystem on it lies on, as it was made.
+pub(super) fn size(device: &impl Readable) -> Option<Sectors> {
+    let first = device.read(Sectors::ZERO, Sectors(BLOCK_SECTORS))?;
+    superblock(&first).map(|_whole| Sectors(number(&first, 8, 8) * BLOCK_SECTORS))
+}
+
 /// Reads a superblock that is whole.
 fn superblock(bytes: &[u8]) -> Option<Super> {
     let sector = usize::try_from(number(bytes, 102, 2)).ok()?;

@@ -8,7 +8,9 @@
 #![allow(dead_code, reason = "each scenario uses a part of this")]
 
 pub(crate) mod dm;
+pub(crate) mod elsewhere;
 pub(crate) mod files;
+pub(crate) mod lab;
 pub(crate) mod state;
 pub(crate) mod udev;
 pub(crate) mod used;
@@ -25,7 +27,7 @@ use nix::unistd::Pid;
 
 use crate::support::NAME;
 use crate::support::client::Client;
-use crate::support::daemon::{BINARY, PATIENCE};
+use crate::support::daemon::{BINARY, PATIENCE, SETTLED};
 
 /// Where the system bus listens.
 pub(crate) const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
@@ -60,13 +62,14 @@ impl Guest {
         env::var("RIG_BOOT").expect("the host half says it").parse().expect("it is a number")
     }
 
-    /// Starts the daemon and waits until it owns its name.
+    /// Starts the daemon and waits until it owns its name and its pools are up.
     pub(crate) fn start(&mut self) {
         self.start_with(&[]);
     }
 
     /// The same, with more arguments.
     pub(crate) fn start_with(&mut self, arguments: &[&str]) {
+        let before = self.settled();
         self.spawn(arguments);
         let client = Client::connect(SYSTEM_BUS);
         client.watch_name(NAME);
@@ -78,6 +81,12 @@ impl Guest {
             // Wakes at the next change of an owner; the bound is there to notice an exit.
             client.wait_message(Duration::from_millis(50));
         }
+        self.until("the pools that were found are up", |guest| guest.settled() > before);
+    }
+
+    /// How many daemons of this guest have come as far as that the pools that they found are up.
+    fn settled(&self) -> usize {
+        self.log().matches(SETTLED).count()
     }
 
     /// Starts the daemon and waits for nothing.

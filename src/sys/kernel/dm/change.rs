@@ -46,15 +46,29 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
         return Err(Why::OtherTable);
     };
     let wanted = wanted.as_long_as(&active);
-    match active.to(&wanted) {
+    let likeness = match active.to(&wanted) {
+        Likeness::Other => without_cache(control, device, table, &active)?,
+        likeness => likeness,
+    };
+    match likeness {
         Likeness::Same => adopt(control, device, info, &present, cookie),
         Likeness::Beginning => {
-            swap(control, device, &wanted.lines(), cookie)?;
+            swap(control, device, &wanted.lines(), Some(&present), cookie)?;
             log::info!("an active table is completed (device={device})");
             Ok(())
         }
         Likeness::Other => Err(Why::OtherTable),
     }
+}
+
+/// What an active table is to the wanted one as it was before its pool had a cache: that is completed, too.
+fn without_cache(control: &Control, device: Dm, table: &Table, active: &Numbered) -> Result<Likeness, Why> {
+    let Some(before) = table.without_cache(device.pool()) else { return Ok(Likeness::Other) };
+    let before = Numbered::new(device, &before, |below| control.number(below))?;
+    Ok(match active.to(&before) {
+        Likeness::Same | Likeness::Beginning => Likeness::Beginning,
+        Likeness::Other => Likeness::Other,
+    })
 }
 
 /// Takes over a device that has its table: `present`, with the low water and features that it was given
@@ -70,9 +84,9 @@ fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: Opt
     if info.inactive_table {
         log::info!("a table that was never swapped in is dropped (device={device})");
     }
-    if is_behind(control, device)? {
-        swap(control, device, present, cookie)?;
-        log::info!("a thin pool was shown that its metadata device has grown (device={device})");
+    if is_behind(control, device, present)? {
+        swap(control, device, present, Some(present), cookie)?;
+        log::info!("a device was shown that one below it has grown (device={device})");
     }
     Ok(())
 }
@@ -80,14 +94,15 @@ fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: Opt
 /// Gives a device that is active another table, and tells for how long it stood still for that.
 pub(super) fn swap_active(control: &Control, device: Dm, table: &Table) -> Result<Duration, Why> {
     let wanted = Numbered::new(device, table, |below| control.number(below))?;
-    let active = Numbered::parse(&control.lines(device, Ask::Table)?).ok_or(Why::OtherTable)?;
+    let present = control.lines(device, Ask::Table)?;
+    let active = Numbered::parse(&present).ok_or(Why::OtherTable)?;
     let is_pool = matches!(table, Table::ThinPool { .. });
     match active.to(&wanted) {
         Likeness::Other => return Err(Why::OtherTable),
         Likeness::Same if !is_pool => return Ok(Duration::ZERO),
         Likeness::Same | Likeness::Beginning => {}
     }
-    swap(control, device, &wanted.lines(), None)
+    swap(control, device, &wanted.lines(), Some(&present), None)
 }
 
 /// Removes a device; one that is not there is fine.
@@ -100,7 +115,7 @@ pub(super) fn remove(control: &Control, device: Dm, cookie: Option<&Cookie>) -> 
 
 /// Gives a device its first table, or removes it.
 fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
-    let outcome = swap(control, device, lines, cookie).map(|_nothing_passed_before| ());
+    let outcome = swap(control, device, lines, None, cookie).map(|_nothing_passed_before| ());
     if outcome.is_err()
         && let Err(why) = remove(control, device, cookie)
     {
@@ -110,8 +125,14 @@ fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) 
 }
 
 /// Loads a table and swaps it in; tells how long that took, which is how long nothing passed. What cannot be
-/// swapped in is dropped, and the device goes on with the table that it had.
-fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<Duration, Why> {
+/// swapped in is dropped, and the device goes on with the table that it had: `before`, if it had one.
+fn swap(
+    control: &Control,
+    device: Dm,
+    lines: &Lines,
+    before: Option<&Lines>,
+    cookie: Option<&Cookie>,
+) -> Result<Duration, Why> {
     // All that may be needed is made now: once the kernel has suspended the device there is no time.
     let cookie = expected(cookie);
     let request = |change, cookie| Request::new(change, device, cookie::event(device, cookie));
@@ -126,6 +147,14 @@ fn swap(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -
             for request in &mut undo {
                 // A device that had no table has none to go on with. The first error is what counts.
                 let _ = request.send(control.descriptor());
+            }
+            // A target that fails only when it is to begin was swapped in, and nothing passes it.
+            if let Some(before) = before
+                && control.look(device).is_ok_and(|now| now.is_some_and(|now| now.suspended))
+                && control.load(device, before).is_ok()
+            {
+                // Nothing is left to try.
+                let _ = request(Change::Resume, None).send(control.descriptor());
             }
         }
         outcome.map_err(|error| kernel::why(&error))
@@ -189,12 +218,23 @@ fn settle(outcome: Result<bool, Why>, cookie: Option<&Cookie>) -> Result<(), Why
     outcome.map(|_told| ())
 }
 
-/// Whether a thin pool works with less metadata than its device has: a daemon died between making the
-/// device larger and showing it to the pool.
-fn is_behind(control: &Control, device: Dm) -> Result<bool, Why> {
-    let Dm::Private(pool, Role::ThinPool) = device else { return Ok(false) };
-    let meta = control.lines(Dm::Private(pool, Role::ThinMeta), Ask::Table)?;
-    let sectors: u64 = meta.iter().map(|(_, length, ..)| *length).sum();
-    let state = status::thin_pool(&control.lines(device, Ask::Status)?)?;
-    Ok(state.meta_total != 0 && state.meta_total < (sectors / META_BLOCK_SECTORS).min(META_BLOCKS_MAX))
+/// Whether a thin pool works with less metadata, or a cache with less data, than its device has: that has just
+/// been made larger, or a daemon died between making it larger and showing it.
+fn is_behind(control: &Control, device: Dm, present: &Lines) -> Result<bool, Why> {
+    let below = |pool, role| -> Result<u64, Why> {
+        let lines = control.lines(Dm::Private(pool, role), Ask::Table)?;
+        Ok(lines.iter().map(|(_, length, ..)| *length).sum())
+    };
+    let status = || control.lines(device, Ask::Status);
+    match (device, Numbered::parse(present)) {
+        (Dm::Private(pool, Role::ThinPool), _) => {
+            let (sectors, state) = (below(pool, Role::ThinMeta)?, status::thin_pool(&status()?)?);
+            Ok(state.meta_total != 0 && state.meta_total < (sectors / META_BLOCK_SECTORS).min(META_BLOCKS_MAX))
+        }
+        (Dm::Private(pool, Role::Cache), Some(Numbered::Cache { block, .. })) => {
+            let there = below(pool, Role::CacheSub)? / block.0;
+            Ok(status::cache(&status()?)?.is_some_and(|blocks| blocks < there))
+        }
+        (Dm::Private(..) | Dm::Thin(..), _) => Ok(false),
+    }
 }

@@ -234,6 +234,16 @@ impl Mapper {
         lanes::on(&self.lanes.urgent, job).await?
     }
 
+    /// As `Sys::thin_volume`.
+    pub(super) async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Why> {
+        let volume = move |control: &Control| {
+            let active = Numbered::parse(&control.lines(device, Ask::Table)?);
+            let Some(Numbered::Thin { length, id, .. }) = active else { return Err(Why::OtherTable) };
+            Ok((id, length))
+        };
+        self.ask(volume).await
+    }
+
     /// Sectors that an active thin volume takes of its pool.
     pub(super) async fn thin_used(&self, device: Dm) -> Result<Sectors, Why> {
         self.ask(move |control| status::thin(&control.lines(device, Ask::Status)?)).await

@@ -1,4 +1,4 @@
-//! The status lines of thin pools and thin volumes, read.
+//! The status lines of thin pools, thin volumes and caches, read.
 //!
 //! Invariant: a line that is not understood is an error, never a guess. Deliberately absent: what
 //! to do about a state.
@@ -76,6 +76,20 @@ pub(super) fn thin(lines: &Lines) -> Result<Sectors, Why> {
     }
 }
 
+/// Blocks that a cache works with. `None`: it has failed.
+pub(super) fn cache(lines: &Lines) -> Result<Option<u64>, Why> {
+    let [(_, _, target, status)] = lines.as_slice() else {
+        return Err(Why::Data("the status is not that of a cache"));
+    };
+    let words: Vec<&str> = status.split_ascii_whitespace().collect();
+    let total = match words.as_slice() {
+        ["Fail" | "Error"] if target == "cache" => return Ok(None),
+        [_meta_block, _meta, _block, blocks, ..] if target == "cache" => fraction(blocks).map(|(_used, total)| total),
+        _ => None,
+    };
+    total.map(Some).ok_or(Why::Data("the status of the cache is not understood"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +138,16 @@ mod tests {
         }
         assert!(matches!(thin_pool(&lines("thin", "8 7")), Err(Why::Data(_))));
         assert!(matches!(thin_pool(&vec![]), Err(Why::Data(_))));
+    }
+
+    #[test]
+    fn a_cache_counts_its_blocks() {
+        let healthy = "8 72/131072 2048 3/1532 0 7 2 9 0 3 0 1 writethrough 2 migration_threshold 2048 smq 0 rw - ";
+        assert_eq!(cache(&lines("cache", healthy)), Ok(Some(1_532)));
+        assert_eq!(cache(&lines("cache", "Fail")), Ok(None));
+        for other in [lines("cache", "8 72/131072 2048 x/1532"), lines("cache", ""), lines("linear", ""), vec![]] {
+            assert!(matches!(cache(&other), Err(Why::Data(_))), "{other:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,10 @@ use crate::units::Sectors;
 pub(super) type Lines = Vec<(u64, u64, String, String)>;
 
 const LINEAR: &str = "linear";
+const CACHE: &str = "cache";
+/// What a cache is told: one feature, and a policy without arguments.
+const WRITETHROUGH: &str = "writethrough";
+const POLICY: &str = "default";
 const THIN_POOL: &str = "thin-pool";
 const THIN: &str = "thin";
 
@@ -35,6 +39,8 @@ pub(super) struct Line {
 pub(super) enum Numbered {
     /// Lines that follow each other from 0.
     Linear(Vec<Line>),
+    /// A cache that writes through, with the devices of its metadata and its data, and what it caches.
+    Cache { length: Sectors, meta: DeviceNumber, data: DeviceNumber, origin: DeviceNumber, block: Sectors },
     /// A thin pool with its metadata and data device.
     ThinPool {
         length: Sectors,
@@ -76,7 +82,13 @@ impl Numbered {
         };
         Ok(match table {
             Table::Linear(lines) => Self::Linear(lines.iter().map(line).collect::<Result<_, Why>>()?),
-            Table::Cache { .. } => return Err(Why::Data("a cache is not supported yet")),
+            Table::Cache { length, block } => Self::Cache {
+                length: *length,
+                meta: private(Role::MetaSub)?,
+                data: private(Role::CacheSub)?,
+                origin: private(Role::OriginSub)?,
+                block: *block,
+            },
             Table::ThinPool { length, block, low_water, features } => Self::ThinPool {
                 length: *length,
                 meta: private(Role::ThinMeta)?,
@@ -101,6 +113,11 @@ impl Numbered {
                 };
                 lines.iter().map(line).collect()
             }
+            Self::Cache { length, meta, data, origin, block } => {
+                let devices = [meta, data, origin].map(|number| text(*number)).join(" ");
+                let parameters = format!("{devices} {} 1 {WRITETHROUGH} {POLICY} 0", block.0);
+                vec![(0, length.0, CACHE.to_owned(), parameters)]
+            }
             Self::ThinPool { length, meta, data, block, low_water, features } => {
                 let mut parameters =
                     format!("{} {} {} {low_water} {}", text(*meta), text(*data), block.0, features.len());
@@ -122,6 +139,16 @@ impl Numbered {
         let words: Vec<&str> = parameters.split_ascii_whitespace().collect();
         match (target.as_str(), words.as_slice()) {
             (LINEAR, _) => parse_linear(lines),
+            // The policy's name is an alias of one that the kernel may give instead.
+            (CACHE, [meta, data, origin, block, "1", WRITETHROUGH, _policy, "0"]) if lines.len() == 1 => {
+                Some(Self::Cache {
+                    length: Sectors(*length),
+                    meta: parse_number(meta)?,
+                    data: parse_number(data)?,
+                    origin: parse_number(origin)?,
+                    block: Sectors(block.parse().ok()?),
+                })
+            }
             (THIN_POOL, [meta, data, block, low_water, _count, features @ ..]) if lines.len() == 1 => {
                 let known = |feature: &ThinFeature| features.contains(&feature.as_str());
                 Some(Self::ThinPool {
@@ -179,7 +206,11 @@ impl Numbered {
             {
                 grown(*length, *wanted)
             }
-            (Self::Linear(_) | Self::ThinPool { .. } | Self::Thin { .. }, _) => Likeness::Other,
+            (
+                Self::Cache { length, meta, data, origin, block },
+                Self::Cache { length: wanted, meta: on, data: with, origin: of, block: each },
+            ) if (meta, data, origin, block) == (on, with, of, each) => grown(*length, *wanted),
+            (Self::Linear(_) | Self::Cache { .. } | Self::ThinPool { .. } | Self::Thin { .. }, _) => Likeness::Other,
         }
     }
 }
@@ -262,10 +293,12 @@ mod tests {
     fn the_published_example_has_this_text() {
         let number = |device| match device {
             Dm::Private(_, Role::OriginSub) => Ok(DeviceNumber(253, 0)),
+            Dm::Private(_, Role::MetaSub) => Ok(DeviceNumber(253, 7)),
+            Dm::Private(_, Role::CacheSub) => Ok(DeviceNumber(253, 8)),
             Dm::Private(_, Role::ThinMeta) => Ok(DeviceNumber(253, 2)),
             Dm::Private(_, Role::ThinData) => Ok(DeviceNumber(253, 3)),
             Dm::Private(_, Role::ThinPool) => Ok(DeviceNumber(253, 5)),
-            Dm::Private(_, Role::MetaSub | Role::CacheSub | Role::Cache | Role::Mdv) | Dm::Thin(..) => {
+            Dm::Private(_, Role::Cache | Role::ThinMetaSpare | Role::Mdv) | Dm::Thin(..) => {
                 Err(Why::Errno(libc::ENXIO))
             }
         };
@@ -280,6 +313,11 @@ mod tests {
                 (1_792_000, "linear", "8:16 8192"),
             ),
             (private(Role::Cache), linear(Below::Dm(private(Role::OriginSub)), 0), (1_792_000, "linear", "253:0 0")),
+            (
+                private(Role::Cache),
+                Table::Cache { length: Sectors(1_792_000), block: Sectors(2_048) },
+                (1_792_000, "cache", "253:7 253:8 253:0 2048 1 writethrough default 0"),
+            ),
             (
                 private(Role::ThinPool),
                 Table::ThinPool { length: Sectors(692_224), block: Sectors(2_048), low_water: 169, features },
@@ -339,6 +377,33 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_is_its_devices_and_its_blocks() {
+        let cache = |length, origin| Numbered::Cache {
+            length: Sectors(length),
+            meta: DeviceNumber(253, 1),
+            data: DeviceNumber(253, 2),
+            origin: DeviceNumber(253, origin),
+            block: Sectors(2_048),
+        };
+        let wanted = cache(4_096, 0);
+        assert_eq!(cache(4_096, 0).to(&wanted), Likeness::Same);
+        assert_eq!(cache(2_048, 0).to(&wanted), Likeness::Beginning);
+        assert_eq!(cache(6_144, 0).to(&wanted), Likeness::Other);
+        assert_eq!(cache(4_096, 9).to(&wanted), Likeness::Other);
+        let placeholder = Numbered::Linear(vec![line(4_096, 0, 0)]);
+        assert_eq!(placeholder.to(&wanted), Likeness::Other, "what it was before stands elsewhere");
+        let parse = |parameters: &str| Numbered::parse(&vec![(0, 4_096, CACHE.to_owned(), parameters.to_owned())]);
+        assert_eq!(parse("253:1 253:2 253:0 2048 1 writethrough smq 0 "), Some(wanted.clone()));
+        for other in [
+            "253:1 253:2 253:0 2048 1 writeback default 0",
+            "253:1 253:2 253:0 2048 2 metadata2 writethrough default 0",
+            "253:1 253:2 253:0 2048 1 writethrough default 2 migration_threshold 8",
+        ] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn a_thin_volume_is_its_id() {
         assert_eq!(thin(8, 1).to(&thin(8, 1)), Likeness::Same);
         assert_eq!(thin(8, 1).to(&thin(16, 1)), Likeness::Beginning);
@@ -357,6 +422,7 @@ mod tests {
             one("linear", "8:16"),
             one("linear", "/dev/sda 0"),
             one("thin-pool", "253:2 253:3 2048"),
+            one("cache", "253:2 253:3 2048 1 writethrough default 0"),
             vec![(1, 8, "linear".to_owned(), "8:16 0".to_owned())],
             vec![
                 (0, u64::MAX, "linear".to_owned(), "8:16 0".to_owned()),
@@ -384,7 +450,10 @@ mod tests {
             length in 1_u64..1 << 40,
         ) {
             let lines = lines.into_iter().map(|(length, minor, start)| line(length, minor, start)).collect();
-            for table in [Numbered::Linear(lines), thin(length, id), thin_pool(length, u64::from(id), &FEATURES[1..])] {
+            let (meta, data, origin) = (DeviceNumber(253, 0), DeviceNumber(253, id.into()), DeviceNumber(8, 1));
+            let cache = Numbered::Cache { length: Sectors(length), meta, data, origin, block: Sectors(2_048) };
+            let thin_pool = thin_pool(length, u64::from(id), &FEATURES[1..]);
+            for table in [Numbered::Linear(lines), thin(length, id), thin_pool, cache] {
                 prop_assert_eq!(Numbered::parse(&table.lines()), Some(table.clone()));
                 prop_assert_eq!(table.to(&table), Likeness::Same);
             }

@@ -1,7 +1,9 @@
-//! Growing an XFS that somebody has mounted, by asking the kernel through any of its mounts.
+//! An XFS that somebody has mounted, in whatever namespace: how full it is, and making it grow, by asking the
+//! kernel through any of its mounts.
 //!
 //! Invariant: a folder is used only after its open descriptor was seen to be on the wanted device, so whatever
-//! is mounted over a mount point, or instead of it by now, is not touched.
+//! is mounted over a mount point, or instead of it by now, is not touched. No descriptor is kept: it would be in
+//! the way of who unmounts.
 //!
 //! Deliberately absent: mounting what is not mounted, growing the device, and growing the log, which stays as long
 //! as it was made.
@@ -10,12 +12,14 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::iter;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::statvfs::fstatvfs;
 
 use super::KernelSys;
 use super::block::{numbered, shape};
@@ -24,11 +28,16 @@ use super::lanes::blocking;
 use crate::error::Why;
 use crate::model::device::DeviceNumber;
 use crate::model::dm::Dm;
+use crate::model::filesystem::Fill;
 use crate::sys::Growth;
 use crate::units::Bytes;
 
 /// Every process, and so every mount namespace.
 const PROCESSES: &str = "/proc";
+/// What the kernel uses memory for.
+pub(super) const MEMORY: &str = "/proc/meminfo";
+/// What was written and has not reached a device: not begun, and under way.
+const DIRTY: [&str; 2] = ["Dirty:", "Writeback:"];
 
 /// `struct xfs_fsop_geom`, as far as it is of use here: 256 bytes.
 #[repr(C)]
@@ -84,6 +93,19 @@ fn grow(mount: &File, bytes: u64) -> io::Result<Bytes> {
     Ok(Bytes(u128::from(grown.blocks) * u128::from(grown.block_bytes)))
 }
 
+/// How full what is mounted there is. Blocking.
+fn fill(mount: &File) -> io::Result<Fill> {
+    let found = geometry(mount)?;
+    let files = fstatvfs(mount)?;
+    let block = u128::from(files.fragment_size());
+    let total = u128::from(files.blocks()) * block;
+    Ok(Fill {
+        size: Bytes(u128::from(found.blocks) * u128::from(found.block_bytes)),
+        total: Bytes(total),
+        used: Bytes(total.saturating_sub(u128::from(files.blocks_free()) * block)),
+    })
+}
+
 /// Where a device is mounted, by what the kernel says of all mounts of a process.
 fn mount_points(mounts: &[u8], device: DeviceNumber) -> impl Iterator<Item = PathBuf> {
     let number = format!("{}:{}", device.0, device.1);
@@ -116,42 +138,78 @@ fn open_on(folder: &Path, device: DeviceNumber) -> Option<File> {
     (numbered(there) == device).then_some(file)
 }
 
-/// Processes, this one first, of which each sees other mounts than those before.
-fn namespaces() -> io::Result<Vec<PathBuf>> {
+/// Processes, this one first, of which each sees other mounts than those before. They are looked for one by one:
+/// what this one sees is most often enough.
+fn namespaces() -> io::Result<impl Iterator<Item = PathBuf>> {
     let mut seen = BTreeSet::new();
-    let mut folders = vec![Path::new(PROCESSES).join("self")];
     let is_process = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit());
-    let entries = fs::read_dir(PROCESSES)?.flatten().map(|entry| entry.path());
-    folders.extend(entries.filter(is_process));
+    let others = fs::read_dir(PROCESSES)?.flatten().map(|entry| entry.path()).filter(is_process);
     // A process that has ended in the meantime is not missed.
-    folders.retain(|folder| fs::read_link(folder.join("ns/mnt")).is_ok_and(|namespace| seen.insert(namespace)));
-    Ok(folders)
+    let other =
+        move |folder: &PathBuf| fs::read_link(folder.join("ns/mnt")).is_ok_and(|namespace| seen.insert(namespace));
+    Ok(iter::once(Path::new(PROCESSES).join("self")).chain(others).filter(other))
+}
+
+/// Asks each mount of a device, until there is an answer. Blocking.
+fn on_mounts<T>(device: DeviceNumber, mut ask: impl FnMut(&File) -> Option<T>) -> io::Result<Option<T>> {
+    for process in namespaces()? {
+        let Ok(mounts) = fs::read(process.join("mountinfo")) else { continue };
+        for folder in mount_points(&mounts, device) {
+            // Seen from that process: its root may be another, too.
+            let seen = process.join("root").join(folder.strip_prefix("/").unwrap_or(&folder));
+            let answer = open_on(&seen, device).and_then(|mount| ask(&mount));
+            if answer.is_some() {
+                return Ok(answer);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Grows what is on a device, through the first mount that allows it. Blocking.
 fn grow_there(device: DeviceNumber) -> io::Result<Growth> {
     let bytes = u64::try_from(shape(&File::open(node(device))?)?.size.bytes().0).map_err(|_| Errno::EFBIG)?;
     let mut refused = None;
-    for process in namespaces()? {
-        let Ok(mounts) = fs::read(process.join("mountinfo")) else { continue };
-        for folder in mount_points(&mounts, device) {
-            // Seen from that process: its root may be another, too.
-            let seen = process.join("root").join(folder.strip_prefix("/").unwrap_or(&folder));
-            let Some(mount) = open_on(&seen, device) else { continue };
-            match grow(&mount, bytes) {
-                // This mount is read-only; the filesystem may have others.
-                Err(error) if error.raw_os_error() == Some(libc::EROFS) => refused = Some(error),
-                outcome => return outcome.map(Growth::Mounted),
-            }
+    let grown = on_mounts(device, |mount| match grow(mount, bytes) {
+        // This mount is read-only; the filesystem may have others.
+        Err(error) if error.raw_os_error() == Some(libc::EROFS) => {
+            refused = Some(error);
+            None
         }
+        outcome => Some(outcome),
+    })?;
+    match grown {
+        Some(outcome) => outcome.map(Growth::Mounted),
+        None => refused.map_or(Ok(Growth::NotMounted), Err),
     }
-    refused.map_or(Ok(Growth::NotMounted), Err)
+}
+
+/// Memory that is on its way to devices, by what the kernel says of all memory.
+fn dirty(memory: &str) -> Option<Bytes> {
+    let kib = |name: &str| -> Option<u128> {
+        memory.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok())
+    };
+    DIRTY.into_iter().map(kib).sum::<Option<u128>>().map(|kib| Bytes(kib << 10))
 }
 
 impl KernelSys {
     pub(super) async fn grow_volume(&self, device: Dm) -> Result<Growth, Why> {
         let number = self.inner.mapper.number(device).await?;
-        blocking(&self.inner.lanes.mount, move || grow_there(number)).await
+        blocking(&self.inner.lanes.mounted, move || grow_there(number)).await
+    }
+
+    pub(super) async fn fill_of(&self, device: Dm) -> Result<Option<Fill>, Why> {
+        if self.inner.mapper.open_count(device).await? == 0 {
+            return Ok(None);
+        }
+        let number = self.inner.mapper.number(device).await?;
+        let job = move || on_mounts(number, |mount| Some(fill(mount)))?.transpose();
+        blocking(&self.inner.lanes.mounted, job).await
+    }
+
+    pub(super) async fn dirty_memory(&self) -> Result<Bytes, Why> {
+        let memory = blocking(&self.inner.lanes.files, || fs::read_to_string(MEMORY)).await?;
+        dirty(&memory).ok_or(Why::Data("it does not say how much is to be written"))
     }
 }
 
@@ -175,6 +233,15 @@ mod tests {
         assert_eq!(found(DeviceNumber(253, 7)), [b"/mnt/a b\\\tc".to_vec(), b"/mnt/\xff\\09".to_vec()]);
         assert_eq!(found(DeviceNumber(253, 1)), [b"/".to_vec()]);
         assert_eq!(found(DeviceNumber(7, 253)), [b""; 0]);
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_devices_is_dirty_or_being_written() {
+        let memory = "MemTotal:        4028044 kB\nDirty:               100 kB\nWriteback:            20 kB\n\
+                      WritebackTmp:          7 kB\nDirtyOther: 9 kB\n";
+        assert_eq!(dirty(memory), Some(Bytes(120 << 10)));
+        assert_eq!(dirty("Dirty: 100 kB\n"), None);
+        assert_eq!(dirty("Dirty: many kB\nWriteback: 1 kB\n"), None);
     }
 
     #[test]

@@ -1,0 +1,89 @@
+//! How long a pool with many filesystems takes to start on a real kernel, and how long a daemon that follows one that
+//! was killed takes to answer and to take the pool over.
+//!
+//! It runs in a throw-away virtual machine (see `tests/vm`). `POINTS` is the number of filesystems. Deliberately
+//! absent: a failure because of a figure.
+
+#![allow(dead_code, reason = "the machine is that of the tests, and can more than is needed here")]
+
+#[path = "../tests/vm/guest/mod.rs"]
+mod guest;
+#[path = "../tests/vm/host.rs"]
+mod host;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::env;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guest::{Guest, dm, udev};
+use host::{SPEC, Spec};
+use support::NAME;
+use support::daemon::SETTLED;
+
+/// Filesystems, unless `POINTS` says otherwise.
+const FILESYSTEMS: usize = 100;
+/// How often a killed daemon is followed by another one.
+const TAKEOVERS: usize = 3;
+
+fn main() {
+    if env::args().any(|argument| argument == "--ignored") {
+        return guest::play(measure);
+    }
+    host::print("bench::start", &Spec { disks: &["20G"], limit_s: 900, ..SPEC });
+}
+
+fn measure(guest: &mut Guest) {
+    guest.start();
+    let client = guest.client();
+    let count = env::var("POINTS").map_or(FILESYSTEMS, |text| text.parse().expect("POINTS is a number"));
+    let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+    for number in 0..count {
+        client.make_filesystem(&pool, &format!("f{number}"));
+    }
+    udev::settle();
+    let stop = milliseconds(|| drop(client.stop_pool("p", "name").done()));
+    udev::settle();
+    let start = milliseconds(|| drop(client.start_pool("p", "name").done()));
+    println!("\na pool with {count} filesystems: stop {stop:.0} ms, start {start:.0} ms");
+    let log = guest.log();
+    let booked = log.lines().rfind(|line| line.contains("request done")).unwrap_or_default();
+    println!("the start: {booked}");
+    let tables = dm::tables();
+    for _ in 0..TAKEOVERS {
+        udev::settle();
+        guest.kill9();
+        takeover(guest);
+        assert_eq!(dm::tables(), tables, "no table is touched");
+    }
+    guest.stop();
+}
+
+fn milliseconds(work: impl FnOnce()) -> f64 {
+    let began = Instant::now();
+    work();
+    began.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Starts a daemon over what a killed one has left.
+fn takeover(guest: &mut Guest) {
+    let settled = |guest: &Guest| guest.log().matches(SETTLED).count();
+    let before = settled(guest);
+    let client = guest.client();
+    let began = Instant::now();
+    guest.spawn(&[]);
+    while client.process_of(NAME) != guest.daemon_id() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let named = began.elapsed().as_secs_f64() * 1000.0;
+    client.objects();
+    let listed = began.elapsed().as_secs_f64() * 1000.0;
+    while settled(guest) == before {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let taken_over = began.elapsed().as_secs_f64() * 1000.0;
+    println!(
+        "takeover: it has its name after {named:.0} ms, a list of all after {listed:.0} ms, the pool after {taken_over:.0} ms"
+    );
+}

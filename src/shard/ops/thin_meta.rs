@@ -1,0 +1,63 @@
+//! The metadata of a thin pool is looked at before the kernel works with it, and repaired into the spare.
+//!
+//! Commit point: the record in which metadata and spare have changed places is durable. Whoever starts the pool
+//! before that finds the damaged metadata where it was, and repairs it again; whoever does so afterwards finds what
+//! was made of it. Nothing is on either place when the record changes, so no device has a table that is not its own.
+//!
+//! Deliberately absent: looking at a thin pool that is active. The kernel knows more of it than its metadata device.
+
+use cores::rt;
+
+use crate::engine::pool::numbers;
+use crate::engine::stack::{self as private, LowWater};
+use crate::error::{Failure, Fault, Refusal, Why};
+use crate::model::dm::{Dm, Role, Table};
+use crate::shard::ops::{save, stack};
+use crate::shard::{Running, Shard};
+use crate::sys::{Sys, Target};
+
+/// Activates the private stack of a pool that starts. What is active already is adopted.
+pub async fn up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+    let pool = running.uuid;
+    let active = shard.sys.active(pool).await?;
+    if !active.contains(&Dm::Private(pool, Role::ThinPool)) {
+        // A repair that was cut off begins anew.
+        shard.sys.deactivate(&[Dm::Private(pool, Role::ThinMetaSpare)]).await?;
+        let tables = tables(running)?;
+        let (_thin_pool, below) = tables.split_last().expect("a stack has a thin pool");
+        shard.sys.activate(below).await?;
+        rt::stage("check thin metadata");
+        if !shard.sys.thin_check(Dm::Private(pool, Role::ThinMeta)).await? {
+            rt::stage("repair thin metadata");
+            repair(shard, running).await?;
+        }
+    }
+    Ok(stack::private_up(shard, running, &tables(running)?).await?)
+}
+
+/// The tables of the private stack, as recorded.
+fn tables(running: &Running) -> Result<Vec<(Dm, Table)>, Refusal> {
+    let (pool, uuid) = (running.pool.borrow(), running.uuid);
+    let version = pool.members()[0].header.version;
+    private::tables(pool.record(), version, uuid, &numbers(pool.members()), LowWater::Setup)
+        .map_err(|fault| Refusal::Inconsistent { pool: uuid, what: fault.as_str() })
+}
+
+async fn repair<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+    let pool = running.uuid;
+    let [meta, spare] = [Role::ThinMeta, Role::ThinMetaSpare].map(|role| Dm::Private(pool, role));
+    log::error!("the metadata of a thin pool is damaged: it is repaired into the spare (pool={pool})");
+    running.pool.borrow_mut().swap_thin_meta();
+    let (_, table) =
+        tables(running)?.into_iter().find(|(device, _)| *device == meta).expect("a stack has thin metadata");
+    shard.sys.activate(&[(spare, table)]).await?;
+    shard.sys.thin_repair(meta, spare).await?;
+    shard.sys.flush(vec![Target::Dm(spare)]).await.into_iter().collect::<Result<(), Fault>>()?;
+    if !shard.sys.thin_check(spare).await? {
+        return Err(Fault::new("repair the metadata on", meta, Why::Data("what came of it is not whole")).into());
+    }
+    shard.sys.deactivate(&[spare, meta]).await?;
+    save::durable(shard, running).await?;
+    log::warn!("the metadata of a thin pool is repaired (pool={pool})");
+    Ok(())
+}
