@@ -11,12 +11,13 @@ _stratisd() {
         --log-level)
             mapfile -t COMPREPLY < <(compgen -W "trace debug info warn error" -- "$word")
             ;;
-        --shards | --cpus | --bus-message-max)
+        --shards | --cpus | --bus-message-max | --grow-step | --low-water)
             # A number or a list: nothing to suggest.
             ;;
         *)
             mapfile -t COMPREPLY < <(
-                compgen -W "--sim --files --run-dir --log-level --bus-message-max --shards --cpus --help --version" -- "$word"
+                compgen -W "--sim --files --run-dir --log-level --bus-message-max --grow-step --low-water \
+                    --shards --cpus --help --version" -- "$word"
             )
             ;;
     esac

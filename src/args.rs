@@ -15,7 +15,8 @@ use cores::topology::{CpuList, CpuListFault, parse_cpus};
 use env_logger::Builder;
 use log::{LevelFilter, SetLoggerError};
 
-use crate::limits::{BUS_MESSAGE_BYTES_DEFAULT, BUS_MESSAGE_BYTES_MAX, BUS_MESSAGE_BYTES_MIN};
+use crate::engine::grow::Pace;
+use crate::limits::{BUS_MESSAGE_BYTES_DEFAULT, BUS_MESSAGE_BYTES_MAX, BUS_MESSAGE_BYTES_MIN, GROW_MIB_MAX};
 
 /// The crates whose messages `--log-level` steers.
 const OUR_CRATES: [&str; 3] = ["stratisd", "cores", "ring"];
@@ -52,6 +53,12 @@ pub struct Args {
     /// Longest message that the message bus takes, in bytes: its max_message_size
     #[arg(long, value_name = "BYTES", default_value_t = BUS_MESSAGE_BYTES_DEFAULT, value_parser = message_max)]
     pub bus_message_max: usize,
+    /// By how many MiB the data space of a pool grows at once
+    #[arg(long, value_name = "MIB", default_value_t = Pace::default().step, value_parser = data_blocks)]
+    grow_step: u64,
+    /// At how many free MiB the data space of a pool grows
+    #[arg(long, value_name = "MIB", default_value_t = Pace::default().low_water, value_parser = data_blocks)]
+    low_water: u64,
     /// How many shards (owners of pools) to run; by default as many as there are CPUs for, up to 8
     #[arg(long, value_name = "N", value_parser = shard_count)]
     shards: Option<usize>,
@@ -104,9 +111,23 @@ impl Args {
         }
     }
 
+    /// In which steps pools grow. A data block is a MiB.
+    pub const fn pace(&self) -> Pace {
+        Pace { step: self.grow_step, low_water: self.low_water }
+    }
+
     /// What is wished of the placement.
     pub fn wanted(&self) -> Wanted {
         Wanted { shards: self.shards, cpus: self.cpus.as_ref().map(|list| list.0.iter().copied().collect()) }
+    }
+}
+
+/// A step of nothing would never end, and more than 1 TiB is taken from everything else for no good.
+fn data_blocks(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(blocks) if (1..=GROW_MIB_MAX).contains(&blocks) => Ok(blocks),
+        Ok(_) => Err(format!("between 1 and {GROW_MIB_MAX} MiB are possible")),
+        Err(fault) => Err(format!("{fault}")),
     }
 }
 
@@ -191,6 +212,7 @@ mod tests {
         assert_eq!(args.run_dir, PathBuf::from("/run"));
         assert_eq!(args.log_level, None);
         assert_eq!(args.bus_message_max, 33_554_432);
+        assert_eq!(args.pace(), Pace { step: 51_200, low_water: 15_360 });
         assert_eq!(args.wanted(), Wanted { shards: None, cpus: None });
     }
 
@@ -234,6 +256,8 @@ mod tests {
             ("stratisd --bus-message-max 1000", "between 1048576 and 134217728"),
             ("stratisd --bus-message-max 134217729", "between"),
             ("stratisd --bus-message-max 64M", "64M"),
+            ("stratisd --grow-step 0", "between 1 and 1048576 MiB"),
+            ("stratisd --low-water 1048577", "between"),
             ("stratisd --shards -1", "-1"),
             ("stratisd --cpus 3-1", "the range 3-1 runs backwards"),
             ("stratisd --cpus a", "neither a CPU number"),

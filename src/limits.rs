@@ -144,6 +144,12 @@ pub const MESH_RECEIVE_MAX: usize = 64;
 /// an idle daemon does nothing. Ten seconds is what clients know from stratisd 3.9.2.
 pub const LOOK_AGAIN_AFTER_S: u64 = 10;
 
+/// The most that the data space of a pool grows by at once, or is kept free of, in MiB: 1 TiB.
+pub const GROW_MIB_MAX: u64 = 1 << 20;
+
+/// Milliseconds between two tries to make a thin pool larger while that fails. Its writers wait for it.
+pub const EXTEND_AGAIN_AFTER_MS: u64 = 1_000;
+
 /// Bytes a second at which a filesystem that is at rest is believed to begin to fill: what copying many files to
 /// one disk comes to. The next look comes before half of its room is gone at this speed, or at twice the speed seen.
 pub const FILL_BYTES_PER_S: u128 = 32 << 20;

@@ -22,6 +22,7 @@ use stratisd::args::{Args, Machine, start_log};
 use stratisd::bus::address::system_bus;
 use stratisd::bus::run::{self as bus_role, BusConfig};
 use stratisd::directory::Directory;
+use stratisd::engine::grow::Pace;
 use stratisd::event;
 use stratisd::limits::{FILES_OPEN_MIN, OUTBOX_MAX, RING_SLOTS};
 use stratisd::lock::Lock;
@@ -73,17 +74,18 @@ fn run(args: &Args) -> Ended {
         placement.cores.len(),
         placement.shards()
     );
+    let settings = Settings { bus_message_max: args.bus_message_max, pace: args.pace() };
     match machine {
         Machine::Sim => {
             log::info!("the machine is simulated: device-mapper and udev are not looked at");
-            serve(&placement, args.bus_message_max, &stop, sim)
+            serve(&placement, settings, &stop, sim)
         }
         Machine::Files(folder) => {
             let root = FilesRoot::open(&folder).map_err(words)?;
             log::info!("devices and volumes are files (folder={})", folder.display());
-            serve(&placement, args.bus_message_max, &stop, move |cpu| FilesSys::new(root.clone(), cpu).map_err(words))
+            serve(&placement, settings, &stop, move |cpu| FilesSys::new(root.clone(), cpu).map_err(words))
         }
-        Machine::Kernel => serve(&placement, args.bus_message_max, &stop, |cpu| KernelSys::new(cpu).map_err(words)),
+        Machine::Kernel => serve(&placement, settings, &stop, |cpu| KernelSys::new(cpu).map_err(words)),
     }
 }
 
@@ -100,7 +102,7 @@ fn words(fault: impl ToString) -> String {
 /// Starts the cores and waits for them. The first failure of a role is the daemon's.
 fn serve<S: Sys>(
     placement: &Placement,
-    message_max: usize,
+    settings: Settings,
     stop: &StopFlag,
     machine: impl Fn(Option<usize>) -> Result<S, String> + Clone + Send + 'static,
 ) -> Ended {
@@ -117,7 +119,7 @@ fn serve<S: Sys>(
             .map(|role| (*role, endpoints[seat(*role)].take().expect("every role is placed once")))
             .collect();
         let (stop, machine, report) = (stop.clone(), machine.clone(), report.clone());
-        let work = Work { shards, message_max, cpu: core.cpu, stop, machine, report };
+        let work = Work { shards, settings, cpu: core.cpu, stop, machine, report };
         let spec = CoreSpec { name: core_name(&core.roles), cpu: core.cpu };
         handles.push(executor::start(spec, move || work.run(roles)).map_err(words)?);
     }
@@ -150,10 +152,17 @@ fn core_name(roles: &[Role]) -> String {
     roles.iter().map(name).collect::<Vec<_>>().join("+")
 }
 
+/// What the command line says of the roles themselves.
+#[derive(Clone, Copy)]
+struct Settings {
+    bus_message_max: usize,
+    pace: Pace,
+}
+
 /// What one core needs to run its roles.
 struct Work<M> {
     shards: usize,
-    message_max: usize,
+    settings: Settings,
     cpu: Option<usize>,
     stop: StopFlag,
     machine: M,
@@ -166,12 +175,14 @@ impl<S: Sys, M: Fn(Option<usize>) -> Result<S, String> + 'static> Work<M> {
         for (role, endpoint) in roles {
             let endpoint = Rc::new(endpoint);
             running.push(match role {
-                Role::Bus => self.play("bus", bus(endpoint, self.shards, self.message_max, self.stop.clone())),
+                Role::Bus => {
+                    self.play("bus", bus(endpoint, self.shards, self.settings.bus_message_max, self.stop.clone()))
+                }
                 Role::Event => {
                     let machine = (self.machine)(self.cpu);
                     self.play("event", events(machine, endpoint, self.shards, self.stop.clone()))
                 }
-                Role::Shard(_) => self.play("shard", shard((self.machine)(self.cpu), endpoint)),
+                Role::Shard(_) => self.play("shard", shard((self.machine)(self.cpu), endpoint, self.settings.pace)),
             });
         }
         for role in running {
@@ -215,7 +226,9 @@ async fn events<S: Sys>(
     Ok(())
 }
 
-async fn shard<S: Sys>(machine: Result<S, String>, endpoint: Rc<Endpoint<Message>>) -> Ended {
-    turn::run(Shard::new(machine?, endpoint, Places { bus: BUS, event: EVENT })).await;
+async fn shard<S: Sys>(machine: Result<S, String>, endpoint: Rc<Endpoint<Message>>, pace: Pace) -> Ended {
+    let shard = Shard::new(machine?, endpoint, Places { bus: BUS, event: EVENT });
+    shard.pace.set(pace);
+    turn::run(shard).await;
     Ok(())
 }

@@ -8,12 +8,12 @@
 //!
 //! Invariant: what is laid out passes `engine::check` for devices of these sizes.
 //!
-//! Deliberately absent: growing. A pool that exists grows by `alloc` and by appending to its record.
+//! Deliberately absent: growing. A pool that exists grows by appending to its record (`space`).
 
 use thiserror::Error;
 
 use crate::engine::alloc::{Allocator, append};
-use crate::engine::size::{self, CRYPT_RESERVE, DATA_BLOCK, Initial, MDV};
+use crate::engine::size::{self, CRYPT_RESERVE, DATA_BLOCK, DATA_CHUNK, Initial, MDV};
 use crate::format::header::DATA_START;
 use crate::format::record::{
     Backstore, Cap, DataTier, Device, DeviceSegment, Devices, FlexDevices, PoolRecord, Segment, ThinPool,
@@ -63,14 +63,27 @@ pub enum LayoutFault {
 }
 
 /// Lays a new pool out on these devices, in this order. Thin data starts with 50 GiB at most
-/// (`size::DATA_CHUNK`) however large the devices are; the pool grows when that is used.
+/// (`size::DATA_CHUNK`) however large the devices are; the pool grows when that is used (`grow`).
 ///
 /// # Errors
 /// When not even one block would be left for data.
 pub fn first(devices: &[(DevUuid, Sectors)], integrity: &IntegritySpec, fs_limit: u64) -> Result<Layout, LayoutFault> {
+    first_with(devices, integrity, fs_limit, DATA_CHUNK)
+}
+
+/// The same, where thin data starts with so much at most.
+///
+/// # Errors
+/// When not even one block would be left for data.
+pub fn first_with(
+    devices: &[(DevUuid, Sectors)],
+    integrity: &IntegritySpec,
+    fs_limit: u64,
+    most: Sectors,
+) -> Result<Layout, LayoutFault> {
     let (mut allocator, devices) = reserve(devices, integrity)?;
     let free = allocator.free();
-    let Initial { meta, data } = Initial::of(free.saturating_sub(CRYPT_RESERVE), fs_limit);
+    let Initial { meta, data } = Initial::of(free.saturating_sub(CRYPT_RESERVE), fs_limit, most);
     if data == Sectors::ZERO {
         return Err(LayoutFault::Pool { wanted: CRYPT_RESERVE + meta + meta + DATA_BLOCK + MDV, free });
     }

@@ -12,11 +12,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::alloc::{Allocator, Short, append};
-use crate::engine::cap;
+use crate::engine::alloc::{Allocator, Short};
 use crate::engine::size::{self, DATA_BLOCK, MDV};
+use crate::engine::space::{self, Flex, Space};
 use crate::error::Refusal;
-use crate::format::record::{DeviceSegment, FlexDevices, PoolRecord, Segment};
+use crate::format::record::PoolRecord;
 use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX};
 use crate::model::ids::DevUuid;
 use crate::model::name::Name;
@@ -43,31 +43,6 @@ pub struct Terms<'a> {
 pub fn records(mdv: Bytes) -> u64 {
     let blocks = mdv.0 / RECORD_BYTES_MAX as u128;
     usize::try_from(blocks).unwrap_or(usize::MAX).min(RECORDS_MAX) as u64
-}
-
-/// What a record said of the backing space before something was entered.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Space {
-    data_allocs: Vec<Vec<DeviceSegment>>,
-    cap_allocs: Vec<Segment>,
-    flex: FlexDevices,
-}
-
-impl Space {
-    fn of(record: &PoolRecord) -> Self {
-        Self {
-            data_allocs: record.backstore.data_tier.blockdev.allocs.clone(),
-            cap_allocs: record.backstore.cap.allocs.clone(),
-            flex: record.flex_devs.clone(),
-        }
-    }
-
-    /// Puts it back: what was entered since could not be saved.
-    pub fn restore(self, record: &mut PoolRecord) {
-        record.backstore.data_tier.blockdev.allocs = self.data_allocs;
-        record.backstore.cap.allocs = self.cap_allocs;
-        record.flex_devs = self.flex;
-    }
 }
 
 /// Enters the sectors that a limit needs. Gives back what was there before, or `None` where there is enough.
@@ -100,22 +75,8 @@ pub fn make_room(record: &mut PoolRecord, asked: u64, terms: &Terms<'_>) -> Resu
         Refusal::FsLimitSpace { name: name(), asked, wanted, free, fits }
     })?;
     let before = Space::of(record);
-    enter(record, each, &granted);
+    space::enter(record, &[(Flex::Meta, each), (Flex::Spare, each)], &granted);
     Ok(Some(before))
-}
-
-/// Two pieces behind all others of the cap device, on sectors that were granted for them.
-fn enter(record: &mut PoolRecord, each: Sectors, granted: &[Vec<DeviceSegment>]) {
-    let data_allocs = &mut record.backstore.data_tier.blockdev.allocs[0];
-    granted.iter().for_each(|segments| append(data_allocs, segments));
-    let cap = &mut record.backstore.cap;
-    for list in [&mut record.flex_devs.thin_meta_dev, &mut record.flex_devs.thin_meta_dev_spare] {
-        let piece = cap::append(cap, each);
-        match list.last_mut() {
-            Some(last) if last.end() == piece.start => last.length += each,
-            Some(_) | None => list.push(piece),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -125,6 +86,7 @@ mod tests {
     use super::*;
     use crate::engine::check::check;
     use crate::engine::{encryption, layout};
+    use crate::format::record::{DeviceSegment, Segment};
     use crate::model::pool::{IntegritySpec, MetadataVersion};
     use crate::model::token::{KeyDescription, Mechanism, Tokens};
 

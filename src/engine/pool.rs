@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 use crate::engine::encryption;
 use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
 use crate::engine::gather::features;
-use crate::engine::limit::{self, Space, Terms};
+use crate::engine::grow::{self, Backed, Ground, Pace, Shape};
+use crate::engine::limit::{self, Terms};
 use crate::engine::size;
+use crate::engine::space::Space;
 use crate::engine::tier::{self, Tiers};
 use crate::engine::token;
 use crate::error::Refusal;
@@ -21,7 +23,7 @@ use crate::format::header::{MARKS, MDA_SECTORS, RESERVED_SECTORS, StaticHeader};
 use crate::format::mda::WallStamp;
 use crate::format::record::{self, PoolRecord, Segment};
 use crate::model::device::{Candidate, DeviceNumber, DeviceView, Tier};
-use crate::model::dm::{ThinFeature, ThinPoolMode, ThinPoolState};
+use crate::model::dm::{Table, ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::filesystem::FilesystemView;
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
@@ -70,6 +72,11 @@ pub fn numbers(members: &[Member]) -> BTreeMap<DevUuid, DeviceNumber> {
     members.iter().map(|member| (member.header.device, member.candidate.number)).collect()
 }
 
+/// How large which device is, as its signature says.
+pub fn sizes(members: &[Member]) -> BTreeMap<DevUuid, Sectors> {
+    members.iter().map(|member| (member.header.device, member.header.size)).collect()
+}
+
 /// A running pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -80,6 +87,7 @@ pub struct Pool {
     last_save: Option<WallStamp>,
     availability: Availability,
     thin_pool: ThinPoolMode,
+    backed: Backed,
     /// What the header of its encryption layer holds: there, exactly if the record says that there is one.
     tokens: Option<Tokens>,
     /// Its filesystems.
@@ -108,7 +116,8 @@ impl Pool {
         filesystems: Filesystems,
     ) -> Self {
         let (availability, thin_pool) = (Availability::Full, ThinPoolMode::ReadWrite);
-        Self { uuid, name, record, members, last_save, availability, thin_pool, tokens: None, filesystems }
+        let backed = Backed::all(&record);
+        Self { uuid, name, record, members, last_save, availability, thin_pool, backed, tokens: None, filesystems }
     }
 
     /// Its name.
@@ -183,19 +192,7 @@ impl Pool {
 
     /// Sectors of the data tier that can be handed out at all.
     fn usable(&self) -> Sectors {
-        let reserved = |uuid: DevUuid| -> Sectors {
-            let device = self.record.devices().find(|device| device.uuid == uuid);
-            device.into_iter().flat_map(|device| &device.integrity_meta_allocs).map(|segment| segment.length).sum()
-        };
-        let all: Sectors = self
-            .data_members()
-            .map(|member| {
-                let header = &member.header;
-                header.size.saturating_sub(header.data_start()).saturating_sub(reserved(header.device))
-            })
-            .sum();
-        let crypt: Sectors = self.record.backstore.cap.crypt_meta_allocs.iter().map(|segment| segment.length).sum();
-        all.saturating_sub(crypt)
+        grow::usable(&self.record, &sizes(&self.members))
     }
 
     fn data_members(&self) -> impl Iterator<Item = &Member> {
@@ -207,6 +204,51 @@ impl Pool {
     fn free(&self) -> Sectors {
         let handed: Sectors = self.record.backstore.cap.allocs.iter().map(|segment| segment.length).sum();
         self.usable().saturating_sub(handed)
+    }
+
+    // ---- growth ---------------------------------------------------------------------------------
+
+    fn ground(&self, pace: Pace) -> Ground<'_> {
+        let terms = (self.fs_limit(), self.filesystems.total());
+        Ground::new(&self.record, &sizes(&self.members), terms, pace)
+    }
+
+    /// For a pool that was just laid out: enters what it gets next, and tells the first table of its thin pool,
+    /// which does not have that yet.
+    pub fn lay_ahead(&mut self, pace: Pace) -> Table {
+        let fresh = self.ground(pace).at_start(None);
+        // What was there before is for nobody: this record was never saved.
+        let _nothing = self.enter_next(&grow::unused(&self.record, fresh), pace);
+        self.set_backed();
+        self.ground(pace).at_start(Some(fresh.blocks)).table(&self.record)
+    }
+
+    /// The table that its thin pool is to have now, if that is not the one it has.
+    pub fn thin_pool_table(&self, state: &ThinPoolState, pace: Pace) -> Option<Table> {
+        let shape = self.ground(pace).shape(state, self.backed);
+        let same = shape == Shape::of(state) && !Ground::is_behind(state, self.backed);
+        (!same).then(|| shape.table(&self.record))
+    }
+
+    /// Whether something is to be entered, or has been and is not backed yet.
+    pub fn has_next(&self, state: &ThinPoolState, pace: Pace) -> bool {
+        let ground = self.ground(pace);
+        self.backed != Backed::all(&self.record) || ground.next(state, ground.shape(state, self.backed)).is_some()
+    }
+
+    /// Enters what it gets next. Gives back what was on record before, or `None` if all is there.
+    pub fn enter_next(&mut self, state: &ThinPoolState, pace: Pace) -> Option<Space> {
+        let granted = {
+            let ground = self.ground(pace);
+            let next = ground.next(state, ground.shape(state, self.backed))?;
+            ground.grant(next)
+        };
+        Some(granted.enter(&mut self.record))
+    }
+
+    /// What is on record is durable, and in the tables below the thin pool.
+    pub fn set_backed(&mut self) {
+        self.backed = Backed::all(&self.record);
     }
 
     // ---- changes --------------------------------------------------------------------------------
@@ -371,7 +413,7 @@ impl Pool {
     pub fn make_room(&mut self, limit: u64, mdv: Bytes) -> Result<Option<Space>, Refusal> {
         let terms = Terms {
             pool: &self.name,
-            sizes: self.data_members().map(|member| (member.header.device, member.header.size)).collect(),
+            sizes: sizes(&self.members),
             usable: self.usable(),
             limit: self.fs_limit(),
             total: self.filesystems.total(),
@@ -380,7 +422,7 @@ impl Pool {
         limit::make_room(&mut self.record, limit, &terms)
     }
 
-    /// Puts back what was on record before, because the change could not be saved.
+    /// Puts back what was on record before, because what was entered could not be saved.
     pub fn unmake_room(&mut self, before: Space) {
         before.restore(&mut self.record);
     }

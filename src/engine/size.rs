@@ -82,9 +82,9 @@ pub fn fs_limit_within(usable: Sectors, meta: Sectors) -> u64 {
     blocks.saturating_sub(1 + (usable.0 / DATA_BLOCK.0).div_ceil(THIN_META_MAPPINGS))
 }
 
-/// What a new pool leaves to nobody, so that its thin metadata and the spare can grow: both grow by
+/// What a pool leaves to nobody as long as it can, so that its thin metadata and the spare can grow: both grow by
 /// whole data blocks.
-fn room(usable: Sectors, meta: Sectors, left: Sectors) -> Sectors {
+pub fn room(usable: Sectors, meta: Sectors, left: Sectors) -> Sectors {
     let more = thin_meta(usable, ROOM_FS_LIMIT).saturating_sub(meta);
     (more + more).min(Sectors(left.0 / ROOM_PART).floor_to(DATA_BLOCK + DATA_BLOCK))
 }
@@ -94,22 +94,17 @@ fn room(usable: Sectors, meta: Sectors, left: Sectors) -> Sectors {
 pub struct Initial {
     /// Thin metadata; the spare has the same size.
     pub meta: Sectors,
-    /// Thin data: whole blocks, at most `DATA_CHUNK`, possibly none.
+    /// Thin data: whole blocks, possibly none.
     pub data: Sectors,
 }
 
 impl Initial {
-    /// Of a pool that offers `usable` sectors.
-    pub fn of(usable: Sectors, fs_limit: u64) -> Self {
+    /// Of a pool that offers `usable` sectors; data gets `most` of them at most.
+    pub fn of(usable: Sectors, fs_limit: u64, most: Sectors) -> Self {
         let meta = thin_meta(usable, fs_limit);
         let left = usable.saturating_sub(MDV).saturating_sub(meta + meta);
-        Self { meta, data: (left - room(usable, meta, left)).min(DATA_CHUNK).floor_to(DATA_BLOCK) }
+        Self { meta, data: (left - room(usable, meta, left)).min(most).floor_to(DATA_BLOCK) }
     }
-}
-
-/// The low-water mark of a new thin pool, in blocks.
-pub fn low_water(data: Sectors) -> u64 {
-    (data.0 / DATA_BLOCK.0 / 2).min(LOW_WATER_BLOCKS)
 }
 
 #[cfg(test)]
@@ -132,18 +127,17 @@ mod tests {
     #[test]
     fn the_published_examples_hold() {
         let spec = IntegritySpec::default();
-        for (sizes, usable_expected, meta, data, room, low) in [
-            (vec![gib(1)], 1_759_224, 8_192, 692_224, 20_480, 164),
-            (vec![gib(10)], 20_338_680, 12_288, 19_263_488, 114_688, 4_675),
-            (vec![gib(10), gib(10)], 40_712_176, 18_432, 39_624_704, 114_688, 9_646),
+        for (sizes, usable_expected, meta, data, room) in [
+            (vec![gib(1)], 1_759_224, 8_192, 692_224, 20_480),
+            (vec![gib(10)], 20_338_680, 12_288, 19_263_488, 114_688),
+            (vec![gib(10), gib(10)], 40_712_176, 18_432, 39_624_704, 114_688),
             // What is beyond the first 50 GiB is room enough.
-            (vec![gib(1024)], 2_113_624_056, 532_480, 104_857_600, 0, 15_360),
+            (vec![gib(1024)], 2_113_624_056, 532_480, 104_857_600, 0),
         ] {
             let usable = usable(&sizes, &spec);
             assert_eq!(usable, Sectors(usable_expected), "{sizes:?}");
             let data = Sectors(data - room);
-            assert_eq!(Initial::of(usable, 100), Initial { meta: Sectors(meta), data }, "{sizes:?}");
-            assert_eq!(low_water(data), low, "{sizes:?}");
+            assert_eq!(Initial::of(usable, 100, DATA_CHUNK), Initial { meta: Sectors(meta), data }, "{sizes:?}");
         }
     }
 
@@ -189,8 +183,8 @@ mod tests {
         let most = Sectors(u64::MAX);
         assert_eq!(integrity(most, &IntegritySpec { journal: most, ..IntegritySpec::default() }), most);
         assert_eq!(thin_meta(most, u64::MAX), Sectors(33_292_288));
-        assert_eq!(Initial::of(Sectors::ZERO, u64::MAX).data, Sectors::ZERO);
-        assert_eq!(Initial::of(Sectors::ZERO, 100).meta, Sectors(8_192));
+        assert_eq!(Initial::of(Sectors::ZERO, u64::MAX, DATA_CHUNK).data, Sectors::ZERO);
+        assert_eq!(Initial::of(Sectors::ZERO, 100, DATA_CHUNK).meta, Sectors(8_192));
     }
 
     /// What stratis-predict-usage of stratisd 3.9.2 printed, in bytes: the devices, what filesystems

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::engine::size::{self, CACHE_BLOCK, DATA_BLOCK};
+use crate::engine::size::{CACHE_BLOCK, DATA_BLOCK};
 use crate::engine::{cap, encryption};
 use crate::format::record::{DeviceSegment, PoolRecord, Segment};
 use crate::model::device::DeviceNumber;
@@ -26,9 +26,7 @@ use crate::units::Sectors;
 /// When a thin pool is to raise its event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LowWater {
-    /// A new pool: half of its data, 15 GiB at most.
-    Creation,
-    /// A pool that is set up: at once, so that its fill is looked at.
+    /// At once: whoever makes a thin pool of this table puts in what it is to be (`grow`).
     Setup,
     /// At this many free blocks.
     Blocks(u64),
@@ -100,9 +98,8 @@ pub fn thin(record: &FilesystemRecord) -> Table {
 
 /// The table of the thin pool itself.
 pub fn thin_pool(record: &PoolRecord, low_water: LowWater) -> Table {
-    let length = record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
+    let length: Sectors = record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
     let low_water = match low_water {
-        LowWater::Creation => size::low_water(length),
         LowWater::Setup => length.0 / DATA_BLOCK.0,
         LowWater::Blocks(blocks) => blocks,
     };
@@ -165,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_pool_of_one_gibibyte_has_these_tables() {
-        let tables = tables(&record(), MetadataVersion::V2, pool(), &numbers(), LowWater::Creation).expect("plain");
+        let tables = tables(&record(), MetadataVersion::V2, pool(), &numbers(), LowWater::Blocks(164)).expect("plain");
         let dm = |role| Dm::Private(pool(), role);
         let cap = Below::Dm(dm(Role::Cache));
         let thin_pool = Table::ThinPool {
@@ -196,7 +193,7 @@ mod tests {
 
     #[test]
     fn low_water_is_what_the_moment_wants() {
-        for (asked, expected) in [(LowWater::Creation, 164), (LowWater::Setup, 328), (LowWater::Blocks(7), 7)] {
+        for (asked, expected) in [(LowWater::Setup, 328), (LowWater::Blocks(7), 7)] {
             let Table::ThinPool { low_water, .. } = thin_pool(&record(), asked) else { panic!("a thin pool") };
             assert_eq!(low_water, expected);
         }

@@ -12,3 +12,4 @@ pub mod header;
 pub mod intent;
 pub mod mda;
 pub mod record;
+pub mod thin;

@@ -260,10 +260,16 @@ pub struct ThinPoolState {
     pub meta_used: u64,
     /// Metadata blocks of 4 KiB there are.
     pub meta_total: u64,
+    /// At how many free ones of these it wants more.
+    pub meta_low_water: u64,
     /// Data blocks in use.
     pub data_used: u64,
     /// Data blocks there are.
     pub data_total: u64,
+    /// At how many free ones of these it says so, as its table has it.
+    pub low_water: u64,
+    /// Whether a write that finds no data block waits for one; else it fails.
+    pub waits: bool,
     /// What it still does.
     pub mode: ThinPoolMode,
     /// The kernel wants the metadata to be checked before the pool is used again.

@@ -26,6 +26,8 @@ enum Resource {
     Settings,
     /// The pool's name, which is in the paths of its filesystems.
     Name,
+    /// Which sectors the pool's record gives to whom, from when that is entered until it is durable and in tables.
+    Sectors,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,6 +53,10 @@ pub enum Operation {
     ChangePool,
     /// Giving the pool another name, and its filesystems their paths.
     RenamePool,
+    /// Entering sectors into the pool's record: the next step of its thin pool, or a part of an operation that does
+    /// so, too. It is the only one that is queued while another of the same operation is held, and waits for nothing
+    /// but devices: so growth waits for no client.
+    Allocate,
     /// Looking at sizes in use, or at what is recorded, and what has to do with no pool: only the life cycle must stand
     /// still.
     Look,
@@ -103,6 +109,7 @@ impl Operation {
                 (Resource::Settings, Use::Exclusive),
                 (Resource::Name, Use::Exclusive),
             ],
+            Self::Allocate => &[(Resource::Sectors, Use::Exclusive)],
             Self::Look => &[(Resource::LifeCycle, Use::Shared)],
         }
     }
@@ -251,6 +258,18 @@ mod tests {
     }
 
     #[test]
+    fn growth_waits_for_growth_alone() {
+        let gate = Rc::new(Gate::default());
+        let others = [Operation::LifeCycle, Operation::ChangeFilesystems, Operation::ChangePool, Operation::RenamePool];
+        let _held = others.map(|operation| gate.queue(operation));
+        let grows = gate.queue(Operation::Allocate);
+        let next = gate.queue(Operation::Allocate);
+        assert!(gate.admits(grows.number) && !gate.admits(next.number));
+        drop(grows);
+        assert!(gate.admits(next.number));
+    }
+
+    #[test]
     fn conflicts_are_symmetric() {
         let all = [
             Operation::LifeCycle,
@@ -262,6 +281,7 @@ mod tests {
             Operation::Grow(FsUuid::from_random([2; 16])),
             Operation::ChangePool,
             Operation::RenamePool,
+            Operation::Allocate,
             Operation::Look,
         ];
         for one in all {

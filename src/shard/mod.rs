@@ -22,13 +22,15 @@ use ring::{Endpoint, Lane};
 
 use crate::engine::filesystem::Filesystem;
 use crate::engine::gather::Gathered;
+use crate::engine::grow::Pace;
 use crate::engine::pool::Pool;
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::message::{Claim, Claimed, Message, Taken, View};
 use crate::model::device::DeviceNumber;
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::pool::Availability;
-use crate::shard::conflict::Gate;
+use crate::shard::conflict::{Gate, Operation, Ticket};
+use crate::shard::ops::extend::Extension;
 use crate::shard::ops::save::{Outstanding, Saver};
 use crate::shard::ops::watch::Watches;
 use crate::shard::wait::Signal;
@@ -54,6 +56,8 @@ pub struct Running {
     pub pool: RefCell<Pool>,
     /// Its one writer of pool records.
     pub saver: Saver,
+    /// What of its growth is under way.
+    pub extension: Extension,
 }
 
 /// The state that one core owns.
@@ -61,6 +65,8 @@ pub struct Running {
 pub struct Shard<S> {
     /// The machine.
     pub sys: S,
+    /// In which steps its thin pools grow.
+    pub pace: Cell<Pace>,
     endpoint: Rc<Endpoint<Message>>,
     places: Places,
     running: RefCell<BTreeMap<PoolUuid, Rc<Running>>>,
@@ -90,6 +96,7 @@ impl<S: Sys> Shard<S> {
     pub fn new(sys: S, endpoint: Rc<Endpoint<Message>>, places: Places) -> Rc<Self> {
         Rc::new(Self {
             sys,
+            pace: Cell::default(),
             endpoint,
             places,
             running: RefCell::default(),
@@ -112,6 +119,13 @@ impl<S: Sys> Shard<S> {
     /// The running pool of this id.
     fn running(&self, pool: PoolUuid) -> Option<Rc<Running>> {
         self.running.borrow().get(&pool).cloned()
+    }
+
+    /// Waits until nobody else enters sectors into the record of a pool, and keeps others from it.
+    async fn alone(&self, pool: PoolUuid) -> Ticket {
+        let ticket = self.gate(pool).queue(Operation::Allocate);
+        ticket.admitted().await;
+        ticket
     }
 
     /// Whether this pool still runs: it may have been stopped while somebody waited, or stopped and started.

@@ -22,6 +22,8 @@ mod stack;
 mod transfer;
 mod volume;
 
+use std::time::Duration;
+
 use crate::error::{Failure, Fault, Refusal};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
@@ -185,9 +187,16 @@ pub trait Sys: Clone + 'static {
 
     /// Makes dm devices active with these tables, in the order given, up to the first fault. An
     /// active one with the same table is adopted (thin pools: low water and whether they wait for space may
-    /// differ, and keep their values; one that works with less metadata than its device has is shown the
-    /// rest); one whose table is the beginning of the given one is completed; any other table is a fault.
+    /// differ, and they may be shorter, and keep their values; one that works with less metadata than its
+    /// device has is shown the rest); one whose table is the beginning of the given one is completed; any
+    /// other table is a fault.
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault>;
+
+    /// Gives active dm devices these tables, in the order given, up to the first fault, and makes none that is not
+    /// active. One that has its table stays as it is, one whose table is the beginning of the given one stands still
+    /// while the kernel swaps them, which is told; any other is a fault. A thin pool gets low water and whether it
+    /// waits for space, too, and uses all of its metadata device then. Never waits behind anything that is slow.
+    async fn swap(&self, tables: &[(Dm, Table)]) -> Result<Duration, Fault>;
 
     /// Removes dm devices, in the order given; each is tried, and the first fault is returned. One
     /// that does not exist is fine.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Why;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::{Below, Dm, LinearLine, Role, Table, ThinPoolMode, ThinPoolState};
+use crate::model::dm::{Below, Dm, LinearLine, Role, Table, ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::ids::{PoolUuid, ThinId};
 use crate::sys::linear::{Piece, overlap, resolve};
 use crate::units::Sectors;
@@ -83,11 +83,27 @@ impl Stack {
     }
 
     /// What is active in the place of a device with this table. One that was made before its pool had a cache is a
-    /// beginning.
+    /// beginning; a thin pool that is shorter is the same, because it gets more by itself.
     pub(super) fn likeness(&self, device: Dm, table: &Table) -> Result<Likeness, Why> {
         let Some(present) = self.tables.get(&device) else { return Ok(Likeness::Nothing) };
         let before_the_cache = || like(present, &table.without_cache(device.pool())?).map(|_| Likeness::Beginning);
         like(present, table).or_else(before_the_cache).ok_or(Why::OtherTable)
+    }
+
+    /// Whether an active device is to be given this table, `ENXIO` where it is not active.
+    pub(super) fn is_swapped(&self, device: Dm, table: &Table) -> Result<bool, Why> {
+        let present = self.tables.get(&device).ok_or(Why::Errno(libc::ENXIO))?;
+        match (present, table) {
+            (Table::ThinPool { length, block, .. }, Table::ThinPool { length: wanted, block: other, .. })
+                if block == other && length <= wanted =>
+            {
+                Ok(true)
+            }
+            (Table::ThinPool { .. }, _) => Err(Why::OtherTable),
+            (Table::Linear(_) | Table::Cache { .. } | Table::Thin { .. }, _) => {
+                Ok(self.likeness(device, table)? != Likeness::Same)
+            }
+        }
     }
 
     /// Whether a thin volume is active, under whatever name.
@@ -237,14 +253,17 @@ impl Stack {
     /// of these is ever in use.
     pub(super) fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
         let table = |role| self.tables.get(&Dm::Private(pool, role)).ok_or(Why::Errno(libc::ENXIO));
-        let Table::ThinPool { length, block, .. } = table(Role::ThinPool)? else {
+        let Table::ThinPool { length, block, low_water, features } = table(Role::ThinPool)? else {
             return Err(Why::Errno(libc::EINVAL));
         };
         Ok(ThinPoolState {
             meta_used: 0,
             meta_total: table(Role::ThinMeta)?.length().0 / META_BLOCK.0,
+            meta_low_water: 0,
             data_used: 0,
             data_total: length.0 / block.0,
+            low_water: *low_water,
+            waits: !features.contains(&ThinFeature::ErrorIfNoSpace),
             mode: ThinPoolMode::ReadWrite,
             needs_check: false,
         })
@@ -268,6 +287,7 @@ fn like(present: &Table, table: &Table) -> Option<Likeness> {
     };
     match present.length().cmp(&table.length()) {
         Ordering::Equal if begins => Some(Likeness::Same),
+        Ordering::Less if begins && matches!(table, Table::ThinPool { .. }) => Some(Likeness::Same),
         Ordering::Less if begins => Some(Likeness::Beginning),
         Ordering::Equal | Ordering::Less | Ordering::Greater => None,
     }

@@ -8,6 +8,7 @@
 mod devices;
 mod encryption;
 mod events;
+mod extend;
 mod format;
 mod fsgrow;
 mod limit;

@@ -14,6 +14,7 @@ use cores::rt;
 use ring::{Endpoint, Lane, Sizes, mesh};
 use stratisd::descriptors::Descriptors;
 use stratisd::directory::Directory;
+use stratisd::engine::grow::Pace;
 use stratisd::error::Failure;
 use stratisd::event;
 use stratisd::limits::OUTBOX_MAX;
@@ -143,6 +144,9 @@ fn apply(seen: &mut Seen, view: &View) {
             seen.settings.retain(|setting| !setting.starts_with(&pool.uuid.to_string()));
             seen.settings.insert(format!("{} fs limit {}", pool.uuid, pool.fs_limit));
             seen.settings.insert(format!("{} has {} bytes, cache {}", pool.uuid, pool.physical_size.0, pool.has_cache));
+            if pool.no_alloc_space {
+                seen.settings.insert(format!("{} no space", pool.uuid));
+            }
             if pool.overprovisioning {
                 seen.settings.insert(format!("{} overprovisioning", pool.uuid));
             }
@@ -194,7 +198,7 @@ fn apply(seen: &mut Seen, view: &View) {
 }
 
 /// Boots a daemon over a machine and waits until everything found is settled.
-pub(crate) async fn boot(machine: &Machine) -> Rc<Driver> {
+pub(crate) async fn boot(machine: &Machine, pace: Pace) -> Rc<Driver> {
     let sizes = Sizes { ring_slots: 4, outbox_max: OUTBOX_MAX };
     let mut endpoints = mesh(FIRST_SHARD + SHARDS, sizes).into_iter().map(Rc::new);
     let mut next = || endpoints.next().expect("the mesh has an endpoint for each role");
@@ -216,6 +220,7 @@ pub(crate) async fn boot(machine: &Machine) -> Rc<Driver> {
     });
     for _ in 0..SHARDS {
         let shard = Shard::new(machine.sys(), next(), Places { bus: BUS, event: EVENT });
+        shard.pace.set(pace);
         rt::spawn_singleton("shard", turn::run(shard));
     }
     driver.changed.until(|| (driver.settled.get() == SHARDS).then_some(())).await;
@@ -228,8 +233,18 @@ pub(crate) fn live<T: 'static, F: Future<Output = T> + 'static>(
     machine: &Machine,
     story: impl FnOnce(Rc<Driver>) -> F + 'static,
 ) -> Ended<T> {
+    live_at(Pace::default(), seed, machine, story)
+}
+
+/// The same with thin pools that grow in other steps.
+pub(crate) fn live_at<T: 'static, F: Future<Output = T> + 'static>(
+    pace: Pace,
+    seed: u64,
+    machine: &Machine,
+    story: impl FnOnce(Rc<Driver>) -> F + 'static,
+) -> Ended<T> {
     let machine = machine.clone();
-    Universe::new(seed).run(async move { story(boot(&machine).await).await })
+    Universe::new(seed).run(async move { story(boot(&machine, pace).await).await })
 }
 
 /// What a daemon shows that boots over the machine now.

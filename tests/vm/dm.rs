@@ -9,6 +9,7 @@ use std::future::Future;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::thread;
+use std::time::Duration;
 
 use cores::executor::{self, CoreSpec};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -305,9 +306,20 @@ fn beginnings_of_tables_are_completed(guest: &mut Guest) {
     make(guest, volume(), &format!("0 1048576 thin {major}:{} {ID}", minors(Role::ThinPool)));
     up_now(disk).expect("completed");
     dm::expect_settled();
+    assert!(dm::status(&name).contains("/169 "), "a thin pool keeps its length: {}", dm::status(&name));
+    on_machine(move |sys| async move {
+        let top = stack(disk).into_iter().filter(|(device, _)| *device == private(Role::ThinPool));
+        let stood = sys.swap(&top.collect::<Vec<_>>()).await.expect("it is active");
+        assert!(stood > Duration::ZERO);
+    });
+    dm::expect_settled();
     assert_eq!(sizes(&dm::tables()), sizes(&tables));
     assert!(dm::status(&name).contains("/338 "), "the pool sees all of its data device: {}", dm::status(&name));
+    assert!(dm::tables()[&name].contains(" 169 "), "and has its low water: {}", dm::tables()[&name]);
     down_now();
+    let refused = on_machine(move |sys| async move { sys.swap(&stack(disk)).await });
+    assert!(refused.is_err_and(|fault| fault.why == Why::Errno(libc::ENXIO)), "what is not active is not made");
+    assert!(dm::devices().is_empty());
 }
 
 /// Lengths of the devices, by name.

@@ -56,6 +56,7 @@ mod cache;
 mod devices;
 mod discovery;
 mod dm;
+mod extend;
 mod format;
 mod fsgrow;
 mod golden;

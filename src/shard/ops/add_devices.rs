@@ -5,7 +5,7 @@
 //! record does not list; a failure on the way is unwound to the same. New devices get saves from the next one
 //! on: a record that lists a device is never on new devices alone.
 //!
-//! No table changes for data devices: their sectors are free until something grows. The tables of a cache follow
+//! No table changes for data devices here: their sectors are free until something grows. The tables of a cache follow
 //! its record. A first cache that cannot be made active is taken back, with a second record, as long as nothing lies
 //! on it; otherwise what is missing the next start makes.
 
@@ -22,7 +22,7 @@ use crate::message::{Answer, Claim};
 use crate::model::device::{Candidate, DevicePath, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::pool::Availability;
-use crate::shard::ops::{Outcome, create_pool, headers, save, stack};
+use crate::shard::ops::{Outcome, create_pool, headers, save, stack, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
@@ -91,6 +91,7 @@ async fn join<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, tier: Tier, new: 
     shard.claim(if joined.is_ok() { Claim::Commit(running.uuid) } else { Claim::GiveBack(running.uuid) });
     let devices = joined?;
     shard.show_devices(running, &devices);
+    thin_pool::look(shard, running.uuid);
     log::info!("devices added (pool={} tier={} count={})", running.uuid, tier.as_str(), devices.len());
     Ok(Answer::DevicesAdded(devices))
 }
@@ -118,10 +119,12 @@ async fn make<S: Sys>(
         unwind(shard, running.uuid, &members).await;
         return Err(failure);
     }
+    let alone = shard.alone(running.uuid).await;
     enter(shard, running, tier, &members).await?;
     if tier == Tier::Cache {
         use_cache(shard, running, &members).await?;
     }
+    drop(alone);
     settle_in(shard, running, &members).await;
     Ok(members.iter().map(|member| member.header.device).collect())
 }

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::filesystem::Filesystems;
-use crate::engine::layout::{self, Layout, LayoutFault};
+use crate::engine::grow::Pace;
+use crate::engine::layout::{self, LayoutFault};
 use crate::engine::pool::{Member, Pool, numbers};
 use crate::engine::stack::LowWater;
 use crate::engine::{devices, encryption, size, stack as tables, volume};
@@ -24,6 +25,7 @@ use crate::model::name::Name;
 use crate::model::pool::{IntegritySpec, MetadataVersion};
 use crate::model::token::Tokens;
 use crate::probe;
+use crate::shard::ops::extend::Extension;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{Outcome, format, headers, stack, thin_pool};
 use crate::shard::wait::all;
@@ -106,7 +108,7 @@ fn not_ours(name: Name, candidates: &[Candidate], taken: Taken) -> Outcome {
 
 async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Candidate>) -> Outcome {
     devices::admit(&candidates)?;
-    let plan = plan(asked, candidates, shard.sys.kind())?;
+    let plan = plan(asked, candidates, shard.sys.kind(), shard.pace.get())?;
     save::fits(&plan.record)?;
     let running = running(&plan);
     if let Err(failure) = make(shard, &plan, &running).await {
@@ -117,19 +119,19 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
 }
 
 /// Decides everything: ids, headers, layout, tables.
-fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, Refusal> {
+fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind, pace: Pace) -> Result<Plan, Refusal> {
     let initialized = rt::wall().seconds;
     let of = (asked.pool, MetadataVersion::V2);
     let member = |candidate| Member::new(candidate, of, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();
-    let layout = layout::first(&sizes, &asked.integrity, FS_LIMIT_DEFAULT).map_err(|fault| match fault {
+    let first = layout::first_with(&sizes, &asked.integrity, FS_LIMIT_DEFAULT, pace.first());
+    let layout = first.map_err(|fault| match fault {
         LayoutFault::Device { size: free, wanted, .. } | LayoutFault::Pool { wanted, free } => {
             Refusal::TooFewSectors { name: asked.name.clone(), wanted, free }
         }
     })?;
-    tell_capped(asked, &sizes, &layout);
     let mut record = layout.record(&asked.name, &asked.integrity, FS_LIMIT_DEFAULT);
     record.files = kind == Kind::Files;
     for (device, member) in record.backstore.data_tier.blockdev.devs.iter_mut().zip(&members) {
@@ -139,20 +141,20 @@ fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind) -> Result<Plan, R
         encryption::enter(&mut record, tokens);
     }
     let numbers = numbers(&members);
-    let tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Creation)
+    // What the thin pool gets next is on record from the start, and below it.
+    let (record, top) = lay_ahead(asked, record, &members, pace);
+    let mut tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Setup)
         .expect("a layout that was just made has its tables");
+    tables.last_mut().expect("a stack has a thin pool").1 = top;
     let encryption = asked.encryption.clone();
     Ok(Plan { pool: asked.pool, name: asked.name.clone(), record, members, tables, encryption })
 }
 
-/// A pool uses its first 50 GiB of thin data until it can grow, and says so.
-fn tell_capped(asked: &Asked, sizes: &[(DevUuid, Sectors)], layout: &Layout) {
-    let data: Sectors = layout.flex.thin_data_dev.iter().map(|segment| segment.length).sum();
-    if data == size::DATA_CHUNK {
-        let total: Sectors = sizes.iter().map(|(_, size)| *size).sum();
-        let name = asked.name.as_str();
-        log::warn!("a pool does not grow yet: it uses {data} for data of {total} (pool={} name={name:?})", asked.pool);
-    }
+/// The record with what the thin pool gets next, and the table that it has before that.
+fn lay_ahead(asked: &Asked, record: PoolRecord, members: &[Member], pace: Pace) -> (PoolRecord, Table) {
+    let mut pool = empty((asked.pool, &asked.name), record, members.to_vec());
+    let table = pool.lay_ahead(pace);
+    (pool.record().clone(), table)
 }
 
 /// Makes all of it, up to the commit point.
@@ -226,13 +228,15 @@ async fn make_metadata_volume<S: Sys>(shard: &Shard<S>, plan: &Plan) -> Result<(
 }
 
 fn running(plan: &Plan) -> Running {
-    let filesystems = Filesystems::new(plan.pool, Vec::new(), Vec::new(), []);
-    let mut pool =
-        Pool::new(plan.pool, plan.name.clone(), plan.record.clone(), plan.members.clone(), None, filesystems);
+    let mut pool = empty((plan.pool, &plan.name), plan.record.clone(), plan.members.clone());
     if let Some(tokens) = plan.encryption.clone() {
         pool.set_tokens(tokens);
     }
-    Running { uuid: plan.pool, pool: pool.into(), saver: Saver::default() }
+    Running { uuid: plan.pool, pool: pool.into(), saver: Saver::default(), extension: Extension::default() }
+}
+
+fn empty((uuid, name): (PoolUuid, &Name), record: PoolRecord, members: Vec<Member>) -> Pool {
+    Pool::new(uuid, name.clone(), record, members, None, Filesystems::new(uuid, Vec::new(), Vec::new(), []))
 }
 
 /// The pool is real: takes the marks off its devices and shows it.

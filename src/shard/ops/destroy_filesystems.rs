@@ -16,7 +16,7 @@ use crate::model::dm::{Dm, Table};
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::pool::Availability;
-use crate::shard::ops::{Outcome, intents, records};
+use crate::shard::ops::{Outcome, intents, records, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
@@ -54,6 +54,7 @@ async fn destroy<S: Sys>(shard: &Rc<Shard<S>>, running: &Running, victims: &[Fil
     }
     let survivors = finish(shard, running, &intents).await;
     show(shard, running, &uuids, survivors);
+    thin_pool::look(shard, pool);
     log::info!("filesystems destroyed (pool={pool} count={})", uuids.len());
     Ok(Answer::FilesystemsDestroyed(uuids))
 }

@@ -32,6 +32,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
         return Err(Refusal::PoolNotEmpty { name, count }.into());
     }
     rt::stage("mark");
+    let _grows_no_more = shard.alone(pool).await;
     mark(shard, &running).await?;
     let views = stop_pool::gone(&running.pool.borrow(), pool);
     shard.running.borrow_mut().remove(&pool);

@@ -51,6 +51,8 @@ pub async fn encrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, tokens: Token
     running.pool.borrow().encryptable()?;
     rt::stage("write header");
     machine.set_tokens(pool, &tokens).await?;
+    // Every address on the cap device becomes another one.
+    let _alone = shard.alone(pool).await;
     running.pool.borrow_mut().set_tokens(tokens);
     if let Err(failure) = checked(shard, &running).await {
         running.pool.borrow_mut().decrypt();
@@ -86,6 +88,7 @@ pub async fn decrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
         return Ok(Answer::Identity);
     };
     let machine = shard.sys.encryption()?;
+    let _alone = shard.alone(pool).await;
     running.pool.borrow_mut().decrypt();
     if let Err(failure) = checked(shard, &running).await {
         running.pool.borrow_mut().undecrypt(before);

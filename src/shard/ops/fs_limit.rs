@@ -27,6 +27,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, limit: u64) -> Ou
     running.pool.borrow().check_changes()?;
     let mdv = shard.sys.mdv_size(pool).await?;
     rt::stage("make room");
+    let alone = shard.alone(pool).await;
     let before = running.pool.borrow_mut().make_room(limit, mdv)?;
     if let Some(before) = before {
         if let Err(failure) = checked(shard, &running).await {
@@ -37,6 +38,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, limit: u64) -> Ou
     }
     rt::stage("use room");
     stack::as_recorded(shard, &running).await.map_err(|fault| held_up(&running, fault))?;
+    drop(alone);
     rt::stage("save");
     let before = running.pool.borrow_mut().set_fs_limit(limit);
     if let Err(failure) = checked(shard, &running).await {

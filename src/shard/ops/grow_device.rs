@@ -17,7 +17,7 @@ use crate::format::header::StaticHeader;
 use crate::message::Answer;
 use crate::model::device::{Candidate, Tier};
 use crate::model::ids::{DevUuid, PoolUuid};
-use crate::shard::ops::{Outcome, headers, save};
+use crate::shard::ops::{Outcome, headers, save, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::{Opening, Sys};
 
@@ -39,10 +39,13 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, device: DevUuid) 
     if now.size == recorded {
         return Ok(Answer::Identity);
     }
+    let alone = shard.alone(pool).await;
     let record = running.pool.borrow().tiers().grow(device, now.size)?;
     save::fits(&record)?;
     grow(shard, &running, &member, &now).await?;
+    drop(alone);
     shard.show_devices(&running, &[device]);
+    thin_pool::look(shard, pool);
     log::info!("device has grown (pool={pool} device={} before={recorded} now={})", now.path, now.size);
     Ok(Answer::Set)
 }

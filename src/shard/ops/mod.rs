@@ -10,6 +10,7 @@ pub mod create_pool;
 pub mod destroy_filesystems;
 pub mod destroy_pool;
 pub mod encryption;
+pub mod extend;
 pub mod format;
 pub mod fs_limit;
 pub mod gather;

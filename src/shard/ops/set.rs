@@ -14,7 +14,7 @@ use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::Availability;
 use crate::shard::ops::save::checked;
-use crate::shard::ops::{Outcome, records};
+use crate::shard::ops::{Outcome, records, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 use crate::units::Sectors;
@@ -117,5 +117,6 @@ pub async fn overprovisioning<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, allo
         return Err(failure);
     }
     shard.show_pool(&running);
+    thin_pool::look(shard, pool);
     Ok(Answer::Set)
 }

@@ -3,19 +3,25 @@
 //! Invariant: what is on top goes up last and comes down first. Both directions can be repeated:
 //! activating adopts what is active already, deactivating what is not there is fine.
 
-use crate::engine::pool::numbers;
+use crate::engine::grow;
+use crate::engine::pool::{numbers, sizes};
 use crate::engine::stack::{self as tables, LowWater};
 use crate::error::Fault;
+use crate::format::thin;
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::PoolUuid;
 use crate::model::pool::MetadataVersion;
 use crate::shard::{Running, Shard};
-use crate::sys::Sys;
+use crate::sys::{Sys, Target};
+use crate::units::Sectors;
 
 /// Private dm devices from the top down, without the backstore below the metadata volume.
 const UPPER: [Role; 5] = [Role::ThinPool, Role::ThinData, Role::ThinMetaSpare, Role::ThinMeta, Role::Mdv];
 /// The backstore, from the top down.
 const LOWER: [Role; 4] = [Role::Cache, Role::CacheSub, Role::MetaSub, Role::OriginSub];
+
+/// The superblock of thin metadata.
+const SUPERBLOCK: Sectors = Sectors(8);
 
 /// Activates tables in the order given: bottom first.
 pub async fn up<S: Sys>(sys: &S, tables: &[(Dm, Table)]) -> Result<(), Fault> {
@@ -26,14 +32,40 @@ pub async fn up<S: Sys>(sys: &S, tables: &[(Dm, Table)]) -> Result<(), Fault> {
 /// stays as it is, beginnings are completed, and the thin pool is shown that its metadata device has grown.
 /// May be repeated where nothing was entered, because an earlier try may have ended before this.
 pub async fn as_recorded<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
-    let tables = {
+    // A thin pool that is active keeps its length and its low water.
+    up(&shard.sys, &recorded(running)).await?;
+    running.pool.borrow_mut().set_backed();
+    Ok(())
+}
+
+/// Makes what lies below the thin pool of a pool that runs as long as is on record.
+pub async fn stretch_below<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+    let mut below = recorded(running);
+    below.retain(|(device, _)| *device != Dm::Private(running.uuid, Role::ThinPool));
+    shard.sys.swap(&below).await.map(|_for_how_long| ())
+}
+
+/// The tables of a pool that runs.
+fn recorded(running: &Running) -> Vec<(Dm, Table)> {
+    let pool = running.pool.borrow();
+    let numbers = numbers(pool.members());
+    tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
+        .expect("a pool that runs has its tables")
+}
+
+/// Activates the private devices of a pool, the thin pool with as many blocks as it has come to have: more of them
+/// are on record, and once they are its own they are never anybody else's.
+pub async fn private_up<S: Sys>(shard: &Shard<S>, running: &Running, tables: &[(Dm, Table)]) -> Result<(), Fault> {
+    let (top, below) = tables.split_last().expect("a stack has a thin pool");
+    up(&shard.sys, below).await?;
+    let meta = Target::Dm(Dm::Private(running.uuid, Role::ThinMeta));
+    let superblock = shard.sys.read(meta, Sectors::ZERO, SUPERBLOCK).await?;
+    let table = {
         let pool = running.pool.borrow();
-        let numbers = numbers(pool.members());
-        // Low water only matters to a thin pool that is not active yet.
-        tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
-            .expect("a pool that runs has its tables")
+        let blocks = thin::data_blocks(&superblock);
+        grow::at_start(pool.record(), &sizes(pool.members()), blocks, shard.pace.get())
     };
-    up(&shard.sys, &tables).await
+    up(&shard.sys, &[(top.0, table)]).await
 }
 
 /// Takes down the cache of a pool that runs, as long as nothing lies on it.

@@ -5,6 +5,7 @@
 //! cache has none from the moment on at which that is durable, which is before its stack is taken up.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use cores::rt;
 
@@ -13,9 +14,10 @@ use crate::engine::gather::{Read, Ready, Verdict, Worn, judge, judge_without_cac
 use crate::engine::pool::{Member, Pool};
 use crate::engine::stack as tables;
 use crate::engine::tier::Tiers;
-use crate::error::{Failure, Fault, Refusal};
+use crate::error::{Failure, Fault, Refusal, Why};
 use crate::format::header::{FLAG_JOINING, StaticHeader};
 use crate::format::record::PoolRecord;
+use crate::limits::DEVICE_WAIT_MS;
 use crate::message::{Answer, Claim, View};
 use crate::model::device::{Candidate, DeviceNumber, Occupant};
 use crate::model::dm::{Dm, Role, Table};
@@ -23,14 +25,16 @@ use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::Availability;
+use crate::shard::ops::extend::Extension;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
     Outcome, add_devices, create_pool, encryption, gather, headers, heal, intents, records, revert, stack, thin_meta,
     thin_pool,
 };
+use crate::shard::wait::all;
 use crate::shard::{Running, Shard, news};
-use crate::sys::{Kind, Opening, Sys};
+use crate::sys::{Kind, Opening, Sys, Target};
 
 /// Starts a stopped pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
@@ -140,7 +144,9 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     let (version, encrypted) = (members[0].header.version, record.is_encrypted());
     let none = Filesystems::new(pool, Vec::new(), Vec::new(), []);
     let engine = Pool::new(pool, name.clone(), record, members, Some(time), none);
-    let running = Running { uuid: pool, pool: engine.into(), saver: Saver::default() };
+    let (saver, extension) = (Saver::default(), Extension::default());
+    let running = Running { uuid: pool, pool: engine.into(), saver, extension };
+    flush(shard, &running).await?;
     if let Some(dropped) = &dropped {
         leave_cache(shard, &running, dropped).await?;
     }
@@ -175,6 +181,21 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     shard.sys.settle(pool).await;
     limit_if_uneven(&running);
     Ok(running)
+}
+
+/// What was read may be in the caches of disks only, as a daemon that died left it. No table is made of that.
+async fn flush<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
+    let numbers = running.pool.borrow().numbers();
+    let total = numbers.len();
+    // One that hangs holds up no other.
+    let flush =
+        |number| rt::within(Duration::from_millis(DEVICE_WAIT_MS), shard.sys.flush(vec![Target::Device(number)]));
+    let flushed = all(numbers.into_iter().map(flush)).await;
+    if flushed.into_iter().flatten().flatten().any(|outcome| outcome.is_ok()) {
+        return Ok(());
+    }
+    let why = Why::NoDevice { total };
+    Err(Fault::new("flush the record of", format!("pool {}", running.uuid), why))
 }
 
 /// A pool whose next sectors are on a device with larger blocks gets no changes.

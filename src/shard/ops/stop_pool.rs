@@ -27,6 +27,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
     rt::stage("examine");
     unused(shard, &running).await?;
     rt::stage("take down");
+    let _grows_no_more = shard.alone(pool).await;
     if let Err(fault) = take_down(shard, &running).await {
         put_back(shard, &running).await;
         return Err(fault.into());
@@ -94,7 +95,7 @@ async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Faul
             .collect();
         (tables, volumes)
     };
-    stack::up(&shard.sys, &tables).await?;
+    stack::private_up(shard, running, &tables).await?;
     shard.sys.mdv_mount(running.uuid).await?;
     stack::up(&shard.sys, &volumes).await?;
     announce(shard, running).await;

@@ -9,10 +9,10 @@
 use cores::rt;
 
 use crate::engine::pool::numbers;
-use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::stack::{self as private, LowWater};
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::dm::{Dm, Role, Table};
-use crate::shard::ops::save;
+use crate::shard::ops::{save, stack};
 use crate::shard::{Running, Shard};
 use crate::sys::{Sys, Target};
 
@@ -23,8 +23,8 @@ pub async fn up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failu
     if !active.contains(&Dm::Private(pool, Role::ThinPool)) {
         // A repair that was cut off begins anew.
         shard.sys.deactivate(&[Dm::Private(pool, Role::ThinMetaSpare)]).await?;
-        let stack = stack(running)?;
-        let (_thin_pool, below) = stack.split_last().expect("a stack has a thin pool");
+        let tables = tables(running)?;
+        let (_thin_pool, below) = tables.split_last().expect("a stack has a thin pool");
         shard.sys.activate(below).await?;
         rt::stage("check thin metadata");
         if !shard.sys.thin_check(Dm::Private(pool, Role::ThinMeta)).await? {
@@ -32,14 +32,14 @@ pub async fn up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failu
             repair(shard, running).await?;
         }
     }
-    Ok(shard.sys.activate(&stack(running)?).await?)
+    Ok(stack::private_up(shard, running, &tables(running)?).await?)
 }
 
 /// The tables of the private stack, as recorded.
-fn stack(running: &Running) -> Result<Vec<(Dm, Table)>, Refusal> {
+fn tables(running: &Running) -> Result<Vec<(Dm, Table)>, Refusal> {
     let (pool, uuid) = (running.pool.borrow(), running.uuid);
     let version = pool.members()[0].header.version;
-    tables::tables(pool.record(), version, uuid, &numbers(pool.members()), LowWater::Setup)
+    private::tables(pool.record(), version, uuid, &numbers(pool.members()), LowWater::Setup)
         .map_err(|fault| Refusal::Inconsistent { pool: uuid, what: fault.as_str() })
 }
 
@@ -48,8 +48,8 @@ async fn repair<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failu
     let [meta, spare] = [Role::ThinMeta, Role::ThinMetaSpare].map(|role| Dm::Private(pool, role));
     log::error!("the metadata of a thin pool is damaged: it is repaired into the spare (pool={pool})");
     running.pool.borrow_mut().swap_thin_meta();
-    let stack = stack(running)?;
-    let (_, table) = stack.into_iter().find(|(device, _)| *device == meta).expect("a stack has thin metadata");
+    let (_, table) =
+        tables(running)?.into_iter().find(|(device, _)| *device == meta).expect("a stack has thin metadata");
     shard.sys.activate(&[(spare, table)]).await?;
     shard.sys.thin_repair(meta, spare).await?;
     shard.sys.flush(vec![Target::Dm(spare)]).await.into_iter().collect::<Result<(), Fault>>()?;

@@ -1,10 +1,11 @@
-//! Looking at a thin pool, because device-mapper says that something happened to it or because its pool
-//! has just come up.
+//! Looking at a thin pool, because device-mapper says that something happened to it, because its pool
+//! has just come up, or because something may have made room for it; and having it changed as what is seen wants it.
 //!
-//! Invariants: it waits in no queue behind operations, and on nothing but the state itself; an event that
-//! comes while one is looked at is looked at afterwards, and any number of them only once.
+//! Invariants: it waits in no queue behind operations, and on nothing but the pool itself; an event that
+//! comes while one is looked at is looked at afterwards, and any number of them only once. A pool that was changed
+//! is looked at again, because it says that it runs low only once until it is resumed.
 //!
-//! Deliberately absent: making room. What is seen here is told; growing is an operation of its own.
+//! Deliberately absent: making room, which is `extend`'s.
 
 use std::rc::Rc;
 
@@ -13,6 +14,7 @@ use cores::rt;
 use crate::error::Why;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
+use crate::shard::ops::extend;
 use crate::shard::turn::left;
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
@@ -31,9 +33,9 @@ pub fn look<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     let (looks, waits) = (Rc::clone(shard), Rc::clone(shard));
     let looked = rt::spawn_urgent("thin pool", async move {
         loop {
-            if let Some(running) = looks.running(pool) {
-                run(&looks, &running).await;
-            }
+            while let Some(running) = looks.running(pool)
+                && run(&looks, &running).await
+            {}
             // Asked and taken out in one step, so that an event is either seen here or starts a new look.
             let again = looks.looks.borrow_mut().remove(&pool).unwrap_or_default();
             if !again {
@@ -52,18 +54,22 @@ pub fn look<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     .detach();
 }
 
-async fn run<S: Sys>(shard: &Shard<S>, running: &Rc<Running>) {
+/// Looks once. True: it was changed, and is to be looked at again.
+async fn run<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> bool {
     let pool = running.uuid;
     let seen = shard.sys.thin_pool(pool).await;
     // It may have been stopped meanwhile, or stopped and started: then this is about another one.
-    if !shard.running(pool).is_some_and(|now| Rc::ptr_eq(&now, running)) {
-        return;
+    if !shard.still(running) {
+        return false;
     }
     let state = match seen {
         Ok(state) => state,
-        // A pool that is just being stopped has none any more.
-        Err(fault) if fault.why == Why::Errno(libc::ENXIO) => return log::debug!("{fault}"),
-        Err(fault) => return log::warn!("{fault}"),
+        Err(fault) => {
+            // A pool that is just being stopped has none any more.
+            let level = if fault.why == Why::Errno(libc::ENXIO) { log::Level::Debug } else { log::Level::Warn };
+            log::log!(level, "{fault}");
+            return false;
+        }
     };
     let change = running.pool.borrow_mut().thin_pool_seen(state);
     if let Some((before, now)) = change {
@@ -74,4 +80,5 @@ async fn run<S: Sys>(shard: &Shard<S>, running: &Rc<Running>) {
         log::error!("a thin pool takes no changes any more (pool={pool} {state:?})");
         shard.degrade(running, Availability::NoPoolChanges);
     }
+    extend::answer(shard, running, &state).await
 }

@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cores::side::Fd;
 
@@ -66,6 +67,15 @@ impl FilesSys {
         self.prepare(device, table).await?;
         self.check(device, table)?; // The stack may have changed while the host worked.
         self.inner.stack.borrow_mut().insert(device, table.clone());
+        Ok(())
+    }
+
+    /// The space of thin volumes is the host's, so a thin pool that grows is kept in mind and no more.
+    fn swap_checked(&self, device: Dm, table: &Table) -> Result<(), Why> {
+        if self.inner.stack.borrow().is_swapped(device, table)? {
+            self.check(device, table)?;
+            self.inner.stack.borrow_mut().insert(device, table.clone());
+        }
         Ok(())
     }
 
@@ -266,6 +276,13 @@ impl Sys for FilesSys {
             self.activate_checked(*device, table).await.map_err(fault("activate", device))?;
         }
         Ok(())
+    }
+
+    async fn swap(&self, tables: &[(Dm, Table)]) -> Result<Duration, Fault> {
+        for (device, table) in tables {
+            self.swap_checked(*device, table).map_err(fault("swap the table of", device))?;
+        }
+        Ok(Duration::ZERO)
     }
 
     async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {

@@ -6,6 +6,7 @@
 //! that stands in the modules of its subject.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use cores::rt::{book, timed};
 
@@ -99,6 +100,11 @@ impl Sys for KernelSys {
     async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), Fault> {
         self.release_exclusive(&devices_below(tables)).await;
         timed("dm", self.inner.mapper.activate(tables)).await.map_err(|failed| at(failed, "activate"))
+    }
+
+    async fn swap(&self, tables: &[(Dm, Table)]) -> Result<Duration, Fault> {
+        self.release_exclusive(&devices_below(tables)).await;
+        timed("dm", self.inner.mapper.swap(tables)).await.map_err(|failed| at(failed, "swap the table of"))
     }
 
     async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {

@@ -17,6 +17,8 @@ pub(super) use crate::sys::jobs::{blocking, on};
 pub(super) struct Lanes {
     /// Ioctls that answer events: reading a status, swapping a table. One reserved thread.
     pub(super) urgent: Lane,
+    /// Making what lies below thin pools longer, ahead of need: not behind what clients have asked for.
+    pub(super) below: Lane,
     /// All other device-mapper ioctls.
     pub(super) dm: Lane,
     /// Mounts and unmounts.
@@ -39,6 +41,7 @@ impl Lanes {
         let steady = |name, threads| Lane::prepared(name, threads, LANE_QUEUE_MAX, cpu, steady::make);
         Ok(Self {
             urgent: steady("urgent", 1)?,
+            below: steady("below", 1)?,
             dm: steady("dm", BLOCKING_THREADS)?,
             mount: lane("mount", BLOCKING_THREADS)?,
             mounted: lane("mounted", BLOCKING_THREADS)?,

@@ -15,6 +15,7 @@ use cores::rt;
 
 use super::Machine;
 use super::disks::Disk;
+use super::fill::WAITS;
 use super::gate::Pass;
 use super::state::{Spot, State};
 use crate::error::{Failure, Fault, Refusal, Why};
@@ -29,6 +30,9 @@ use crate::units::{Bytes, Sectors};
 
 /// What an XFS on 512 MiB has room for: all but its log.
 const FRESH_MDV: Bytes = Bytes(448 << 20);
+/// How long a write waits for space in a thin pool, by the kernel's default; and how often is looked here.
+const NO_SPACE_TIMEOUT: Duration = Duration::from_secs(60);
+const SPACE_LOOK: Duration = Duration::from_millis(1);
 /// Block sizes of a disk that is made up.
 const CONJURED_BLOCKS: BlockSizes = BlockSizes { logical: 512, physical: 512 };
 
@@ -144,8 +148,23 @@ impl SimSys {
             Pass::Fail(errno) => Some(errno),
             Pass::Stop => pending().await,
         };
-        let (id, spots) = self.alive().await.submit(self.seat, write, errno.is_some()).map_err(fault)?;
+        let (id, spots) = self.when_there_is_space(write, errno.is_some()).await.map_err(fault)?;
         errno.map_or(Ok(Inflight { sys: self, id, spots }), |errno| Err(fault(Why::Errno(errno))))
+    }
+}
+
+impl SimSys {
+    /// Starts a write; one that finds no space in a thin pool that waits for it waits as long as the kernel does.
+    async fn when_there_is_space(&self, write: &Write, fails: bool) -> Result<(u64, Vec<Spot>), Why> {
+        let began = rt::now();
+        loop {
+            let outcome = self.alive().await.submit(self.seat, write, fails);
+            match outcome {
+                Err(WAITS) if rt::now().since(began) < NO_SPACE_TIMEOUT => rt::sleep(SPACE_LOOK).await,
+                Err(WAITS) => return Err(Why::Errno(libc::ENOSPC)),
+                other => return other,
+            }
+        }
     }
 }
 
@@ -312,6 +331,13 @@ impl Sys for SimSys {
             self.act("activate", device, |state| state.activate(*device, table)).await?;
         }
         Ok(())
+    }
+
+    async fn swap(&self, tables: &[(Dm, Table)]) -> Result<Duration, Fault> {
+        for (device, table) in tables {
+            self.act("swap the table of", device, |state| state.swap(*device, table)).await?;
+        }
+        Ok(Duration::ZERO)
     }
 
     async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {

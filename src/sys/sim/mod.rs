@@ -15,6 +15,7 @@ mod crypt;
 mod dice;
 mod disks;
 mod events;
+mod fill;
 mod gate;
 mod mdv;
 mod medium;
@@ -43,6 +44,7 @@ use crate::sys::{DeviceEvent, Folder, Target};
 use crate::units::{Bytes, Sectors};
 
 pub use self::calls::SimSys;
+pub use self::fill::Written;
 pub use self::thin::Damage;
 
 /// The size of a disk that a daemon started with `--sim` finds under any path: 4 TiB. A pool of one has room for

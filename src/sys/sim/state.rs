@@ -17,6 +17,7 @@ use super::crypt::Header;
 use super::dice::Dice;
 use super::disks::{Disk, refuse};
 use super::events::News;
+use super::fill::Fill;
 use super::gate::Gate;
 use super::mdv::MdvStore;
 use super::medium::UNIT_BYTES;
@@ -25,7 +26,7 @@ use super::xfs::{self, Readable};
 use crate::error::Why;
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
-use crate::model::dm::{Below, Dm, Role, Table, ThinFeature, ThinPoolState};
+use crate::model::dm::{Below, Dm, Role, Table, ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::model::token::KeyDescription;
@@ -91,7 +92,7 @@ pub(super) struct State {
     /// How many `SimSys` there have been.
     pub(super) seats: u64,
     pub(super) stack: Stack,
-    thin: BTreeMap<Place, ThinStore>,
+    pub(super) thin: BTreeMap<Place, ThinStore>,
     /// How much of its data device each cache works with since it was last made active.
     caches: BTreeMap<PoolUuid, Sectors>,
     /// Pools whose origin was written without the cache that they had: what that holds is out of date.
@@ -101,6 +102,8 @@ pub(super) struct State {
     pub(super) keys: BTreeMap<KeyDescription, Passphrase>,
     /// By the place of the superblock and the write that made it.
     mdv: BTreeMap<(Place, u64), MdvStore>,
+    /// How active thin pools fill.
+    pub(super) fills: BTreeMap<PoolUuid, Fill>,
     pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
     /// How often somebody asked something.
     pub(super) questions: u64,
@@ -135,6 +138,7 @@ impl State {
             headers: BTreeMap::new(),
             keys: BTreeMap::new(),
             mdv: BTreeMap::new(),
+            fills: BTreeMap::new(),
             mounted: BTreeMap::new(),
             questions: 0,
             in_use: BTreeSet::new(),
@@ -176,6 +180,7 @@ impl State {
         self.announced.clear();
         self.mounted.clear();
         self.news.ailing.clear();
+        self.fills.clear();
         self.dice = dice;
         self.reopen("the power failed");
     }
@@ -326,20 +331,10 @@ impl State {
             (Ground::Volume(..), Target::Device(_)) => unreachable!("a device is no volume"),
             (Ground::Volume(place, id), Target::Dm(device)) => {
                 self.flushable(self.disks_below(Dm::Private(device.pool(), Role::ThinData))?)?;
-                let pool = self.stack.table(Dm::Private(device.pool(), Role::ThinPool));
-                let Some(Table::ThinPool { length, block, .. }) = pool else { return Err(Why::Errno(libc::ENXIO)) };
-                let (blocks, block) = (length.0 / block.0, *block);
-                let store = self.thin.get_mut(&place).expect("an active thin pool has metadata");
-                let free = blocks.saturating_sub(store.used());
-                let content = store.content_mut(id).ok_or(Why::Errno(libc::ENODATA))?;
-                if content.dirty {
+                if self.content(place, id)?.dirty {
                     self.bug(format!("a write to {device}, whose log is to be replayed first"));
                 }
-                if content.lacks(block, spot.start, spot.count) > free {
-                    return Err(Why::Errno(libc::ENOSPC));
-                }
-                content.take(block, spot.start, spot.count);
-                Ok(())
+                self.take_blocks(device.pool(), id, (spot.start, spot.count))
             }
         }
     }
@@ -417,7 +412,7 @@ impl State {
         if self.stack.likeness(device, table)? == Likeness::Same {
             // What works with less than the device below has is shown the rest.
             return match table {
-                Table::ThinPool { .. } => self.open_thin_pool(device.pool()),
+                Table::ThinPool { .. } => self.resume_thin_pool(device.pool()),
                 Table::Cache { .. } => self.open_cache(device.pool()),
                 Table::Linear(_) | Table::Thin { .. } => Ok(()),
             };
@@ -430,9 +425,9 @@ impl State {
         match table {
             Table::Linear(_) => {}
             Table::Cache { .. } => self.open_cache(device.pool())?,
-            Table::ThinPool { .. } => {
+            Table::ThinPool { length, block, .. } => {
                 self.pass_cache_by(device.pool());
-                self.open_thin_pool(device.pool())?;
+                self.open_thin_pool(device.pool(), length.0 / block.0)?;
             }
             Table::Thin { id, length } => self.check_length(device, *id, *length)?,
         }
@@ -445,6 +440,9 @@ impl State {
             return Err(Why::Errno(libc::EBUSY));
         }
         self.stack.remove(device)?;
+        if let Dm::Private(pool, Role::ThinPool) = device {
+            self.fills.remove(&pool);
+        }
         if let Dm::Thin(_, filesystem) = device {
             self.announced.remove(&filesystem);
         }
@@ -501,9 +499,9 @@ impl State {
         Ok(())
     }
 
-    /// Finds the metadata of a thin pool, or begins it where there are only zeroes. It comes to use all of
-    /// its device, and never works on a smaller one again.
-    fn open_thin_pool(&mut self, pool: PoolUuid) -> Result<(), Why> {
+    /// Finds the metadata of a thin pool of so many data blocks, or begins it where there are only zeroes. It comes
+    /// to use all of its devices, and never works on smaller ones again.
+    pub(super) fn open_thin_pool(&mut self, pool: PoolUuid, blocks: u64) -> Result<(), Why> {
         let meta = Dm::Private(pool, Role::ThinMeta);
         let length = self.stack.table(meta).ok_or(Why::Errno(libc::ENODEV))?.length();
         let place = self.place(meta)?;
@@ -511,13 +509,14 @@ impl State {
         let number = u64::from_le_bytes(start[8..16].try_into().expect("eight bytes"));
         let mark = start.starts_with(THIN_MARK).then_some(number);
         if let Some(store) = self.thin.get_mut(&place).filter(|store| Some(store.mark) == mark) {
-            if length < store.meta {
+            if length < store.meta || blocks < store.data {
                 return Err(Why::Errno(libc::EINVAL));
             }
             if store.damage.is_some() {
                 return Err(Why::Errno(libc::EILSEQ)); // As the kernel answers where a checksum is wrong.
             }
             store.meta = length;
+            self.count_blocks(place, blocks);
             return Ok(());
         }
         if start.iter().any(|byte| *byte != 0) {
@@ -527,6 +526,7 @@ impl State {
         let medium = &mut self.disks.get_mut(&place.0).expect("a resolved place lies on a disk").medium;
         medium.engrave(mark, place.1, &marked(mark));
         self.thin.insert(place, ThinStore::new(mark, length));
+        self.count_blocks(place, blocks);
         Ok(())
     }
 
@@ -573,7 +573,7 @@ impl State {
         }
     }
 
-    fn thin_place(&self, pool: PoolUuid) -> Result<Place, Why> {
+    pub(super) fn thin_place(&self, pool: PoolUuid) -> Result<Place, Why> {
         if self.stack.table(Dm::Private(pool, Role::ThinPool)).is_none() {
             return Err(Why::Errno(libc::ENXIO));
         }
@@ -623,7 +623,10 @@ impl State {
     pub(super) fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
         let store = self.thin_store(pool)?;
         let meta_total = store.meta.0 / META_BLOCK.0;
-        let well = ThinPoolState { meta_total, data_used: store.used(), ..self.stack.thin_pool(pool)? };
+        let mut well = ThinPoolState { meta_total, data_used: store.used(), ..self.stack.thin_pool(pool)? };
+        if self.fills.get(&pool).is_some_and(|fill| fill.out) {
+            well.mode = ThinPoolMode::OutOfDataSpace;
+        }
         let (mode, needs_check) = self.news.ailing.get(&pool).copied().unwrap_or((well.mode, well.needs_check));
         Ok(ThinPoolState { mode, needs_check, ..well })
     }

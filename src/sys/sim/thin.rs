@@ -77,6 +77,8 @@ pub(super) struct ThinStore {
     pub(super) damage: Option<Damage>,
     /// How much of the metadata device it works with. Grows durably, as the kernel commits it at once.
     pub(super) meta: Sectors,
+    /// How many data blocks it has had so far. Likewise.
+    pub(super) data: u64,
     durable: Volumes,
     now: Volumes,
     changes: Vec<Change>,
@@ -91,6 +93,7 @@ impl ThinStore {
             mark,
             damage: None,
             meta,
+            data: 0,
             durable: Volumes::new(),
             now: Volumes::new(),
             changes: Vec::new(),

@@ -45,6 +45,7 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
     let Some(active) = Numbered::parse(&present) else {
         return Err(Why::OtherTable);
     };
+    let wanted = wanted.as_long_as(&active);
     let likeness = match active.to(&wanted) {
         Likeness::Other => without_cache(control, device, table, &active)?,
         likeness => likeness,
@@ -52,7 +53,7 @@ pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Opt
     match likeness {
         Likeness::Same => adopt(control, device, info, &present, cookie),
         Likeness::Beginning => {
-            swap(control, device, &lines, Some(&present), cookie)?;
+            swap(control, device, &wanted.lines(), Some(&present), cookie)?;
             log::info!("an active table is completed (device={device})");
             Ok(())
         }
@@ -90,6 +91,20 @@ fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: Opt
     Ok(())
 }
 
+/// Gives a device that is active another table, and tells for how long it stood still for that.
+pub(super) fn swap_active(control: &Control, device: Dm, table: &Table) -> Result<Duration, Why> {
+    let wanted = Numbered::new(device, table, |below| control.number(below))?;
+    let present = control.lines(device, Ask::Table)?;
+    let active = Numbered::parse(&present).ok_or(Why::OtherTable)?;
+    let is_pool = matches!(table, Table::ThinPool { .. });
+    match active.to(&wanted) {
+        Likeness::Other => return Err(Why::OtherTable),
+        Likeness::Same if !is_pool => return Ok(Duration::ZERO),
+        Likeness::Same | Likeness::Beginning => {}
+    }
+    swap(control, device, &wanted.lines(), Some(&present), None)
+}
+
 /// Removes a device; one that is not there is fine.
 pub(super) fn remove(control: &Control, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {
     match send(control, Change::Remove, device, cookie) {
@@ -100,7 +115,7 @@ pub(super) fn remove(control: &Control, device: Dm, cookie: Option<&Cookie>) -> 
 
 /// Gives a device its first table, or removes it.
 fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
-    let outcome = swap(control, device, lines, None, cookie);
+    let outcome = swap(control, device, lines, None, cookie).map(|_nothing_passed_before| ());
     if outcome.is_err()
         && let Err(why) = remove(control, device, cookie)
     {
@@ -109,22 +124,25 @@ fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) 
     outcome
 }
 
-/// Loads a table and swaps it in. What cannot be swapped in is dropped, and the device goes on with the
-/// table that it had: `before`, if it had one.
+/// Loads a table and swaps it in; tells how long that took, which is how long nothing passed. What cannot be
+/// swapped in is dropped, and the device goes on with the table that it had: `before`, if it had one.
 fn swap(
     control: &Control,
     device: Dm,
     lines: &Lines,
     before: Option<&Lines>,
     cookie: Option<&Cookie>,
-) -> Result<(), Why> {
+) -> Result<Duration, Why> {
     // All that may be needed is made now: once the kernel has suspended the device there is no time.
     let cookie = expected(cookie);
     let request = |change, cookie| Request::new(change, device, cookie::event(device, cookie));
     let mut resume = request(Change::Resume, cookie);
     let mut undo = [request(Change::Clear, None), request(Change::Resume, None)];
+    let mut stood = Duration::ZERO;
     let outcome = control.load(device, lines).and_then(|()| {
+        let began = Instant::now();
         let outcome = resume.send(control.descriptor());
+        stood = began.elapsed();
         if outcome.is_err() {
             for request in &mut undo {
                 // A device that had no table has none to go on with. The first error is what counts.
@@ -141,7 +159,7 @@ fn swap(
         }
         outcome.map_err(|error| kernel::why(&error))
     });
-    settle(outcome, cookie)
+    settle(outcome, cookie).map(|()| stood)
 }
 
 /// Makes the thin volume `id` of what an origin is now, and tells how long the origin was suspended for

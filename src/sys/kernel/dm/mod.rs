@@ -12,6 +12,7 @@ mod cookie;
 mod ioctl;
 mod semaphore;
 mod status;
+mod swaps;
 mod table;
 mod udev;
 
@@ -24,6 +25,7 @@ use cores::rt;
 
 use self::control::{Ask, Control, Info};
 use self::cookie::Cookie;
+use self::swaps::Swaps;
 use self::table::Numbered;
 use self::udev::Waits;
 use crate::error::Why;
@@ -40,6 +42,7 @@ pub(super) struct Mapper {
     lanes: Rc<Lanes>,
     control: Arc<Control>,
     waits: Rc<Waits>,
+    swaps: Swaps,
 }
 
 /// Takes away what a daemon that died left of its talk with udev. Call it before any core has a `Mapper`.
@@ -52,20 +55,23 @@ impl Mapper {
     pub(super) fn new(lanes: Rc<Lanes>) -> io::Result<Self> {
         let control = Arc::new(Control::open()?);
         let waits = Rc::new(Waits::new(Rc::clone(&lanes)));
-        Ok(Self { lanes, control, waits })
+        Ok(Self { lanes, control, waits, swaps: Swaps::default() })
     }
 
     /// As `Sys::activate`; says which device it failed at. What somebody else holds below is tried again: a
-    /// process that was just forked has all our descriptors, exclusive ones too, until it runs its program.
+    /// process that was just forked has all our descriptors, exclusive ones too, until it runs its program. So is a
+    /// volume whose thin pool stood still for a moment: the kernel takes no table for it then.
     pub(super) async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
         let mut left = tables;
         let mut tries = 1;
         loop {
+            let none = self.swaps.none().await;
             let (device, why) = match self.activate_once(left).await {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
-            if why != Why::Errno(libc::EBUSY) || tries == DM_BUSY_TRIES {
+            let held_up = why == Why::Errno(libc::EINVAL) && matches!(device, Dm::Thin(..)) && self.swaps.since(none);
+            if !(why == Why::Errno(libc::EBUSY) || held_up) || tries == DM_BUSY_TRIES {
                 return Err((device, why));
             }
             let done = left.iter().position(|(other, _)| *other == device).expect("a device of the batch failed");
@@ -88,6 +94,24 @@ impl Mapper {
             self.change(devices, work).await.map_err(|why| (batch[0].0, why))??;
         }
         Ok(())
+    }
+
+    /// As `Sys::swap`; says which device it failed at. One job; udev is told and not waited for. A thin pool has the
+    /// reserved thread for itself: what lies below waits for the disks before it stands still.
+    pub(super) async fn swap(&self, tables: &[(Dm, Table)]) -> Result<Duration, (Dm, Why)> {
+        let Some((first, _)) = tables.first() else { return Ok(Duration::ZERO) };
+        let (control, owned) = (Arc::clone(&self.control), tables.to_vec());
+        let job = move || {
+            let one = |(device, table): &(Dm, Table)| {
+                change::swap_active(&control, *device, table).map_err(|why| (*device, why))
+            };
+            owned.iter().map(one).sum::<Result<Duration, _>>()
+        };
+        if !matches!(first, Dm::Private(_, Role::ThinPool)) {
+            return lanes::on(&self.lanes.below, job).await.map_err(|why| (*first, why))?;
+        }
+        let _swap = self.swaps.begin();
+        lanes::on(&self.lanes.urgent, job).await.map_err(|why| (*first, why))?
     }
 
     /// As `Sys::deactivate`. What somebody has open is tried again: udev looks into new devices for moments.
@@ -177,11 +201,17 @@ impl Mapper {
         self.change(vec![origin.0], work).await?
     }
 
-    /// As `Sys::thin_commit`: the kernel commits when it is asked for a status.
+    /// As `Sys::thin_commit`: the kernel commits when it is asked for a status, but not while the thin pool stands
+    /// still; then it is asked again.
     pub(super) async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Why> {
-        let state =
-            self.ask(move |control| status::thin_pool(&control.lines(thin_pool(pool), Ask::StatusAfterCommit)?));
-        let state = state.await?;
+        let state = loop {
+            let none = self.swaps.none().await;
+            let ask = move |control: &Control| control.lines(thin_pool(pool), Ask::StatusAfterCommit);
+            let state = self.ask(move |control| status::thin_pool(&ask(control)?)).await?;
+            if !self.swaps.since(none) {
+                break state;
+            }
+        };
         match state.mode {
             ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace if !state.needs_check => Ok(()),
             ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace | ThinPoolMode::ReadOnly => {
@@ -194,7 +224,13 @@ impl Mapper {
     /// As `Sys::thin_pool`.
     pub(super) async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
         let control = Arc::clone(&self.control);
-        let job = move || status::thin_pool(&control.lines(thin_pool(pool), Ask::Status)?);
+        let job = move || {
+            let state = status::thin_pool(&control.lines(thin_pool(pool), Ask::Status)?)?;
+            match Numbered::parse(&control.lines(thin_pool(pool), Ask::Table)?) {
+                Some(Numbered::ThinPool { low_water, .. }) => Ok(ThinPoolState { low_water, ..state }),
+                Some(_) | None => Err(Why::OtherTable),
+            }
+        };
         lanes::on(&self.lanes.urgent, job).await?
     }
 

@@ -12,13 +12,16 @@ use crate::units::Sectors;
 const FAILED: ThinPoolState = ThinPoolState {
     meta_used: 0,
     meta_total: 0,
+    meta_low_water: 0,
     data_used: 0,
     data_total: 0,
+    low_water: 0,
+    waits: true,
     mode: ThinPoolMode::Failed,
     needs_check: false,
 };
 
-/// The state of a thin pool.
+/// The state of a thin pool, but for its low water: that is in its table.
 pub(super) fn thin_pool(lines: &Lines) -> Result<ThinPoolState, Why> {
     match lines.as_slice() {
         [(_, _, target, status)] if target == "thin-pool" => {
@@ -44,8 +47,12 @@ fn thin_pool_line(status: &str) -> Option<ThinPoolState> {
     Some(ThinPoolState {
         meta_used,
         meta_total,
+        // The last word, of kernels since 4.19.
+        meta_low_water: flags.last().and_then(|word| word.parse().ok()).unwrap_or_default(),
         data_used,
         data_total,
+        low_water: 0,
+        waits: !flags.contains(&"error_if_no_space"),
         mode,
         needs_check: flags.contains(&"needs_check"),
     })
@@ -101,6 +108,9 @@ mod tests {
         let counted = (state.meta_used, state.meta_total, state.data_used, state.data_total);
         assert_eq!(counted, (141, 1_024, 20, 338));
         assert_eq!((state.mode, state.needs_check), (ThinPoolMode::ReadWrite, false));
+        assert_eq!((state.meta_low_water, state.waits), (256, true));
+        let hasty = pool("0 1/8 9/9 - rw no_discard_passdown error_if_no_space - 256").expect("a status");
+        assert!(!hasty.waits);
     }
 
     #[test]

@@ -168,6 +168,16 @@ impl Numbered {
         }
     }
 
+    /// This table for a thin pool that is active and shorter: it keeps its length, and gets more by itself.
+    pub(super) fn as_long_as(&self, active: &Self) -> Self {
+        match (self.clone(), active) {
+            (Self::ThinPool { length, meta, data, block, low_water, features }, Self::ThinPool { length: now, .. }) => {
+                Self::ThinPool { length: length.min(*now), meta, data, block, low_water, features }
+            }
+            (other, _) => other,
+        }
+    }
+
     /// What this active table is to the `wanted` one. Low water of a thin pool and whether it waits for
     /// space change while it runs, so they do not count. Whether it zeroes new blocks does: logs of
     /// new filesystems are left unwritten because of that.
@@ -358,7 +368,10 @@ mod tests {
         assert_eq!(wanted.to(&zeroing), Likeness::Beginning);
         assert_eq!(zeroing.to(&wanted), Likeness::Beginning);
         assert_eq!(thin_pool(6_144, 169, &[]).to(&wanted), Likeness::Other);
-        assert_eq!(thin_pool(2_048, 169, &FEATURES).to(&wanted), Likeness::Beginning);
+        let shorter = thin_pool(2_048, 169, &FEATURES);
+        assert_eq!(shorter.to(&wanted), Likeness::Beginning);
+        assert_eq!(shorter.to(&wanted.as_long_as(&shorter)), Likeness::Same, "it is adopted as it is");
+        assert_eq!(thin_pool(6_144, 1, &FEATURES).to(&wanted.as_long_as(&thin_pool(6_144, 1, &[]))), Likeness::Other);
         assert_eq!(thin_pool(6_144, 169, &FEATURES).to(&wanted), Likeness::Other);
         assert_eq!(thin(4_096, 1).to(&wanted), Likeness::Other);
     }

@@ -1,0 +1,552 @@
+//! When a thin pool grows, and by how much.
+//!
+//! What it gets next is on record ahead of need: the record lists a step more of thin data than the thin pool has,
+//! and the linear devices below have it too. When the pool runs low, all that is left to do is to give it a longer
+//! table; after that the next step is entered, saved and put below. Metadata and its spare grow with it, as the
+//! backing space and the limit of filesystems want it, and double when they run low.
+//!
+//! A part of the backing space is kept for metadata (`size::room`); data gets that last, when there is nothing else.
+//! Only when the pool runs low and nothing at all is left does it stop to wait for space: from then on a write that
+//! finds none fails at once instead of hanging. Each of these is judged anew from what is seen, so whatever makes
+//! room takes it back.
+//!
+//! Invariants: a thin pool is never longer than what is durably on record with its tables below; it never becomes
+//! shorter, because dm-thin cannot. A record that passed `check` passes it with a step.
+//!
+//! Deliberately absent: doing any of it; pools on regular files, whose space is the host's.
+
+use std::collections::BTreeMap;
+
+use crate::engine::alloc::Allocator;
+use crate::engine::size::{self, DATA_BLOCK, DATA_CHUNK, LOW_WATER_BLOCKS, MDV};
+use crate::engine::space::{self, Flex, Space};
+use crate::format::header::DATA_START;
+use crate::format::record::{Device, DeviceSegment, PoolRecord, Segment};
+use crate::model::dm::{Table, ThinFeature, ThinPoolMode, ThinPoolState};
+use crate::model::ids::DevUuid;
+use crate::units::Sectors;
+
+/// Sectors of a block of thin metadata, in which the kernel counts them.
+const META_BLOCK: u64 = 8;
+/// A pool that can still get more asks for it when at most one part in so many is free; so it does not ask at once.
+const LOW_PART: u64 = 2;
+/// What is kept ahead is so many times what is free then, if that is more than a step, and 50 GiB at most.
+const AHEAD_LOW_WATERS: u64 = 16;
+/// One that has all there is says so when at most one part in so many is free.
+const LAST_PART: u64 = 16;
+
+/// In which steps thin pools grow, in data blocks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pace {
+    /// By how much at once.
+    pub step: u64,
+    /// At how many free ones.
+    pub low_water: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { step: DATA_CHUNK.0 / DATA_BLOCK.0, low_water: LOW_WATER_BLOCKS }
+    }
+}
+
+impl Pace {
+    /// The most that a new pool gets for data: it must not be low at once.
+    pub fn first(&self) -> Sectors {
+        sectors(self.step.max(self.low_water.saturating_mul(LOW_PART))).min(DATA_CHUNK)
+    }
+
+    /// How much is kept ahead. A pool that grows in steps that are small against its low water gets them often, and
+    /// what makes each of them possible waits for the disks; so many are entered together.
+    pub fn ahead(&self) -> u64 {
+        self.step.max(self.low_water.saturating_mul(AHEAD_LOW_WATERS).min(DATA_CHUNK.0 / DATA_BLOCK.0))
+    }
+}
+
+/// What a thin pool is to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shape {
+    /// Its data blocks.
+    pub blocks: u64,
+    /// At how many free ones it says so.
+    pub low_water: u64,
+    /// Whether a write that finds no space waits for it.
+    pub waits: bool,
+}
+
+impl Shape {
+    /// What it is.
+    pub const fn of(state: &ThinPoolState) -> Self {
+        Self { blocks: state.data_total, low_water: state.low_water, waits: state.waits }
+    }
+
+    /// The table that makes it so.
+    pub fn table(&self, record: &PoolRecord) -> Table {
+        let features = features(record, self.waits);
+        Table::ThinPool { length: sectors(self.blocks), block: DATA_BLOCK, low_water: self.low_water, features }
+    }
+}
+
+/// What of the record a thin pool can use: durable, and in the tables of the devices below.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Backed {
+    /// Data.
+    pub data: Sectors,
+    /// Metadata.
+    pub meta: Sectors,
+}
+
+impl Backed {
+    /// All that the record lists.
+    pub fn all(record: &PoolRecord) -> Self {
+        Self { data: sum(&record.flex_devs.thin_data_dev), meta: sum(&record.flex_devs.thin_meta_dev) }
+    }
+}
+
+/// What is to be entered into the record next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Next {
+    /// Metadata; as much for the spare.
+    pub meta: Sectors,
+    /// Data.
+    pub data: Sectors,
+    /// Whether the thin pool waits for space.
+    pub waits: bool,
+}
+
+/// What growth is judged by.
+#[derive(Clone, Debug)]
+pub struct Ground<'a> {
+    record: &'a PoolRecord,
+    free: Allocator,
+    usable: Sectors,
+    fs_limit: u64,
+    total: Sectors,
+    pace: Pace,
+}
+
+impl<'a> Ground<'a> {
+    /// Of a pool whose data devices have these sizes, with so many filesystems as its limit, of so many sectors
+    /// together.
+    ///
+    /// # Panics
+    /// When the record has not passed `check` with these sizes.
+    pub fn new(
+        record: &'a PoolRecord,
+        sizes: &BTreeMap<DevUuid, Sectors>,
+        (fs_limit, total): (u64, Sectors),
+        pace: Pace,
+    ) -> Self {
+        let tier = &record.backstore.data_tier.blockdev;
+        let free = Allocator::rebuild(tier, sizes).expect("the record has passed its check");
+        Self { record, free, usable: usable(record, sizes), fs_limit, total, pace }
+    }
+
+    /// What a thin pool is brought up as: with the `blocks` that it has used so far, or, where nobody knows, with
+    /// all that is on record.
+    pub fn at_start(&self, blocks: Option<u64>) -> Shape {
+        let recorded = self.recorded();
+        let blocks = blocks.filter(|blocks| (1..=recorded).contains(blocks)).unwrap_or(recorded);
+        let waits = !self.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace);
+        Shape { blocks, low_water: self.low_water(blocks), waits }
+    }
+
+    /// What a thin pool that is so is to be.
+    pub fn shape(&self, state: &ThinPoolState, backed: Backed) -> Shape {
+        let mut blocks = state.data_total;
+        let used = state.data_used;
+        let reach = backed.data.0 / DATA_BLOCK.0;
+        while blocks < reach && blocks.saturating_sub(used) <= self.low_water(blocks) {
+            blocks = reach.min(blocks + self.pace.step);
+        }
+        let low_water = self.low_water(blocks);
+        let short = blocks.saturating_sub(used) <= low_water;
+        let left = self.free.free();
+        let nothing = (short && self.recorded() <= blocks && left < DATA_BLOCK)
+            || (self.is_meta_low(state) && left < DATA_BLOCK + DATA_BLOCK);
+        Shape { blocks, low_water, waits: !nothing }
+    }
+
+    /// Whether the thin pool works with less metadata than its device has.
+    pub const fn is_behind(state: &ThinPoolState, backed: Backed) -> bool {
+        state.meta_total != 0 && state.meta_total * META_BLOCK < backed.meta.0
+    }
+
+    /// What is to be entered next, for a thin pool that is so and is to be `shape`; nothing if all is there.
+    pub fn next(&self, state: &ThinPoolState, shape: Shape) -> Option<Next> {
+        if self.record.files {
+            return None;
+        }
+        let left = self.free.free();
+        let each = self.more_meta(state, left);
+        let (left, meta) = (left - each - each, self.meta() + each);
+        let kept = size::room(self.usable, meta, self.usable.saturating_sub(MDV).saturating_sub(meta + meta));
+        let ahead = self.recorded().saturating_sub(shape.blocks);
+        // More is entered when half of it is used, so not with each small step.
+        let few = ahead <= self.pace.ahead() / 2;
+        let wanted = sectors(if few { self.pace.ahead() - ahead } else { 0 });
+        let mut data = wanted.min(left.saturating_sub(kept).floor_to(DATA_BLOCK));
+        let short = shape.blocks.saturating_sub(state.data_used) <= shape.low_water;
+        if data == Sectors::ZERO && ahead == 0 && short {
+            data = wanted.min(left.floor_to(DATA_BLOCK));
+        }
+        // As long as there is enough metadata it grows along with the data, and not for itself.
+        let meta = if data > Sectors::ZERO || self.is_meta_low(state) { each } else { Sectors::ZERO };
+        let next = Next { meta, data, waits: shape.waits };
+        let same = self.record.thin_features() == features(self.record, next.waits);
+        (next.meta > Sectors::ZERO || next.data > Sectors::ZERO || !same).then_some(next)
+    }
+
+    /// How much more metadata is wanted and can be had.
+    fn more_meta(&self, state: &ThinPoolState, left: Sectors) -> Sectors {
+        let (now, most) = (self.meta(), size::thin_meta(self.usable, u64::MAX));
+        let usual = size::thin_meta(self.usable, self.fs_limit).saturating_sub(now);
+        let each = if self.is_meta_low(state) {
+            let half = Sectors(left.0 / 2).floor_to(DATA_BLOCK);
+            usual.max((now + now).min(most).saturating_sub(now)).min(half)
+        } else if usual + usual <= left {
+            usual
+        } else {
+            Sectors::ZERO
+        };
+        let data = self.usable.saturating_sub(MDV).saturating_sub(Sectors(2 * (now + each).0));
+        // What filesystems were promised is not taken from them.
+        if !self.record.overprovisioning() && self.total > data { Sectors::ZERO } else { each }
+    }
+
+    /// Whether it asks for metadata, and has all that is on record.
+    fn is_meta_low(&self, state: &ThinPoolState) -> bool {
+        let asks = state.meta_total.saturating_sub(state.meta_used) <= state.meta_low_water;
+        state.meta_total != 0 && asks && self.meta().0 <= state.meta_total * META_BLOCK
+    }
+
+    /// At how many free blocks a thin pool of so many says so.
+    fn low_water(&self, blocks: u64) -> u64 {
+        let kept = size::room(self.usable, self.meta(), self.left_for_data());
+        let gets_more = blocks < self.recorded() || self.free.free().saturating_sub(kept) >= DATA_BLOCK;
+        self.pace.low_water.min(blocks / if gets_more { LOW_PART } else { LAST_PART })
+    }
+
+    fn left_for_data(&self) -> Sectors {
+        self.usable.saturating_sub(MDV).saturating_sub(self.meta() + self.meta())
+    }
+
+    fn meta(&self) -> Sectors {
+        sum(&self.record.flex_devs.thin_meta_dev)
+    }
+
+    /// Data blocks on record.
+    fn recorded(&self) -> u64 {
+        sum(&self.record.flex_devs.thin_data_dev).0 / DATA_BLOCK.0
+    }
+
+    /// The sectors that it gets, granted.
+    pub fn grant(mut self, next: Next) -> Granted {
+        let wanted = [next.meta, next.meta, next.data];
+        let segments = self.free.allocate(&wanted).expect("no more was planned than is free");
+        Granted { next, segments }
+    }
+}
+
+/// What comes next, with its sectors.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    next: Next,
+    segments: Vec<Vec<DeviceSegment>>,
+}
+
+impl Granted {
+    /// Enters it into the record that it was planned for. Gives back what was there before.
+    pub fn enter(self, record: &mut PoolRecord) -> Space {
+        let Next { meta, data, waits } = self.next;
+        let before = Space::of(record);
+        space::enter(record, &[(Flex::Meta, meta), (Flex::Spare, meta), (Flex::Data, data)], &self.segments);
+        let features = features(record, waits);
+        if features != record.thin_features() {
+            record.set_thin_features(&features);
+        }
+        before
+    }
+}
+
+/// What a thin pool of this shape says, with all metadata that is on record, before anything is in it.
+pub fn unused(record: &PoolRecord, shape: Shape) -> ThinPoolState {
+    let Shape { blocks, low_water, waits } = shape;
+    ThinPoolState {
+        meta_used: 0,
+        meta_total: sum(&record.flex_devs.thin_meta_dev).0 / META_BLOCK,
+        meta_low_water: 0,
+        data_used: 0,
+        data_total: blocks,
+        low_water,
+        waits,
+        mode: ThinPoolMode::ReadWrite,
+        needs_check: false,
+    }
+}
+
+/// The table with which a thin pool is brought up that has used so many `blocks` so far, as far as anybody knows.
+pub fn at_start(record: &PoolRecord, sizes: &BTreeMap<DevUuid, Sectors>, blocks: Option<u64>, pace: Pace) -> Table {
+    // Neither the limit of filesystems nor their sizes matter to that.
+    Ground::new(record, sizes, (0, Sectors::ZERO), pace).at_start(blocks).table(record)
+}
+
+/// Sectors of the data tier that can be handed out at all.
+pub fn usable(record: &PoolRecord, sizes: &BTreeMap<DevUuid, Sectors>) -> Sectors {
+    let of = |device: &Device| {
+        let size = sizes.get(&device.uuid).copied().unwrap_or(Sectors::ZERO);
+        size.saturating_sub(DATA_START).saturating_sub(sum(&device.integrity_meta_allocs))
+    };
+    let all: Sectors = record.backstore.data_tier.blockdev.devs.iter().map(of).sum();
+    all.saturating_sub(sum(&record.backstore.cap.crypt_meta_allocs))
+}
+
+/// The features of a thin pool that waits for space, or does not.
+fn features(record: &PoolRecord, waits: bool) -> Vec<ThinFeature> {
+    let mut features = record.thin_features();
+    features.retain(|feature| *feature != ThinFeature::ErrorIfNoSpace);
+    if !waits {
+        features.push(ThinFeature::ErrorIfNoSpace);
+        features.sort_unstable();
+    }
+    features
+}
+
+const fn sectors(blocks: u64) -> Sectors {
+    Sectors(blocks.saturating_mul(DATA_BLOCK.0))
+}
+
+fn sum(segments: &[Segment]) -> Sectors {
+    segments.iter().map(|segment| segment.length).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::check::check;
+    use crate::engine::layout;
+    use crate::model::name::Name;
+    use crate::model::pool::{IntegritySpec, MetadataVersion};
+
+    const GIB: u64 = 2_097_152;
+    const SMALL: Pace = Pace { step: 16, low_water: 32 };
+
+    fn id(number: u8) -> DevUuid {
+        DevUuid::from_random([number; 16])
+    }
+
+    /// A pool with its thin pool, as a shard plays them.
+    struct Pool {
+        record: PoolRecord,
+        sizes: BTreeMap<DevUuid, Sectors>,
+        backed: Backed,
+        state: ThinPoolState,
+        pace: Pace,
+        total: Sectors,
+    }
+
+    impl Pool {
+        fn new(sizes: &[u64], pace: Pace) -> Self {
+            let (integrity, name) = (IntegritySpec::default(), Name::try_from("p").expect("a name"));
+            let devices: Vec<_> = (1..).map(id).zip(sizes.iter().copied().map(Sectors)).collect();
+            let layout = layout::first_with(&devices, &integrity, 100, pace.first()).expect("large enough");
+            let record = layout.record(&name, &integrity, 100);
+            let backed = Backed::all(&record);
+            let sizes = devices.into_iter().collect();
+            let shape = Ground::new(&record, &sizes, (100, Sectors::ZERO), pace).at_start(None);
+            let state = unused(&record, shape);
+            Self { record, sizes, backed, state, pace, total: Sectors::ZERO }
+        }
+
+        fn ground(&self) -> Ground<'_> {
+            Ground::new(&self.record, &self.sizes, (self.record.fs_limit(0), self.total), self.pace)
+        }
+
+        /// Does all that there is to do now; tells whether that was anything.
+        fn settle(&mut self) -> bool {
+            let mut did = false;
+            loop {
+                let shape = self.ground().shape(&self.state, self.backed);
+                if shape != Shape::of(&self.state) || Ground::is_behind(&self.state, self.backed) {
+                    assert!(shape.blocks >= self.state.data_total, "a thin pool never shrinks");
+                    assert!(sectors(shape.blocks) <= self.backed.data, "it has only what is backed");
+                    let meta_total = self.backed.meta.0 / META_BLOCK;
+                    let Shape { blocks, low_water, waits } = shape;
+                    self.state = ThinPoolState { data_total: blocks, low_water, waits, meta_total, ..self.state };
+                } else if let Some(next) = self.ground().next(&self.state, shape) {
+                    self.enter(next);
+                } else {
+                    return did;
+                }
+                did = true;
+            }
+        }
+
+        fn enter(&mut self, next: Next) {
+            let granted = self.ground().grant(next);
+            let before = self.record.clone();
+            let space = granted.clone().enter(&mut self.record);
+            assert_ne!(self.record, before, "what changes nothing is no step");
+            assert_eq!(check(&self.record, MetadataVersion::V2, &self.sizes), Ok(()));
+            space.restore(&mut self.record);
+            assert_eq!(self.record, before, "what cannot be saved is taken back");
+            granted.enter(&mut self.record);
+            self.backed = Backed::all(&self.record);
+        }
+
+        fn free_blocks(&self) -> u64 {
+            self.state.data_total - self.state.data_used
+        }
+
+        fn add(&mut self, number: u8, size: u64) {
+            let (uuid, size) = (id(number), Sectors(size));
+            let integrity_meta_allocs = layout::room(uuid, size, &IntegritySpec::default()).expect("large enough");
+            let device = Device { uuid, integrity_meta_allocs, user_info: None, hardware_info: None };
+            self.record.backstore.data_tier.blockdev.devs.push(device);
+            self.sizes.insert(uuid, size);
+        }
+    }
+
+    #[test]
+    fn a_large_pool_has_its_next_step_before_it_needs_it() {
+        let mut pool = Pool::new(&[1_024 * GIB], Pace::default());
+        assert!(pool.settle());
+        assert_eq!(pool.state.data_total, 51_200, "nothing is needed yet");
+        assert_eq!(pool.backed.data, sectors(102_400));
+        assert!(!pool.settle(), "and that is all");
+        pool.state.data_used = 51_200 - 15_361;
+        assert!(!pool.settle(), "it is not low yet");
+        pool.state.data_used += 1;
+        assert!(pool.settle());
+        assert_eq!((pool.state.data_total, pool.backed.data), (102_400, sectors(153_600)));
+        assert_eq!((pool.state.low_water, pool.state.waits), (15_360, true));
+    }
+
+    #[test]
+    fn a_small_pool_without_filesystems_is_not_out_of_space() {
+        for size in [1, 2, 10, 40] {
+            let mut pool = Pool::new(&[size * GIB], Pace::default());
+            let before = pool.record.clone();
+            assert!(!pool.settle(), "{size} GiB: all it can have it has from the start");
+            assert_eq!(pool.record, before);
+            assert!(pool.state.waits);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_for_metadata_goes_to_data_last_and_then_nothing_waits() {
+        let mut pool = Pool::new(&[GIB], Pace::default());
+        let blocks = pool.state.data_total;
+        pool.state.data_used = blocks - blocks / LAST_PART - 1;
+        assert!(!pool.settle(), "there is room in it");
+        pool.state.data_used += 1;
+        assert!(pool.settle());
+        assert_eq!(pool.state.data_total, blocks + 10, "the room of 10 MiB");
+        assert!(pool.state.waits, "and that is not used up yet");
+        pool.state.data_used += 10;
+        assert!(pool.settle());
+        assert!(pool.ground().free.free() < DATA_BLOCK && !pool.state.waits);
+        assert!(pool.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace));
+        // A filesystem goes.
+        pool.state.data_used = 10;
+        assert!(pool.settle());
+        assert!(pool.state.waits && !pool.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace));
+    }
+
+    #[test]
+    fn a_device_that_is_added_ends_being_out_of_space() {
+        let mut pool = Pool::new(&[GIB], Pace::default());
+        pool.state.data_used = pool.state.data_total;
+        assert!(pool.settle());
+        pool.state.data_used = pool.state.data_total;
+        pool.settle();
+        assert!(!pool.state.waits);
+        let meta = pool.backed.meta;
+        pool.add(2, 200 * GIB);
+        assert!(pool.settle());
+        assert!(pool.state.waits && pool.free_blocks() > 15_360 && pool.backed.meta > meta);
+    }
+
+    #[test]
+    fn metadata_that_run_low_double_as_long_as_there_is_room() {
+        let mut pool = Pool::new(&[1_024 * GIB], Pace::default());
+        pool.settle();
+        pool.state.meta_low_water = 1_024;
+        let before = pool.backed.meta;
+        pool.state.meta_used = pool.state.meta_total - 1_024;
+        assert!(pool.settle());
+        assert_eq!((pool.backed.meta, pool.state.meta_total), (before + before, before.0 * 2 / META_BLOCK));
+        let flex = &pool.record.flex_devs;
+        assert_eq!(sum(&flex.thin_meta_dev), sum(&flex.thin_meta_dev_spare));
+        // Filesystems were promised all that is left.
+        pool.record.thinpool_dev.enable_overprov = Some(false);
+        pool.total = sectors(1 << 20);
+        pool.state.meta_used = pool.state.meta_total - 1_024;
+        pool.settle();
+        assert_eq!(pool.backed.meta, before + before);
+    }
+
+    #[test]
+    fn a_thin_pool_that_is_behind_catches_up_at_once() {
+        let mut pool = Pool::new(&[10 * GIB], SMALL);
+        pool.settle();
+        pool.state.data_used = pool.state.data_total;
+        pool.settle();
+        assert!(pool.free_blocks() > SMALL.low_water);
+        let ahead = pool.ground().recorded() - pool.state.data_total;
+        assert!((SMALL.ahead() / 2..=SMALL.ahead()).contains(&ahead), "{ahead}");
+    }
+
+    #[test]
+    fn a_pool_is_brought_up_as_it_was() {
+        let mut pool = Pool::new(&[1_024 * GIB], Pace::default());
+        pool.settle();
+        let ground = pool.ground();
+        let blocks = |known| ground.at_start(known).blocks;
+        assert_eq!(blocks(Some(51_200)), 51_200);
+        // What it says cannot be, or it says nothing: all that is its own anyway.
+        for known in [None, Some(0), Some(102_401), Some(u64::MAX)] {
+            assert_eq!(blocks(known), 102_400, "{known:?}");
+        }
+    }
+
+    #[test]
+    fn files_are_the_hosts() {
+        let mut pool = Pool::new(&[1_024 * GIB], Pace::default());
+        pool.record.files = true;
+        let before = pool.record.clone();
+        pool.settle();
+        assert_eq!(pool.record, before);
+    }
+
+    proptest! {
+        /// Filled by and by, with devices that come: never full before nothing is left, and every sector in one place.
+        #[test]
+        fn no_pool_is_full_while_there_is_backing_space(
+            sizes in prop::collection::vec(GIB..8 * GIB, 1..4), step in 1..400u64, low_water in 1..400u64,
+            writes in prop::collection::vec((1..300u64, 0..40u8), 1..200),
+        ) {
+            let mut pool = Pool::new(&sizes, Pace { step, low_water });
+            pool.settle();
+            let mut devices = 10;
+            for (blocks, what) in writes {
+                if what == 0 {
+                    pool.add(devices, GIB + blocks * 4_096);
+                    devices += 1;
+                } else if what < 4 {
+                    pool.state.data_used = pool.state.data_used.saturating_sub(blocks * 8);
+                } else {
+                    pool.state.data_used += blocks.min(pool.free_blocks());
+                }
+                pool.settle();
+                let all_used = pool.backed.data == sectors(pool.state.data_total);
+                let nothing_left = all_used && pool.ground().free.free() < DATA_BLOCK;
+                let is_low = pool.free_blocks() <= pool.state.low_water;
+                prop_assert!(!is_low || nothing_left);
+                prop_assert_eq!(pool.state.waits, !is_low);
+            }
+        }
+    }
+}
