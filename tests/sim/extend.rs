@@ -91,6 +91,7 @@ fn is_backed(machine: &Machine, at: &str) {
                 assert!(table.length() <= all, "{role:?}, {at}");
             }
             Role::MetaSub | Role::CacheSub | Role::Cache | Role::Mdv => {}
+            Role::ThinMetaSpare => panic!("nobody repairs anything, {at}"),
         }
     }
     let size = |disk: &&str| {

@@ -177,8 +177,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     let dropped = dropped.into_iter().flatten().map(|member| member.candidate);
     let leaving: Vec<Candidate> = left_over.into_iter().chain(dropped).collect();
     wipe_left_over(shard, pool, &leaving).await;
-    rt::stage("settle");
-    shard.sys.settle(pool).await;
+    // Nobody waits for udev's first look at so many volumes; who takes them down does.
     limit_if_uneven(&running);
     Ok(running)
 }

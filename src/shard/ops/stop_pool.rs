@@ -42,8 +42,9 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
     Ok(commit(shard, &running).await)
 }
 
-/// No filesystem may be in use.
+/// No filesystem may be in use. udev has new volumes open while it looks at them, which counts for nothing.
 pub async fn unused<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+    shard.sys.settle(running.uuid).await;
     let filesystems: Vec<_> = {
         let pool = running.pool.borrow();
         pool.filesystems.iter().map(|found| (found.record.uuid, found.record.name.clone())).collect()
