@@ -136,6 +136,17 @@ impl Client {
         self.exchange(message).expect("the bus answers").read1().expect("a truth value")
     }
 
+    /// Waits until nobody owns the name.
+    pub(crate) fn wait_no_owner(&self, name: &str) {
+        self.watch_name(name);
+        let end = Instant::now() + PATIENCE;
+        while self.has_owner(name) {
+            assert!(Instant::now() < end, "{name} keeps its owner");
+            // Wakes at the next NameOwnerChanged.
+            self.wait_message(Duration::from_millis(50));
+        }
+    }
+
     /// Waits for one message of any kind; signals of the daemon are kept.
     pub(crate) fn wait_message(&self, limit: Duration) {
         if let Ok(Some(message)) = self.channel.blocking_pop_message(limit) {
