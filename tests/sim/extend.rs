@@ -90,7 +90,7 @@ fn is_backed(machine: &Machine, at: &str) {
                 let all: Sectors = allocs.iter().map(|segment| segment.length).sum();
                 assert!(table.length() <= all, "{role:?}, {at}");
             }
-            Role::MetaSub | Role::CacheSub | Role::Cache | Role::Mdv => {}
+            Role::MetaSub | Role::CacheSub | Role::Cache | Role::ThinMetaSpare | Role::Mdv => {}
         }
     }
     let size = |disk: &&str| {
