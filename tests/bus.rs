@@ -34,6 +34,8 @@ mod pools;
 mod properties;
 #[path = "bus/reports.rs"]
 mod reports;
+#[path = "bus/reverts.rs"]
+mod reverts;
 #[path = "bus/settings.rs"]
 mod settings;
 #[path = "bus/signals.rs"]

@@ -4,6 +4,7 @@
 //! `SEED` repeats the kills as far as timing allows. Deliberately absent: which device may join a cache (see the bus
 //! tests), and every point at which the power may fail (see the simulation).
 
+use std::ops::Range;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -57,6 +58,9 @@ scenario!(
     Spec { disks: &["4G", "3G"], limit_s: 180, ..SPEC },
     fail_later
 );
+
+/// Sectors of a disk of 3 GiB that nobody gets to in these tests.
+const LAST: u64 = 6_000_000;
 
 /// The private devices of the only pool.
 pub(crate) struct Stack;
@@ -264,17 +268,19 @@ fn killed(guest: &mut Guest) {
     guest.stop();
 }
 
-/// A dm device on a disk of which only this many sectors work; its node.
-fn ailing(disk: &str, sectors: u64) -> String {
+/// A dm device on all of a disk that fails at these sectors; its node.
+fn ailing(disk: &str, fails: Range<u64>) -> String {
     let all: u64 = run("blockdev", &["--getsz", disk]).trim().parse().expect("a number");
-    let works = format!("0 {sectors} linear {disk} 0");
-    let table = if sectors < all { format!("{works}\n{sectors} {} error", all - sectors) } else { works };
-    let known = dm::names().contains(&"ailing".to_owned());
-    let verb = if known { "load" } else { "create" };
-    run("dmsetup", &[verb, "ailing", "--table", &table]);
-    if known {
+    let Range { start, end } = fails;
+    let mut lines = vec![format!("0 {start} linear {disk} 0"), format!("{start} {} error", end.min(all) - start)];
+    lines.extend((end < all).then(|| format!("{end} {} linear {disk} {end}", all - end)));
+    let table = lines.join("\n");
+    if dm::names().contains(&"ailing".to_owned()) {
+        run("dmsetup", &["load", "ailing", "--table", &table]);
         run("dmsetup", &["suspend", "--noflush", "ailing"]);
         run("dmsetup", &["resume", "ailing"]);
+    } else {
+        run("dmsetup", &["create", "ailing", "--uuid", "ailing", "--table", &table]);
     }
     udev::settle();
     std::fs::canonicalize("/dev/mapper/ailing").expect("udev has made it").display().to_string()
@@ -287,8 +293,8 @@ fn own_devices() -> Vec<dm::Device> {
 
 fn fail_at_once(guest: &mut Guest) {
     let disks = guest.disks();
-    // Its metadata can be written, and of what is behind that the first block, which is to be cleared.
-    let bad = ailing(&disks[1], 8_192 + 8);
+    // Its own metadata can be written, and the first block of the cache's, which is cleared. The rest cannot.
+    let bad = ailing(&disks[1], 8_200..16_384);
     guest.start();
     let client = guest.client();
     let (_, (pool, _)) = client.create_pool("p", &disks[..1]).done();
@@ -304,8 +310,8 @@ fn fail_at_once(guest: &mut Guest) {
     files::drop_caches();
     contents.check(&folder);
 
-    // The same disk, repaired.
-    let good = ailing(&disks[1], run("blockdev", &["--getsz", &disks[1]]).trim().parse().expect("a number"));
+    // The same disk, repaired where it matters.
+    let good = ailing(&disks[1], LAST..LAST + 8);
     assert_eq!(good, bad);
     assert!(client.give_devices(&pool, ("InitCache", 9), &[&good]).done().0);
     assert_eq!(Stack::table("physical-cache").1[2], "cache");
@@ -319,8 +325,7 @@ fn fail_at_once(guest: &mut Guest) {
 
 fn fail_later(guest: &mut Guest) {
     let disks = guest.disks();
-    let size = run("blockdev", &["--getsz", &disks[1]]).trim().parse().expect("a number");
-    let fast = ailing(&disks[1], size);
+    let fast = ailing(&disks[1], LAST..LAST + 8);
     guest.start();
     let client = guest.client();
     let (_, (pool, _)) = client.create_pool("p", &disks[..1]).done();
@@ -336,7 +341,7 @@ fn fail_later(guest: &mut Guest) {
     files::unmount(&folder);
     println!("{}", dm::status(&Stack::name("physical-cache")));
 
-    ailing(&disks[1], 8);
+    ailing(&disks[1], 8..u64::MAX);
     // How it is noticed is the kernel's business: a read of something that is cached fails, or a write.
     let (_, said) = try_run(
         "mount",
@@ -358,6 +363,7 @@ fn fail_later(guest: &mut Guest) {
     assert_eq!((changed, devices.len(), filesystems.len()), (true, 1, 1));
     Stack::expect_plain();
     check_all(&client, &[&contents]);
+    run("dmsetup", &["remove", "--retry", "ailing"]);
     destroy(&client);
     guest.stop();
 }

@@ -46,7 +46,7 @@ scenario!(
         guest.until("the XFS has followed", |_| said_size(&user.folder()) > 3 * GIB);
         let written = writer.stop();
         println!("{} files of {FILE_BYTES} bytes", written.len());
-        assert_eq!(guest.log().matches("a filesystem has grown").count(), 3, "{}", guest.log());
+        assert_eq!(guest.log().matches("gets a larger volume").count(), 3, "{}", guest.log());
         files::drop_caches();
         written.iter().for_each(|one| one.check(&user.folder()));
         user.unmount();

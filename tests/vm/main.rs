@@ -70,5 +70,6 @@ mod sectors;
 mod smoke;
 mod snapshot;
 mod thousand;
+mod trouble;
 mod volume;
 mod xfs;

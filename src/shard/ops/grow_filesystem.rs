@@ -18,14 +18,14 @@ use cores::rt;
 use crate::engine::filesystem::{Grow, Growing};
 use crate::engine::pool::Pool;
 use crate::engine::stack as tables;
-use crate::error::Fault;
+use crate::error::Failure;
 use crate::message::View;
 use crate::model::dm::Dm;
 use crate::model::filesystem::Fill;
 use crate::model::ids::FsUuid;
 use crate::model::pool::Availability;
 use crate::shard::conflict::Operation;
-use crate::shard::ops::records;
+use crate::shard::ops::{records, set};
 use crate::shard::turn::left;
 use crate::shard::{Running, Shard};
 use crate::sys::{Growth, Sys};
@@ -52,8 +52,8 @@ pub fn begin<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>, uuid: FsUuid, 
         let grown = match outcome {
             Ok(Ok(true)) => follow(&shard, &running, uuid).await,
             Ok(Ok(false)) => true,
-            Ok(Err(fault)) => {
-                log::error!("a filesystem does not grow (pool={} filesystem={uuid}): {fault}", running.uuid);
+            Ok(Err(failure)) => {
+                log::error!("a filesystem does not grow (pool={} filesystem={uuid}): {failure}", running.uuid);
                 false
             }
             Err(_panicked) => {
@@ -72,7 +72,7 @@ async fn enlarge<S: Sys>(
     running: &Rc<Running>,
     uuid: FsUuid,
     fill: &Fill,
-) -> Result<bool, Fault> {
+) -> Result<bool, Failure> {
     if !shard.still(running) || running.pool.borrow().check_changes().is_err() {
         return Ok(false);
     }
@@ -87,13 +87,12 @@ async fn enlarge<S: Sys>(
         // It has gone meanwhile, or has what it may have.
         Ok(Grow::Nothing) | Err(_) => return Ok(false),
     };
-    rt::stage("record");
-    records::save(&shard.sys, running.uuid, &growing.record).await?;
+    set::save_record(shard, running, &growing.record).await?;
     rt::stage("volume");
     let volume = (Dm::Thin(running.uuid, uuid), tables::thin(&growing.record));
     if let Err(fault) = shard.sys.activate(&[volume]).await {
         put_back(shard, running, &growing).await;
-        return Err(fault);
+        return Err(fault.into());
     }
     commit(shard, running, growing);
     Ok(true)

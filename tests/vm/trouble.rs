@@ -1,0 +1,348 @@
+//! Disks that fail, hang, are slow or vanish under a pool, and thin-pool metadata that has gone bad: what becomes
+//! of the pool, that another one notices nothing, and that all is well again afterwards.
+//!
+//! Deliberately absent: every point at which this can happen; the simulation tries those.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use crate::guest::files::{self, Contents};
+use crate::guest::lab::Lab;
+use crate::guest::{Guest, dm, run, try_run, udev};
+use crate::host::{SPEC, Spec};
+use crate::scenario;
+use crate::support::client::{BusError, Client};
+use crate::support::{MIB, interface};
+
+/// Sectors of a device that hold nothing but signatures and records.
+const METADATA: u64 = 8_192;
+
+/// Two disks that can be made to fail, and one that stays as it is.
+const THREE: Spec = Spec { disks: &["3G", "3G", "2G"], limit_s: 240, ..SPEC };
+
+/// A pool `p` on disks that can fail, with a mounted filesystem and a file on it, and a pool `calm` beside.
+struct World {
+    client: Client,
+    labs: Vec<Lab>,
+    folder: PathBuf,
+    file: Contents,
+}
+
+impl World {
+    fn new(guest: &mut Guest) -> Self {
+        let disks = guest.disks();
+        let (calm, below) = disks.split_last().expect("there are disks");
+        let names = ["lab-a", "lab-b"];
+        let labs: Vec<Lab> = below.iter().zip(names).map(|(disk, name)| Lab::over(disk, name)).collect();
+        guest.start();
+        let client = guest.client();
+        client.create_pool("calm", &[calm]).done();
+        let paths: Vec<String> = labs.iter().map(Lab::path).collect();
+        let (_, (pool, _)) = client.create_pool("p", &paths).done();
+        let filesystem = client.make_filesystem(&pool, "f");
+        let folder = files::mount(&files::node(&client, &filesystem), "f");
+        let file = Contents::write(folder.join("file"), 20 * MIB, 20);
+        Self { client, labs, folder, file }
+    }
+
+    /// Has the record of the pool saved; what came of it.
+    fn save(&self, info: &str) -> Result<(), BusError> {
+        save(&self.client, info)
+    }
+
+    /// The other pool works as ever, and is not degraded.
+    fn calm_is_calm(&self) {
+        let calm = pool(&self.client, "calm").expect("it runs");
+        let path = self.client.make_filesystem(&calm, "f");
+        let folder = files::mount(&files::node(&self.client, &path), "calm");
+        Contents::write(folder.join("file"), MIB, 1).check(&folder);
+        files::unmount(&folder);
+        self.client.destroy_filesystems(&calm, &[&path]).done();
+        assert_eq!(available(&self.client, "calm"), "fully_operational");
+    }
+
+    /// Stops and starts the pool; everything is there, and all is well.
+    fn comes_back(self, guest: &Guest) {
+        assert!(self.client.stop_pool("p", "name").done().0);
+        udev::settle();
+        assert!(self.client.start_pool("p", "name").done().0);
+        self.all_is_well(guest);
+    }
+
+    /// All is well with the pool.
+    fn all_is_well(self, guest: &Guest) {
+        assert_eq!(available(&self.client, "p"), "fully_operational");
+        let own = pool(&self.client, "p").expect("it runs");
+        let filesystems = self.client.family("filesystem");
+        let own = filesystems.into_iter().find(|(_, found)| found["Pool"].text() == own && found["Name"].text() == "f");
+        let node = files::node(&self.client, &own.expect("the filesystem came with it").0);
+        let folder = files::mount(&node, "f");
+        self.file.check(&folder);
+        files::unmount(&folder);
+        files::check_xfs(&node);
+        self.save("well").expect("its record can be changed again");
+        assert!(!guest.log().contains("panicked"), "{}", guest.log());
+    }
+}
+
+/// The path of a pool that runs.
+fn pool(client: &Client, name: &str) -> Option<String> {
+    client.family("pool").into_iter().find(|(_, pool)| pool["Name"].text() == name).map(|(path, _)| path)
+}
+
+fn available(client: &Client, name: &str) -> String {
+    let path = pool(client, name).expect("it runs");
+    let property = client.get(&path, &interface("pool", 9), "AvailableActions");
+    property.expect("properties can be read").text().to_owned()
+}
+
+/// Has the record of pool `p` saved, with other words about one of its devices.
+fn save(client: &Client, info: &str) -> Result<(), BusError> {
+    let own = pool(client, "p").expect("it runs");
+    let devices = client.family("blockdev");
+    let (device, _) = devices.into_iter().find(|(_, device)| device["Pool"].text() == own).expect("it has devices");
+    client.set(&device, &interface("blockdev", 9), "UserInfo", (true, info.to_owned()))
+}
+
+/// The sectors of the first disk that a device of the pool lies on, if it is one piece there.
+fn place(end: &str) -> (u64, u64) {
+    let tables = dm::tables();
+    let table = |end: &str| {
+        let found = tables.iter().find(|(name, _)| name.ends_with(end) && !is_calm(name));
+        found.expect("the pool is active").1.clone()
+    };
+    let words = |table: String| table.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let number = |word: &String| word.parse::<u64>().expect("a number");
+    // `start length linear major:minor offset`; the cap device lies whole on the devices' first segment here.
+    let own = words(table(end));
+    let origin = words(table("physical-originsub"));
+    (number(&own[4]) + number(&origin[4]), number(&own[1]))
+}
+
+/// Whether a dm device is the calm pool's, which has no lab below it.
+fn is_calm(name: &str) -> bool {
+    let deps = run("dmsetup", &["deps", "-o", "devname", &origin_of(name)]);
+    !deps.contains("lab-")
+}
+
+fn origin_of(name: &str) -> String {
+    let pool = name.trim_start_matches("stratis-1-").trim_start_matches("private-");
+    format!("stratis-1-private-{}-physical-originsub", &pool[..32.min(pool.len())])
+}
+
+scenario!(
+    /// Records cannot be written to one of two disks, then they can again.
+    a_disk_that_takes_no_records,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        world.labs[1].fail_writes(0, METADATA);
+        world.save("one").expect("one disk has it");
+        assert_eq!(available(&world.client, "p"), "no_ipc_requests");
+        assert!(world.save("two").is_err(), "a pool with half its copies takes no requests");
+        world.file.check(&world.folder);
+        world.calm_is_calm();
+        world.labs[1].mend();
+        files::unmount(&world.folder);
+        world.comes_back(guest);
+    }
+);
+
+scenario!(
+    /// A disk hangs while a record is saved: the other pool answers meanwhile, and in the end the disk has failed.
+    a_disk_that_hangs,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        files::unmount(&world.folder);
+        world.labs[1].hang();
+        let saves = guest.client();
+        thread::scope(|scope| {
+            let saving = scope.spawn(move || save(&saves, "one"));
+            let mut answered = 0;
+            while !saving.is_finished() {
+                world.calm_is_calm();
+                answered += 1;
+            }
+            saving.join().expect("the call is answered").expect("one disk has it");
+            assert!(answered > 1, "the calm pool was held up");
+            println!("the calm pool made and destroyed {answered} filesystems meanwhile");
+        });
+        assert_eq!(available(&world.client, "p"), "no_ipc_requests");
+        world.labs[1].go_on();
+        world.comes_back(guest);
+    }
+);
+
+scenario!(
+    /// A disk that is slow makes saves slow, and nothing else.
+    a_disk_that_is_slow,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        world.labs[1].delay(300);
+        let saves = guest.client();
+        thread::scope(|scope| {
+            let saving = scope.spawn(move || save(&saves, "one"));
+            let mut answered = 0;
+            while !saving.is_finished() {
+                available(&world.client, "p");
+                answered += 1;
+            }
+            saving.join().expect("the call is answered").expect("both disks have it");
+            println!("the pool answered {answered} questions meanwhile");
+            assert!(answered > 1, "questions were held up");
+        });
+        world.calm_is_calm();
+        assert_eq!(available(&world.client, "p"), "fully_operational");
+        world.labs[1].mend();
+        world.file.check(&world.folder);
+        files::unmount(&world.folder);
+        world.comes_back(guest);
+    }
+);
+
+scenario!(
+    /// One of two disks vanishes with all that is on it. The pool goes on without, is stopped for a daemon that
+    /// starts meanwhile, and starts by itself when the disk is back.
+    a_disk_that_vanishes,
+    THREE,
+    |guest: &mut Guest| {
+        let mut world = World::new(guest);
+        files::unmount(&world.folder);
+        world.labs[1].vanish();
+        world.save("one").expect("the other disk has it");
+        assert_eq!(available(&world.client, "p"), "no_ipc_requests");
+        world.calm_is_calm();
+        guest.kill9();
+        guest.start();
+        world.client = guest.client();
+        world.calm_is_calm();
+        assert_eq!(pool(&world.client, "p"), None, "it is not whole");
+        world.labs[1].mend();
+        run("udevadm", &["trigger", "--settle", "--action=change", &world.labs[1].path()]);
+        guest.until("the pool runs", |_| pool(&world.client, "p").is_some());
+        world.all_is_well(guest);
+        assert!(guest.log().contains("copies of metadata are made good"), "{}", guest.log());
+    }
+);
+
+scenario!(
+    /// The kernel cannot write thin-pool metadata: the pool takes no changes, at once, until it is started anew.
+    thin_metadata_that_cannot_be_written,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        let (start, count) = place("flex-thinmeta");
+        world.labs[0].fail_writes(start, count);
+        // New blocks are mapped for this, which the kernel cannot commit.
+        let more = format!("of={}", world.folder.join("more").display());
+        try_run("dd", &["if=/dev/zero", &more, "bs=1M", "count=64", "oflag=direct", "conv=fsync"]);
+        guest.until("the pool is degraded by the kernel's event", |_| {
+            available(&world.client, "p") == "no_pool_changes"
+        });
+        world.calm_is_calm();
+        assert!(world.save("one").is_err(), "it takes no changes");
+        world.labs[0].mend();
+        run("umount", &[files::text(&world.folder)]);
+        world.comes_back(guest);
+    }
+);
+
+scenario!(
+    /// The sectors of thin data fail: whoever uses them gets the error, the pool goes on, nothing is half made.
+    thin_data_that_cannot_be_written,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        files::unmount(&world.folder);
+        let (start, count) = place("flex-thindata");
+        let end: u64 = run("blockdev", &["--getsz", &world.labs[0].path()]).trim().parse().expect("a number");
+        world.labs[0].fail_writes(start, count.min(end - start));
+        let own = pool(&world.client, "p").expect("it runs");
+        let refused = world.client.create_filesystems(&own, &[("g", Some(&(512 * MIB).to_string()), None)]);
+        let why = refused.refused(&(false, Vec::new()));
+        assert!(why.contains("Input/output error"), "{why}");
+        assert_eq!(world.client.family("filesystem").len(), 1);
+        world.calm_is_calm();
+        world.labs[0].mend();
+        world.comes_back(guest);
+    }
+);
+
+scenario!(
+    /// Thin-pool metadata is damaged on its disk while the pool is stopped: the start repairs it, for good. Where the
+    /// programs for that are missing the pool stays as it is, and the reply says what to install.
+    damaged_thin_metadata_is_repaired_at_start,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        files::unmount(&world.folder);
+        let (start, count) = place("flex-thinmeta");
+        assert!(world.client.stop_pool("p", "name").done().0);
+        // The superblock stays; of the blocks behind it those in use are the first ones.
+        damage(&world.labs[0].path(), start + 8, 8 * 24);
+
+        let programs = ["/usr/sbin/thin_check", "/usr/sbin/thin_repair"];
+        for program in programs {
+            fs::rename(program, format!("{program}.away")).expect("the guest's root is writable");
+        }
+        let why = refused_start(&world.client);
+        assert!(why.contains("thin-provisioning-tools"), "{why}");
+        for program in programs {
+            fs::rename(format!("{program}.away"), program).expect("it is put back");
+        }
+        assert!(world.client.start_pool("p", "name").done().0);
+        assert_ne!(place("flex-thinmeta").0, start, "it lies where the spare was");
+        assert_eq!(place("flex-thinmeta").1, count);
+        assert!(dm::names().iter().all(|name| !name.ends_with("thinmetaspare")), "{:?}", dm::names());
+        world.comes_back(guest);
+        assert_eq!(guest.log().matches("is repaired into the spare").count(), 1, "once, because it was saved");
+    }
+);
+
+fn refused_start(client: &Client) -> String {
+    let neutral = (false, ("/".to_owned(), Vec::new(), Vec::new()));
+    client.start_pool("p", "name").refused(&neutral)
+}
+
+/// Overwrites sectors with what is no metadata.
+fn damage(path: &str, start: u64, count: u64) {
+    let garbage = Path::new("/root/garbage");
+    fs::write(garbage, vec![0x5a; usize::try_from(count * 512).expect("a few")]).expect("the root is writable");
+    let (from, to, seek) = (format!("if={}", garbage.display()), format!("of={path}"), format!("seek={start}"));
+    run("dd", &[&from, &to, &seek, "bs=512", "conv=notrunc,fsync"]);
+    udev::settle();
+}
+
+scenario!(
+    /// Somebody removes a volume's dm device: everything else goes on, and the next start of the pool brings it back.
+    /// Its name has every character that a name may have.
+    a_volume_that_is_removed_behind_our_back,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        files::unmount(&world.folder);
+        let own = pool(&world.client, "p").expect("it runs");
+        let ascii: String = (b'0'..=b'9').chain(b'A'..=b'Z').chain(b'a'..=b'z').map(char::from).collect();
+        let head = format!("{ascii}#+,-.:=@_Übung-数据-");
+        let name = format!("{head}{}", "n".repeat(255 - head.len()));
+        let path = world.client.make_filesystem(&own, &name);
+        let link = Path::new("/dev/stratis/p").join(&name);
+        guest.until("the link of the long name", |_| link.exists());
+        let node = files::node(&world.client, &path);
+        let removed = node.file_name().expect("it has a name").to_str().expect("ASCII").to_owned();
+        guest.until("nobody has the volume open", |_| try_run("dmsetup", &["remove", &removed]).0.success());
+
+        // The kernel makes a snapshot of a volume whether that has a device or not.
+        world.client.snapshot(&own, &path, "s").done();
+        world.client.make_filesystem(&own, "g");
+        world.calm_is_calm();
+        assert!(world.client.stop_pool("p", "name").done().0);
+        assert!(world.client.start_pool("p", "name").done().0);
+        assert_eq!(world.client.family("filesystem").len(), 4);
+        guest.until("the link of the long name", |_| link.exists());
+        world.all_is_well(guest);
+    }
+);
