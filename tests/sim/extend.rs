@@ -214,7 +214,7 @@ fn extended(machine: &Machine, disturb: impl FnOnce(&Machine) + 'static) -> u64 
         rt::sleep(AGES).await;
         counted.set(own.actions());
         disturb(&own);
-        fill(&own, volume, 100..225, Duration::from_millis(1)).await;
+        fill(&own, volume, 100..219, Duration::from_millis(1)).await;
         rt::sleep(AGES).await;
     });
     machine.actions() - start.get()

@@ -111,6 +111,7 @@ scenario!(
         assert!(client.stop_pool("p", "name").done().0);
         client.start_pool("p", "name").done();
         assert_eq!(size(&client, "f"), GIB);
+        crate::guest::udev::settle();
         let folder = files::mount(&device, "f");
         file.check(&folder);
         files::unmount(&folder);

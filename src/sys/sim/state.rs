@@ -477,7 +477,8 @@ impl State {
         }
         let whole = self.thin_on(device)?.is_some_and(|store| store.damage.is_none());
         if whole {
-            self.news.ailing.remove(&device.pool());
+            // Data space is no matter of the metadata.
+            self.news.ailing.retain(|pool, (mode, _)| *pool != device.pool() || *mode == ThinPoolMode::OutOfDataSpace);
         }
         Ok(whole)
     }
