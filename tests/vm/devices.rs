@@ -143,7 +143,7 @@ fn add(guest: &mut Guest) {
     assert_ne!(now[data], tables[data], "the pool has grown into what was added");
     // Whoever needs them gets them: more metadata than the first device keeps room for.
     let client = guest.client();
-    client.set(&pool(&client).0, &interface("pool", 9), "FsLimit", 2_000_u64).expect("the new devices have room");
+    client.set(&pool(&client).0, &interface("pool", 9), "FsLimit", 1_000_u64).expect("the new devices have room");
     dm::expect_settled();
     written.end();
     let objects = state::objects(&client);
