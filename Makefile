@@ -78,6 +78,7 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 test-long: deps ## a million broken messages; ten thousand filesystems; a thousand in one pool, in a virtual machine (half an hour)
 	FUZZ_INPUTS=1000000 $(CARGO) test --release --lib bus::tests::wire
 	$(CARGO) test --release --test bus large:: -- --ignored --test-threads=1
+	VM=required POINTS=100 $(CARGO) test --test vm kill::
 	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
 	@grep '^thousand:' target/vm/logs/thousand/output
 
