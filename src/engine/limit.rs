@@ -58,7 +58,7 @@ pub fn make_room(record: &mut PoolRecord, asked: u64, terms: &Terms<'_>) -> Resu
     if asked > records {
         return Err(Refusal::FsLimitRecords { name: name(), records, asked });
     }
-    let meta: Sectors = record.flex_devs.thin_meta_dev.iter().map(|segment| segment.length).sum();
+    let meta: Sectors = record.flex_devs.thin_meta_dev.iter().sum();
     let each = size::thin_meta(usable, asked).saturating_sub(meta);
     if each == Sectors::ZERO {
         return Ok(None);
@@ -140,7 +140,7 @@ mod tests {
         }
 
         fn meta(&self) -> (Sectors, Sectors) {
-            let sum = |list: &[Segment]| list.iter().map(|segment| segment.length).sum();
+            let sum = |list: &[Segment]| list.iter().sum();
             (sum(&self.record.flex_devs.thin_meta_dev), sum(&self.record.flex_devs.thin_meta_dev_spare))
         }
 

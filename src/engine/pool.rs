@@ -186,7 +186,7 @@ impl Pool {
 
     /// What filesystems may have together while overprovisioning is off.
     fn data_limit(&self) -> Sectors {
-        let metadata: Sectors = self.record.flex_devs.thin_meta_dev.iter().map(|segment| segment.length).sum();
+        let metadata: Sectors = self.record.flex_devs.thin_meta_dev.iter().sum();
         self.usable().saturating_sub(size::MDV).saturating_sub(Sectors(2 * metadata.0))
     }
 
@@ -202,7 +202,7 @@ impl Pool {
 
     /// Sectors that are in no hands yet.
     fn free(&self) -> Sectors {
-        let handed: Sectors = self.record.backstore.cap.allocs.iter().map(|segment| segment.length).sum();
+        let handed: Sectors = self.record.backstore.cap.allocs.iter().sum();
         self.usable().saturating_sub(handed)
     }
 
@@ -509,7 +509,7 @@ impl Pool {
     /// Everything that is allocated, less what of the thin pool's data is not in use. Unknown as long
     /// as one filesystem's share is.
     fn physical_used(&self, total: Sectors) -> Option<Bytes> {
-        let data: Sectors = self.record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
+        let data: Sectors = self.record.flex_devs.thin_data_dev.iter().sum();
         let fixed = (total - self.free().min(total)).saturating_sub(data).bytes();
         let used = self.filesystems.iter().map(|filesystem| filesystem.used.map(|bytes| bytes.0));
         let used: u128 = used.sum::<Option<u128>>()?;

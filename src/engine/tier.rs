@@ -202,7 +202,7 @@ impl Tiers<'_> {
         let [of_data, of_meta] = &mut tier.blockdev.allocs[..] else { panic!("the record has passed its check") };
         append(of_meta, &granted[0]);
         append(of_data, &granted[1]);
-        let wanted: Sectors = of_data.iter().map(|segment| segment.length).sum();
+        let wanted: Sectors = of_data.iter().sum();
         if wanted > CACHE_DATA_MAX {
             return Err(Refusal::CacheTooLarge { name: self.pool.clone(), wanted, max: CACHE_DATA_MAX });
         }
@@ -223,7 +223,7 @@ impl Tiers<'_> {
         allocator.grow(device, size);
         let listed = tier.blockdev.devs.iter_mut().find(|listed| listed.uuid == device);
         let room = &mut listed.expect("a data device is on record").integrity_meta_allocs;
-        let kept: Sectors = room.iter().map(|segment| segment.length).sum();
+        let kept: Sectors = room.iter().sum();
         let wanted = size::integrity(size, &spec.into()).saturating_sub(kept);
         let more = allocator.reserve_high(device, wanted);
         room.extend(more.map_err(|Short { wanted, free }| Refusal::TooFewSectors {
@@ -464,7 +464,7 @@ mod tests {
         let mut pool = Pool::new(vec![member(1, GIB, 512), member(2, GIB, 512)]);
         pool.grow(1, 4 * GIB).expect("there is room");
         let devs = &pool.record.backstore.data_tier.blockdev.devs;
-        let kept: Sectors = devs[0].integrity_meta_allocs.iter().map(|segment| segment.length).sum();
+        let kept: Sectors = devs[0].integrity_meta_allocs.iter().sum();
         assert_eq!(kept, size::integrity(Sectors(4 * GIB), &IntegritySpec::default()));
         assert_eq!(devs[0].integrity_meta_allocs[1].end(), Sectors(4 * GIB));
     }
