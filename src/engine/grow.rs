@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::alloc::Allocator;
-use crate::engine::size::{self, DATA_BLOCK, DATA_CHUNK, LOW_WATER_BLOCKS, MDV};
+use crate::engine::size::{self, DATA_BLOCK, DATA_CHUNK, LOW_WATER_BLOCKS};
 use crate::engine::space::{self, Flex, Space};
 use crate::format::header::DATA_START;
 use crate::format::record::{Device, DeviceSegment, PoolRecord};
@@ -181,7 +181,7 @@ impl<'a> Ground<'a> {
         let left = self.free.free();
         let each = self.more_meta(state, left);
         let (left, meta) = (left - each - each, self.meta() + each);
-        let kept = size::room(self.usable, meta, self.usable.saturating_sub(MDV).saturating_sub(meta + meta));
+        let kept = size::room(self.usable, meta);
         let ahead = self.recorded().saturating_sub(shape.blocks);
         // More is entered when half of it is used, so not with each small step.
         let few = ahead <= self.pace.ahead() / 2;
@@ -210,7 +210,7 @@ impl<'a> Ground<'a> {
         } else {
             Sectors::ZERO
         };
-        let data = self.usable.saturating_sub(MDV).saturating_sub(Sectors(2 * (now + each).0));
+        let data = size::for_data(self.usable, now + each);
         // What filesystems were promised is not taken from them.
         if !self.record.overprovisioning() && self.total > data { Sectors::ZERO } else { each }
     }
@@ -223,13 +223,9 @@ impl<'a> Ground<'a> {
 
     /// At how many free blocks a thin pool of so many says so.
     fn low_water(&self, blocks: u64) -> u64 {
-        let kept = size::room(self.usable, self.meta(), self.left_for_data());
+        let kept = size::room(self.usable, self.meta());
         let gets_more = blocks < self.recorded() || self.free.free().saturating_sub(kept) >= DATA_BLOCK;
         self.pace.low_water.min(blocks / if gets_more { LOW_PART } else { LAST_PART })
-    }
-
-    fn left_for_data(&self) -> Sectors {
-        self.usable.saturating_sub(MDV).saturating_sub(self.meta() + self.meta())
     }
 
     fn meta(&self) -> Sectors {

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::alloc::{Allocator, Short};
-use crate::engine::size::{self, DATA_BLOCK, MDV};
+use crate::engine::size::{self, DATA_BLOCK};
 use crate::engine::space::{self, Flex, Space};
 use crate::error::Refusal;
 use crate::format::record::PoolRecord;
@@ -63,7 +63,7 @@ pub fn make_room(record: &mut PoolRecord, asked: u64, terms: &Terms<'_>) -> Resu
     if each == Sectors::ZERO {
         return Ok(None);
     }
-    let data = usable.saturating_sub(MDV).saturating_sub(Sectors(2 * (meta + each).0));
+    let data = size::for_data(usable, meta + each);
     if !record.overprovisioning() && total > data {
         return Err(Refusal::Overprovisioned { name: name(), limit: data, wanted: total });
     }

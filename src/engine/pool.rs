@@ -187,7 +187,7 @@ impl Pool {
     /// What filesystems may have together while overprovisioning is off.
     fn data_limit(&self) -> Sectors {
         let metadata: Sectors = self.record.flex_devs.thin_meta_dev.iter().sum();
-        self.usable().saturating_sub(size::MDV).saturating_sub(Sectors(2 * metadata.0))
+        size::for_data(self.usable(), metadata)
     }
 
     /// Sectors of the data tier that can be handed out at all.
