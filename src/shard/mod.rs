@@ -18,6 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use cores::changes::Signal;
 use ring::{Endpoint, Lane};
 
 use crate::engine::filesystem::Filesystem;
@@ -33,7 +34,6 @@ use crate::shard::conflict::{Gate, Operation, Ticket};
 use crate::shard::ops::extend::Extension;
 use crate::shard::ops::save::{Outstanding, Saver};
 use crate::shard::ops::watch::Watches;
-use crate::shard::wait::Signal;
 use crate::sys::Sys;
 use crate::sys::passphrase::Readers;
 use crate::units::Bytes;

@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
+use cores::changes::Signal;
 
 use cores::rt;
 
@@ -29,7 +30,6 @@ use crate::model::device::DeviceNumber;
 use crate::model::ids::DevUuid;
 use crate::model::pool::Availability;
 use crate::shard::ops::headers::{self, bytes, wrong};
-use crate::shard::wait::Signal;
 use crate::shard::{Running, Shard};
 use crate::sys::{Sys, Target};
 use crate::units::{SECTOR_BYTES, Sectors};

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use cores::changes::Signal;
 use cores::clock::Instant;
 use cores::rt;
 
@@ -28,7 +29,6 @@ use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::pool::{Availability, PoolView};
 use crate::shard::conflict::Operation;
 use crate::shard::ops::{grow_filesystem, look};
-use crate::shard::wait::Signal;
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Sys};
 
