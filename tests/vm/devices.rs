@@ -262,11 +262,13 @@ fn coarsen(guest: &mut Guest) {
     let contents = Contents::write(folder.join("file"), 5 * MIB, 1);
     files::unmount(&folder);
     assert!(client.stop_pool("p", "name").done().0);
+    let listed = |count: usize| {
+        client.stopped_pools(9).values().next().is_some_and(|pool| pool["devs"].members().len() == count)
+    };
     pull(&second);
+    guest.until("the device is gone", |_| listed(1));
     let larger = coarse();
-    guest.until("the device is back", |_| {
-        client.stopped_pools(9).values().next().is_some_and(|pool| pool["devs"].members().len() == 2)
-    });
+    guest.until("the device is back", |_| listed(2));
     client.start_pool("p", "name").done();
     crate::guest::udev::settle();
     let (path, properties) = pool(&client);
