@@ -72,6 +72,14 @@ pub fn numbers(members: &[Member]) -> BTreeMap<DevUuid, DeviceNumber> {
     members.iter().map(|member| (member.header.device, member.candidate.number)).collect()
 }
 
+/// The version of the metadata of a pool: that of all its devices.
+///
+/// # Panics
+/// Of no devices.
+pub fn version(members: &[Member]) -> MetadataVersion {
+    members[0].header.version
+}
+
 /// How large which device is, as its signature says.
 pub fn sizes(members: &[Member]) -> BTreeMap<DevUuid, Sectors> {
     members.iter().map(|member| (member.header.device, member.header.size)).collect()
@@ -137,7 +145,7 @@ impl Pool {
 
     /// The version of its metadata: that of all its devices.
     pub fn version(&self) -> MetadataVersion {
-        self.members[0].header.version
+        version(&self.members)
     }
 
     /// Its devices by tier, and the rules for more.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::alloc::{Allocator, Short, append};
 use crate::engine::layout::{self, LayoutFault};
-use crate::engine::pool::Member;
+use crate::engine::pool::{self, Member};
 use crate::engine::size::{self, CACHE_BLOCK, CACHE_DATA_MAX, CACHE_META};
 use crate::engine::{cap, devices};
 use crate::error::Refusal;
@@ -138,7 +138,7 @@ impl Tiers<'_> {
         let whole = |length: Sectors| length.0.is_multiple_of(CACHE_BLOCK.0);
         let flex = &self.record.flex_devs;
         let mut moved = [&flex.thin_meta_dev, &flex.thin_data_dev, &flex.meta_dev].into_iter().flatten();
-        let moves = cap::role(self.record, self.members[0].header.version) != Role::Cache;
+        let moves = cap::role(self.record, pool::version(self.members)) != Role::Cache;
         if moves && !moved.all(|segment| whole(segment.start) && whole(segment.length)) {
             return Err(Refusal::CacheUnaligned { name: self.pool.clone(), block: CACHE_BLOCK });
         }

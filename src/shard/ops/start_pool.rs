@@ -139,7 +139,6 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
             stranger.path
         );
     }
-    let (version, encrypted) = (members[0].header.version, record.is_encrypted());
     let none = Filesystems::new(pool, Vec::new(), Vec::new(), []);
     let engine = Pool::new(pool, name.clone(), record, members, Some(time), none);
     let (saver, extension) = (Saver::default(), Extension::default());
@@ -150,7 +149,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     }
     rt::stage("stack");
     thin_meta::up(shard, &running).await?;
-    let tokens = encryption::header(shard, (pool, version), encrypted).await?;
+    let tokens = encryption::header(shard, &running).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
