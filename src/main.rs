@@ -39,6 +39,11 @@ const BUS: usize = 0;
 const EVENT: usize = 1;
 const FIRST_SHARD: usize = 2;
 
+/// Messages are freed on another core than the one that made them. With one arena for each thread, as the C library has
+/// it, every such free takes a lock of the other core's; here it is a push to a list.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The end of a role, in words for the last line on standard error.
 type Ended = Result<(), String>;
 

@@ -7,7 +7,7 @@
 //!
 //! Deliberately absent: space, permissions, times, folders other than the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -145,10 +145,9 @@ impl MdvStore {
         for step in self.journal.drain(..steps) {
             step.apply(&mut self.durable);
         }
-        // A file without a name in either world can never be seen again.
-        let (durable, now) = (&self.durable, &self.now);
-        if self.journal.is_empty() {
-            let named: std::collections::BTreeSet<u64> = durable.values().chain(now.values()).copied().collect();
+        // With nothing in the journal all names are durable, and a file without one can never be seen again.
+        if self.journal.is_empty() && self.files.len() > self.durable.len() {
+            let named: BTreeSet<u64> = self.durable.values().copied().collect();
             self.files.retain(|file, _| named.contains(file));
         }
     }

@@ -179,8 +179,11 @@ impl ThinStore {
         for change in self.changes.drain(..) {
             change.apply(&mut self.durable);
         }
-        let (durable, contents) = (&self.durable, &mut self.contents);
-        contents.retain(|content, _| durable.values().any(|known| known == content));
+        // Each volume has a content of its own, and now all that exists does so durably.
+        if self.contents.len() > self.durable.len() {
+            let kept: BTreeSet<u64> = self.durable.values().copied().collect();
+            self.contents.retain(|content, _| kept.contains(content));
+        }
     }
 
     /// The writer is gone, the kernel is not: every write that was started ends.
