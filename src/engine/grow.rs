@@ -114,6 +114,17 @@ pub struct Next {
     pub waits: bool,
 }
 
+/// What a thin pool needs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Need {
+    /// It is as it should be, and what comes next is there.
+    Nothing,
+    /// This table, now.
+    Swap(Table),
+    /// What comes next is to be entered, or has been and is not backed yet.
+    Next,
+}
+
 /// What growth is judged by.
 #[derive(Clone, Debug)]
 pub struct Ground<'a> {

@@ -12,7 +12,6 @@ use crate::engine::filesystem::Filesystems;
 use crate::engine::grow::Pace;
 use crate::engine::layout::{self, LayoutFault};
 use crate::engine::pool::{Member, Pool, numbers};
-use crate::engine::stack::LowWater;
 use crate::engine::{devices, encryption, size, stack as tables, volume};
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_CREATING, StaticHeader};
@@ -143,7 +142,7 @@ fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind, pace: Pace) -> Re
     let numbers = numbers(&members);
     // What the thin pool gets next is on record from the start, and below it.
     let (record, top) = lay_ahead(asked, record, &members, pace);
-    let mut tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Setup)
+    let mut tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers)
         .expect("a layout that was just made has its tables");
     tables.last_mut().expect("a stack has a thin pool").1 = top;
     let encryption = asked.encryption.clone();

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use cores::rt;
 
+use crate::engine::grow::Need;
 use crate::error::{Failure, Why};
 use crate::limits::EXTEND_AGAIN_AFTER_MS;
 use crate::model::dm::{Dm, Role, Table, ThinFeature, ThinPoolState};
@@ -40,21 +41,21 @@ pub struct Extension {
 
 /// Makes a thin pool what it is to be, now that it is so. True: something was done, and it is to be looked at again.
 pub async fn answer<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>, state: &ThinPoolState) -> bool {
-    let pace = shard.pace.get();
-    let table = {
+    let need = {
         let pool = running.pool.borrow();
         if pool.availability() == Availability::NoPoolChanges || !state.can_change() {
             return false;
         }
-        pool.thin_pool_table(state, pace)
+        pool.need(state, shard.pace.get())
     };
-    if let Some(table) = table {
-        return swap(shard, running, state, table).await;
+    match need {
+        Need::Nothing => false,
+        Need::Swap(table) => swap(shard, running, state, table).await,
+        Need::Next => {
+            go_ahead(shard, running);
+            false
+        }
     }
-    if running.pool.borrow().has_next(state, pace) {
-        go_ahead(shard, running);
-    }
-    false
 }
 
 async fn swap<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>, state: &ThinPoolState, table: Table) -> bool {

@@ -5,7 +5,7 @@
 
 use crate::engine::grow;
 use crate::engine::pool::{numbers, sizes};
-use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::stack as tables;
 use crate::error::Fault;
 use crate::format::thin;
 use crate::model::dm::{Dm, Role, Table};
@@ -49,8 +49,7 @@ pub async fn stretch_below<S: Sys>(shard: &Shard<S>, running: &Running) -> Resul
 fn recorded(running: &Running) -> Vec<(Dm, Table)> {
     let pool = running.pool.borrow();
     let numbers = numbers(pool.members());
-    tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
-        .expect("a pool that runs has its tables")
+    tables::tables(pool.record(), pool.version(), running.uuid, &numbers).expect("a pool that runs has its tables")
 }
 
 /// Activates the private devices of a pool, the thin pool with as many blocks as it has come to have: more of them

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use cores::rt;
 
 use crate::engine::pool::numbers;
-use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::stack as tables;
 use crate::error::{Failure, Fault, Refusal};
 use crate::message::{Answer, Claim, View};
 use crate::model::dm::Dm;
@@ -87,7 +87,7 @@ async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Faul
     let (tables, volumes) = {
         let pool = running.pool.borrow();
         let numbers = numbers(pool.members());
-        let tables = tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
+        let tables = tables::tables(pool.record(), pool.version(), running.uuid, &numbers)
             .expect("a running pool has its tables");
         let volumes: Vec<_> = pool
             .filesystems

@@ -9,7 +9,7 @@
 use cores::rt;
 
 use crate::engine::pool::numbers;
-use crate::engine::stack::{self as private, LowWater};
+use crate::engine::stack as private;
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::dm::{Dm, Role, Table};
 use crate::shard::ops::{save, stack};
@@ -39,7 +39,7 @@ pub async fn up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failu
 fn tables(running: &Running) -> Result<Vec<(Dm, Table)>, Refusal> {
     let (pool, uuid) = (running.pool.borrow(), running.uuid);
     let version = pool.members()[0].header.version;
-    private::tables(pool.record(), version, uuid, &numbers(pool.members()), LowWater::Setup)
+    private::tables(pool.record(), version, uuid, &numbers(pool.members()))
         .map_err(|fault| Refusal::Inconsistent { pool: uuid, what: fault.as_str() })
 }
 
