@@ -26,8 +26,8 @@ pub const MDA_SECTORS_MAX: Sectors = Sectors(4_096);
 /// works through a full cache takes seconds; D-Bus clients wait for 25 seconds (libdbus) or more.
 pub const DEVICE_WAIT_MS: u64 = 20_000;
 
-/// Bytes of a record that a client's request leaves to what a pool does by itself: a thousand pieces
-/// more of the cap device at some 30 bytes, or 300 more of data devices at some 110.
+/// Bytes of a record that a client's request leaves to what a pool does by itself: 300 pieces
+/// more of data devices at some 110 bytes. Steps that follow each other on one device are one piece.
 pub const RECORD_ROOM_BYTES: usize = 32 << 10;
 
 /// Smallest filesystem: 512 MiB, what Stratis clients expect.

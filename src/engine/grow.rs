@@ -338,6 +338,7 @@ mod tests {
     use super::*;
     use crate::engine::check::check;
     use crate::engine::layout;
+    use crate::format::record;
     use crate::model::name::Name;
     use crate::model::pool::{IntegritySpec, MetadataVersion};
 
@@ -433,6 +434,19 @@ mod tests {
         assert!(pool.settle());
         assert_eq!((pool.state.data_total, pool.backed.data), (102_400, sectors(153_600)));
         assert_eq!((pool.state.low_water, pool.state.waits), (15_360, true));
+    }
+
+    #[test]
+    fn a_record_does_not_grow_with_the_steps() {
+        let mut pool = Pool::new(&[1_024 * GIB], SMALL);
+        pool.settle();
+        let length = |pool: &Pool| record::encode(&pool.record).len();
+        let (before, blocks) = (length(&pool), pool.state.data_total);
+        while pool.state.data_total < blocks + 1_000 * pool.pace.step {
+            pool.state.data_used = pool.state.data_total - pool.state.low_water;
+            assert!(pool.settle());
+        }
+        assert!(length(&pool) < before + 64, "{} bytes, and {before} before", length(&pool));
     }
 
     #[test]
