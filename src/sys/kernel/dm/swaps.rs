@@ -1,7 +1,8 @@
 //! Which swaps of thin pools' tables are under way, for those who would be in their way.
 //!
 //! A pool belongs to one core, so whoever changes it asks here. Invariant: a swap never waits for anybody; others
-//! wait for it, and find out that one has begun meanwhile. Deliberately absent: which pool. They take moments.
+//! wait for it, and find out that one has begun meanwhile. Deliberately absent: what hangs. A pool whose disks do keeps
+//! only itself waiting.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use cores::rt;
 /// How often is looked whether a swap has ended. One takes some milliseconds.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// The swaps of one core.
+/// The swaps of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Swaps {
     begun: Cell<u64>,
