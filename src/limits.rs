@@ -150,6 +150,17 @@ pub const GROW_MIB_MAX: u64 = 1 << 20;
 /// Milliseconds between two tries to make a thin pool larger while that fails. Its writers wait for it.
 pub const EXTEND_AGAIN_AFTER_MS: u64 = 1_000;
 
+/// Longest time for which nobody looks at a thin pool of which nothing is heard. Events are what growth follows;
+/// this costs an idle machine one question a minute for each pool.
+pub const BACKSTOP_MS_MAX: u64 = 60_000;
+
+/// Least time between two such looks while it fills: events come far earlier.
+pub const BACKSTOP_MS_MIN: u64 = 1_000;
+
+/// After this time an event that has not come is missed. The kernel wakes us at once; a machine that is overloaded
+/// may run nobody for a second.
+pub const EVENT_LATE_MS: u64 = 5_000;
+
 /// Bytes a second at which a filesystem that is at rest is believed to begin to fill: what copying many files to
 /// one disk comes to. The next look comes before half of its room is gone at this speed, or at twice the speed seen.
 pub const FILL_BYTES_PER_S: u128 = 32 << 20;

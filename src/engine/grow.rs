@@ -280,6 +280,14 @@ impl Granted {
     }
 }
 
+/// Milliseconds until a thin pool runs low that fills at twice the speed seen between two looks, so many apart;
+/// nothing if it was not written meanwhile.
+pub fn until_low(before: &ThinPoolState, now: &ThinPoolState, elapsed_ms: u64) -> Option<u64> {
+    let written = now.data_used.saturating_sub(before.data_used);
+    let left = now.data_total.saturating_sub(now.data_used).saturating_sub(now.low_water);
+    left.saturating_mul(elapsed_ms).checked_div(2 * written)
+}
+
 /// What a thin pool of this shape says, with all metadata that is on record, before anything is in it.
 pub fn unused(record: &PoolRecord, shape: Shape) -> ThinPoolState {
     let Shape { blocks, low_water, waits } = shape;
@@ -535,6 +543,17 @@ mod tests {
         for known in [None, Some(0), Some(102_401), Some(u64::MAX)] {
             assert_eq!(blocks(known), 102_400, "{known:?}");
         }
+    }
+
+    #[test]
+    fn how_it_fills_tells_when_it_runs_low() {
+        let before = Pool::new(&[1_024 * GIB], Pace::default()).state;
+        assert_eq!(until_low(&before, &before, 1_000), None);
+        let now = ThinPoolState { data_used: 100, ..before };
+        assert_eq!(until_low(&before, &now, 1_000), Some((51_200 - 100 - 15_360) * 5));
+        let low = ThinPoolState { data_used: 40_000, ..before };
+        assert_eq!(until_low(&before, &low, 1_000), Some(0));
+        assert_eq!(until_low(&low, &now, 1_000), None, "filesystems went");
     }
 
     #[test]

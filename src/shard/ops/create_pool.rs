@@ -26,7 +26,7 @@ use crate::model::token::Tokens;
 use crate::probe;
 use crate::shard::ops::extend::Extension;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, format, headers, stack, thin_pool};
+use crate::shard::ops::{Outcome, backstop, format, headers, stack};
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
 use crate::sys::encryption::Encryption;
@@ -251,8 +251,7 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Outcome {
     log::info!("pool created (pool={pool} name={:?} devices={})", view.name.as_str(), devices.len());
     shard.running.borrow_mut().insert(pool, Rc::new(running));
     shard.show(std::iter::once(View::Pool(view)).chain(devices.into_iter().map(View::Device)).collect());
-    // What happened to it before it ran was told to nobody.
-    thin_pool::look(shard, pool);
+    backstop::begin(shard, pool);
     Ok(Answer::PoolCreated(pool, ids))
 }
 
