@@ -26,8 +26,8 @@ pub const MDA_SECTORS_MAX: Sectors = Sectors(4_096);
 /// works through a full cache takes seconds; D-Bus clients wait for 25 seconds (libdbus) or more.
 pub const DEVICE_WAIT_MS: u64 = 20_000;
 
-/// Bytes of a record that a client's request leaves to what a pool does by itself: a thousand pieces
-/// more of the cap device at some 30 bytes, or 300 more of data devices at some 110.
+/// Bytes of a record that a client's request leaves to what a pool does by itself: 300 pieces
+/// more of data devices at some 110 bytes. Steps that follow each other on one device are one piece.
 pub const RECORD_ROOM_BYTES: usize = 32 << 10;
 
 /// Smallest filesystem: 512 MiB, what Stratis clients expect.
@@ -149,6 +149,17 @@ pub const GROW_MIB_MAX: u64 = 1 << 20;
 
 /// Milliseconds between two tries to make a thin pool larger while that fails. Its writers wait for it.
 pub const EXTEND_AGAIN_AFTER_MS: u64 = 1_000;
+
+/// Longest time for which nobody looks at a thin pool of which nothing is heard. Events are what growth follows;
+/// this costs an idle machine one question a minute for each pool.
+pub const BACKSTOP_MS_MAX: u64 = 60_000;
+
+/// Least time between two such looks while it fills: events come far earlier.
+pub const BACKSTOP_MS_MIN: u64 = 1_000;
+
+/// After this time an event that has not come is missed. The kernel wakes us at once; a machine that is overloaded
+/// may run nobody for a second.
+pub const EVENT_LATE_MS: u64 = 5_000;
 
 /// Bytes a second at which a filesystem that is at rest is believed to begin to fill: what copying many files to
 /// one disk comes to. The next look comes before half of its room is gone at this speed, or at twice the speed seen.

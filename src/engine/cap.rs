@@ -1,8 +1,9 @@
 //! The cap device of a pool: which dm device it is, and where the next piece on it goes.
 //!
 //! All that a pool keeps (thin metadata, its spare, thin data, the metadata volume) is a list of segments of this
-//! one device. Version 2 records each piece that was ever asked for, behind room for an encryption header;
-//! version 1 has no such room, and one piece that grows.
+//! one device. Version 2 records the pieces that were asked for, behind room for an encryption header: stratisd 3.9.2
+//! lists each of them, here one that follows the last makes that longer, so that a record does not grow with each
+//! step of its pool. Version 1 has no such room, and one piece that grows.
 //!
 //! Invariant: a record that passed `check` passes it when what is entered here is entered in a flex device and in
 //! the data tier too.
@@ -30,11 +31,9 @@ pub const fn role(record: &PoolRecord, version: MetadataVersion) -> Role {
 pub fn append(cap: &mut Cap, length: Sectors) -> Segment {
     let end = cap.allocs.iter().chain(&cap.crypt_meta_allocs).map(Segment::end).max();
     let piece = Segment { start: end.expect("the metadata volume is on the cap device"), length };
-    // Only a record of version 1 keeps no room for an encryption header: so `check` has found it.
-    if cap.crypt_meta_allocs.is_empty() {
-        cap.allocs[0].length += length;
-    } else {
-        cap.allocs.push(piece);
+    match cap.allocs.last_mut() {
+        Some(last) if last.end() == piece.start => last.length += length,
+        Some(_) | None => cap.allocs.push(piece),
     }
     piece
 }
@@ -48,10 +47,15 @@ mod tests {
     }
 
     #[test]
-    fn version_2_lists_each_piece_and_version_1_has_one() {
+    fn a_piece_that_follows_the_last_makes_it_longer() {
         let mut new = Cap { allocs: vec![segment(34_816, 8_192)], crypt_meta_allocs: vec![segment(0, 34_816)] };
         assert_eq!(append(&mut new, Sectors(2_048)), segment(43_008, 2_048));
-        assert_eq!(new.allocs, [segment(34_816, 8_192), segment(43_008, 2_048)]);
+        assert_eq!(new.allocs, [segment(34_816, 10_240)]);
+        // Theirs need not be in the order of their addresses.
+        let theirs = [segment(43_008, 2_048), segment(34_816, 8_192)];
+        let mut found = Cap { allocs: theirs.to_vec(), crypt_meta_allocs: vec![segment(0, 34_816)] };
+        assert_eq!(append(&mut found, Sectors(6)), segment(45_056, 6));
+        assert_eq!(found.allocs, [theirs[0], theirs[1], segment(45_056, 6)]);
         let mut old = Cap { allocs: vec![segment(0, 8_192)], crypt_meta_allocs: Vec::new() };
         assert_eq!(append(&mut old, Sectors(2_048)), segment(8_192, 2_048));
         assert_eq!(append(&mut old, Sectors(6)), segment(10_240, 6));

@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::engine::layout;
-    use crate::engine::stack::{self, LowWater};
+    use crate::engine::stack;
     use crate::format::record::{self, CacheTier, Devices};
     use crate::model::device::DeviceNumber;
     use crate::model::dm::Table;
@@ -392,7 +392,7 @@ mod tests {
             }
             let numbers = sizes().into_keys().zip(0..).map(|(uuid, minor)| (uuid, DeviceNumber(minor, 8))).collect();
             let pool = PoolUuid::from_random([9; 16]);
-            let tables = stack::tables(&record, version, pool, &numbers, LowWater::Setup).expect("a plain pool");
+            let tables = stack::tables(&record, version, pool, &numbers).expect("a plain pool");
             let bottom = tables[0].1.length();
             prop_assert!(bottom < sizes().values().copied().sum());
             for (device, table) in &tables[1..] {

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::engine::check::check;
     use crate::engine::layout;
-    use crate::engine::stack::{LowWater, tables};
+    use crate::engine::stack::tables;
     use crate::model::device::DeviceNumber;
     use crate::model::ids::{DevUuid, PoolUuid};
     use crate::model::name::Name;
@@ -125,7 +125,7 @@ mod tests {
             assert!(record.is_encrypted() && is_sound(&record));
         }
         let (pool, numbers) = (PoolUuid::from_random([2; 16]), BTreeMap::from([(device(), DeviceNumber(8, 0))]));
-        let of = |record| tables(record, MetadataVersion::V2, pool, &numbers, LowWater::Setup).expect("no cache");
+        let of = |record| tables(record, MetadataVersion::V2, pool, &numbers).expect("no cache");
         assert_eq!(of(&record), of(&plain));
         record.last_reencrypt = Some(7);
         leave(&mut record);

@@ -115,6 +115,17 @@ pub struct Next {
     pub waits: bool,
 }
 
+/// What a thin pool needs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Need {
+    /// It is as it should be, and what comes next is there.
+    Nothing,
+    /// This table, now.
+    Swap(Table),
+    /// What comes next is to be entered, or has been and is not backed yet.
+    Next,
+}
+
 /// What growth is judged by.
 #[derive(Clone, Debug)]
 pub struct Ground<'a> {
@@ -266,6 +277,14 @@ impl Granted {
     }
 }
 
+/// Milliseconds until a thin pool runs low that fills at twice the speed seen between two looks, so many apart;
+/// nothing if it was not written meanwhile.
+pub fn until_low(before: &ThinPoolState, now: &ThinPoolState, elapsed_ms: u64) -> Option<u64> {
+    let written = now.data_used.saturating_sub(before.data_used);
+    let left = now.data_total.saturating_sub(now.data_used).saturating_sub(now.low_water);
+    left.saturating_mul(elapsed_ms).checked_div(2 * written)
+}
+
 /// What a thin pool of this shape says, with all metadata that is on record, before anything is in it.
 pub fn unused(record: &PoolRecord, shape: Shape) -> ThinPoolState {
     let Shape { blocks, low_water, waits } = shape;
@@ -320,6 +339,7 @@ mod tests {
     use super::*;
     use crate::engine::check::check;
     use crate::engine::layout;
+    use crate::format::record;
     use crate::model::name::Name;
     use crate::model::pool::{IntegritySpec, MetadataVersion};
 
@@ -418,6 +438,19 @@ mod tests {
     }
 
     #[test]
+    fn a_record_does_not_grow_with_the_steps() {
+        let mut pool = Pool::new(&[1_024 * GIB], SMALL);
+        pool.settle();
+        let length = |pool: &Pool| record::encode(&pool.record).len();
+        let (before, blocks) = (length(&pool), pool.state.data_total);
+        while pool.state.data_total < blocks + 1_000 * pool.pace.step {
+            pool.state.data_used = pool.state.data_total - pool.state.low_water;
+            assert!(pool.settle());
+        }
+        assert!(length(&pool) < before + 64, "{} bytes, and {before} before", length(&pool));
+    }
+
+    #[test]
     fn a_small_pool_without_filesystems_is_not_out_of_space() {
         for size in [1, 2, 10, 40] {
             let mut pool = Pool::new(&[size * GIB], Pace::default());
@@ -504,6 +537,17 @@ mod tests {
         for known in [None, Some(0), Some(102_401), Some(u64::MAX)] {
             assert_eq!(blocks(known), 102_400, "{known:?}");
         }
+    }
+
+    #[test]
+    fn how_it_fills_tells_when_it_runs_low() {
+        let before = Pool::new(&[1_024 * GIB], Pace::default()).state;
+        assert_eq!(until_low(&before, &before, 1_000), None);
+        let now = ThinPoolState { data_used: 100, ..before };
+        assert_eq!(until_low(&before, &now, 1_000), Some((51_200 - 100 - 15_360) * 5));
+        let low = ThinPoolState { data_used: 40_000, ..before };
+        assert_eq!(until_low(&before, &low, 1_000), Some(0));
+        assert_eq!(until_low(&low, &now, 1_000), None, "filesystems went");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use crate::engine::encryption;
 use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
 use crate::engine::gather::features;
-use crate::engine::grow::{self, Backed, Ground, Pace, Shape};
+use crate::engine::grow::{self, Backed, Ground, Need, Pace, Shape};
 use crate::engine::limit::{self, Terms};
 use crate::engine::size;
 use crate::engine::space::Space;
@@ -231,17 +231,17 @@ impl Pool {
         self.ground(pace).at_start(Some(fresh.blocks)).table(&self.record)
     }
 
-    /// The table that its thin pool is to have now, if that is not the one it has.
-    pub fn thin_pool_table(&self, state: &ThinPoolState, pace: Pace) -> Option<Table> {
-        let shape = self.ground(pace).shape(state, self.backed);
-        let same = shape == Shape::of(state) && !Ground::is_behind(state, self.backed);
-        (!same).then(|| shape.table(&self.record))
-    }
-
-    /// Whether something is to be entered, or has been and is not backed yet.
-    pub fn has_next(&self, state: &ThinPoolState, pace: Pace) -> bool {
+    /// What its thin pool needs, which is so.
+    pub fn need(&self, state: &ThinPoolState, pace: Pace) -> Need {
         let ground = self.ground(pace);
-        self.backed != Backed::all(&self.record) || ground.next(state, ground.shape(state, self.backed)).is_some()
+        let shape = ground.shape(state, self.backed);
+        if shape != Shape::of(state) || Ground::is_behind(state, self.backed) {
+            Need::Swap(shape.table(&self.record))
+        } else if self.backed != Backed::all(&self.record) || ground.next(state, shape).is_some() {
+            Need::Next
+        } else {
+            Need::Nothing
+        }
     }
 
     /// Enters what it gets next. Gives back what was on record before, or `None` if all is there.

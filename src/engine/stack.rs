@@ -23,15 +23,6 @@ use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::pool::MetadataVersion;
 use crate::units::Sectors;
 
-/// When a thin pool is to raise its event.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LowWater {
-    /// At once: whoever makes a thin pool of this table puts in what it is to be (`grow`).
-    Setup,
-    /// At this many free blocks.
-    Blocks(u64),
-}
-
 /// The record describes what cannot be activated here.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum StackFault {
@@ -60,7 +51,6 @@ pub fn tables(
     version: MetadataVersion,
     pool: PoolUuid,
     numbers: &BTreeMap<DevUuid, DeviceNumber>,
-    low_water: LowWater,
 ) -> Result<Vec<(Dm, Table)>, StackFault> {
     let private = |role| Dm::Private(pool, role);
     let origin = segments(record.backstore.data_tier.blockdev.allocs.iter().flatten(), numbers)?;
@@ -87,7 +77,7 @@ pub fn tables(
     tables.push((private(Role::ThinMeta), linear(cap, &flex.thin_meta_dev, base)));
     tables.push((private(Role::ThinData), linear(cap, &flex.thin_data_dev, base)));
     tables.push((private(Role::Mdv), linear(cap, &flex.meta_dev, base)));
-    tables.push((private(Role::ThinPool), thin_pool(record, low_water)));
+    tables.push((private(Role::ThinPool), thin_pool(record)));
     Ok(tables)
 }
 
@@ -96,13 +86,11 @@ pub fn thin(record: &FilesystemRecord) -> Table {
     Table::Thin { length: record.size, id: record.thin_id }
 }
 
-/// The table of the thin pool itself.
-pub fn thin_pool(record: &PoolRecord, low_water: LowWater) -> Table {
+/// The table of the thin pool itself, with all that is on record. It says at once that it runs low: whoever makes a
+/// thin pool of this puts in what it is to be (`grow`).
+pub fn thin_pool(record: &PoolRecord) -> Table {
     let length: Sectors = record.flex_devs.thin_data_dev.iter().sum();
-    let low_water = match low_water {
-        LowWater::Setup => length.0 / DATA_BLOCK.0,
-        LowWater::Blocks(blocks) => blocks,
-    };
+    let low_water = length.0 / DATA_BLOCK.0;
     Table::ThinPool { length, block: DATA_BLOCK, low_water, features: record.thin_features() }
 }
 
@@ -162,13 +150,13 @@ mod tests {
 
     #[test]
     fn a_pool_of_one_gibibyte_has_these_tables() {
-        let tables = tables(&record(), MetadataVersion::V2, pool(), &numbers(), LowWater::Blocks(164)).expect("plain");
+        let tables = tables(&record(), MetadataVersion::V2, pool(), &numbers()).expect("plain");
         let dm = |role| Dm::Private(pool(), role);
         let cap = Below::Dm(dm(Role::Cache));
         let thin_pool = Table::ThinPool {
             length: Sectors(671_744),
             block: Sectors(2_048),
-            low_water: 164,
+            low_water: 328,
             features: vec![ThinFeature::NoDiscardPassdown],
         };
         let expected = [
@@ -187,22 +175,14 @@ mod tests {
         let mut record = record();
         let theirs = [ThinFeature::NoDiscardPassdown, ThinFeature::SkipBlockZeroing];
         record.set_thin_features(&theirs);
-        let Table::ThinPool { features, .. } = thin_pool(&record, LowWater::Setup) else { panic!("a thin pool") };
+        let Table::ThinPool { features, .. } = thin_pool(&record) else { panic!("a thin pool") };
         assert_eq!(features, theirs);
-    }
-
-    #[test]
-    fn low_water_is_what_the_moment_wants() {
-        for (asked, expected) in [(LowWater::Setup, 328), (LowWater::Blocks(7), 7)] {
-            let Table::ThinPool { low_water, .. } = thin_pool(&record(), asked) else { panic!("a thin pool") };
-            assert_eq!(low_water, expected);
-        }
     }
 
     #[test]
     fn what_cannot_be_activated_is_refused() {
         let tables = |record: &PoolRecord, numbers: &BTreeMap<_, _>| {
-            tables(record, MetadataVersion::V2, pool(), numbers, LowWater::Setup).map(|tables| tables.len())
+            tables(record, MetadataVersion::V2, pool(), numbers).map(|tables| tables.len())
         };
         assert_eq!(tables(&record(), &numbers()), Ok(6));
         assert_eq!(tables(&record(), &BTreeMap::new()), Err(StackFault::Missing(device())));
@@ -215,9 +195,9 @@ mod tests {
         let on = |start, length| DeviceSegment { parent: fast, start: Sectors(start), length: Sectors(length) };
         let blockdev =
             Devices { allocs: vec![vec![on(1_056_768, 1_040_384)], vec![on(8_192, 1_048_576)]], devs: Vec::new() };
-        let plain = tables(&record, MetadataVersion::V2, pool(), &numbers(), LowWater::Setup).expect("plain");
+        let plain = tables(&record, MetadataVersion::V2, pool(), &numbers()).expect("plain");
         record.backstore.cache_tier = Some(CacheTier { blockdev });
-        let all = |numbers: &BTreeMap<_, _>| tables(&record, MetadataVersion::V2, pool(), numbers, LowWater::Setup);
+        let all = |numbers: &BTreeMap<_, _>| tables(&record, MetadataVersion::V2, pool(), numbers);
         assert_eq!(all(&numbers()), Err(StackFault::Missing(fast)));
         let mut numbers = numbers();
         numbers.insert(fast, DeviceNumber(8, 32));
@@ -238,7 +218,7 @@ mod tests {
         let all = |record: &PoolRecord| {
             let mut numbers = numbers();
             numbers.insert(DevUuid::from_random([4; 16]), DeviceNumber(8, 32));
-            tables(record, MetadataVersion::V1, pool(), &numbers, LowWater::Setup).expect("all devices are there")
+            tables(record, MetadataVersion::V1, pool(), &numbers).expect("all devices are there")
         };
         let plain = all(&record);
         let roles = |tables: &[(Dm, Table)]| {

@@ -282,6 +282,12 @@ impl ThinPoolState {
         matches!(self.mode, ThinPoolMode::ReadWrite) && !self.needs_check
     }
 
+    /// Whether it is as the kernel raises an event for.
+    pub const fn is_told(&self) -> bool {
+        let runs_low = self.data_total - self.data_used <= self.low_water;
+        runs_low || self.meta_total - self.meta_used <= self.meta_low_water || !self.can_change()
+    }
+
     /// Whether its metadata can still be changed.
     pub const fn can_change(&self) -> bool {
         match self.mode {

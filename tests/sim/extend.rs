@@ -274,6 +274,23 @@ fn an_extension_that_fails_is_tried_again() {
 }
 
 #[test]
+fn a_pool_of_which_nothing_is_heard_grows_all_the_same() {
+    let machine = machine();
+    let own = machine.clone();
+    live_at(PACE, SEED, &machine, move |driver| async move {
+        let volume = make(&driver, &["a"]).await[0];
+        rt::sleep(AGES).await;
+        own.lose_dm_events();
+        let first = blocks(&own).0;
+        assert!(fill(&own, volume, 100..1_000, Duration::from_secs(1)).await);
+        assert!(blocks(&own).0 >= first + 6 * PACE.step && own.outs(pool()) == 0, "{:?}", blocks(&own));
+        is_backed(&own, "nothing was heard");
+    })
+    .finished();
+    assert_eq!(machine.bugs(), Vec::<String>::new());
+}
+
+#[test]
 fn a_pool_that_is_quiet_does_nothing() {
     let machine = machine();
     let own = machine.clone();

@@ -21,8 +21,8 @@ use crate::support::client::Client;
 use crate::support::{MIB, interface};
 
 /// In MiB: by how much the pool grows at once, and at how many free ones.
-const STEP: u64 = 16;
-const LOW_WATER: u64 = 256;
+pub(crate) const STEP: u64 = 16;
+pub(crate) const LOW_WATER: u64 = 256;
 /// Growths that are waited for.
 const GROWTHS: usize = 100;
 /// What a writer writes at most, in MiB.
@@ -34,12 +34,12 @@ const SIZE: &str = "4294967296";
 const SMALL: &str = "536870912";
 
 /// What the kernel says when a thin pool runs low, when it grows, and when it is full.
-const LOW: &str = "reached low water mark for data device";
-const GROWS: &str = "growing the data device from";
-const FULL: &str = "out-of-data-space";
+pub(crate) const LOW: &str = "reached low water mark for data device";
+pub(crate) const GROWS: &str = "growing the data device from";
+pub(crate) const FULL: &str = "out-of-data-space";
 /// What the daemon says when a thin pool has grown, and when it is full.
 const GROWN: &str = "thin pool changed";
-const TOLD_FULL: &str = "now=out_of_data_space";
+pub(crate) const TOLD_FULL: &str = "now=out_of_data_space";
 
 scenario!(
     /// Writers, and clients that create, destroy and list filesystems.
@@ -179,14 +179,19 @@ fn kernel() -> String {
     run("dmesg", &[])
 }
 
-fn count(log: &str, words: &str) -> usize {
+pub(crate) fn count(log: &str, words: &str) -> usize {
     log.lines().filter(|line| line.contains(words)).count()
 }
 
-/// Data blocks of the thin pool.
+/// Data blocks of the only thin pool.
 fn blocks() -> u64 {
     let (name, _) = dm::tables().into_iter().find(|(name, _)| name.ends_with("thinpool-pool")).expect("the pool runs");
-    let status = dm::status(&name);
+    blocks_of(&name)
+}
+
+/// Data blocks of a thin pool.
+pub(crate) fn blocks_of(name: &str) -> u64 {
+    let status = dm::status(name);
     let data = status.split_ascii_whitespace().nth(5).expect("used/total of the data");
     data.split_once('/').expect("used/total").1.parse().expect("a number")
 }
@@ -231,7 +236,7 @@ fn report(guest: &Guest, first: u64, written: &[Written]) {
     assert!(steps >= GROWTHS, "{steps} growths");
 }
 
-fn told(log: &str, key: &str) -> Vec<f64> {
+pub(crate) fn told(log: &str, key: &str) -> Vec<f64> {
     told_by(log, key, key)
 }
 
@@ -242,7 +247,7 @@ fn told_by(log: &str, words: &str, key: &str) -> Vec<f64> {
 }
 
 /// How they are spread.
-fn figures(mut all: Vec<f64>) -> String {
+pub(crate) fn figures(mut all: Vec<f64>) -> String {
     all.sort_by(f64::total_cmp);
     let Some(last) = all.last() else { return "none".to_owned() };
     let at = |part: usize| all[(all.len() * part / 100).min(all.len() - 1)];

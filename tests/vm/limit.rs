@@ -45,13 +45,13 @@ scenario!(
 );
 
 /// A pool in use.
-struct Pool {
-    path: String,
+pub(crate) struct Pool {
+    pub(crate) path: String,
     uuid: String,
 }
 
 impl Pool {
-    fn found(client: &Client) -> Self {
+    pub(crate) fn found(client: &Client) -> Self {
         let (path, _) = client.family("pool").into_iter().next().expect("the pool runs");
         let uuid = client.get(&path, &interface("pool", 9), "Uuid").expect("a property").text().to_owned();
         Self { path, uuid }
@@ -61,12 +61,12 @@ impl Pool {
         client.get(&self.path, &interface("pool", 9), "FsLimit").expect("a property").number()
     }
 
-    fn private(&self, role: &str) -> String {
+    pub(crate) fn private(&self, role: &str) -> String {
         format!("stratis-1-private-{}-{role}", self.uuid)
     }
 
     /// Blocks of metadata that the thin pool has, and its device.
-    fn meta(&self) -> (u64, u64) {
+    pub(crate) fn meta(&self) -> (u64, u64) {
         let status = dm::status(&self.private("thinpool-pool"));
         let words: Vec<&str> = status.split_ascii_whitespace().collect();
         let (_, total) = words[4].split_once('/').expect("used/total of the metadata");

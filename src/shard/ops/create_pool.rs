@@ -12,7 +12,6 @@ use crate::engine::filesystem::Filesystems;
 use crate::engine::grow::Pace;
 use crate::engine::layout::{self, LayoutFault};
 use crate::engine::pool::{Member, Pool, numbers};
-use crate::engine::stack::LowWater;
 use crate::engine::{devices, encryption, size, stack as tables, volume};
 use crate::error::{Failure, Fault, Refusal};
 use crate::format::header::{FLAG_CREATING, StaticHeader};
@@ -27,7 +26,7 @@ use crate::model::token::Tokens;
 use crate::probe;
 use crate::shard::ops::extend::Extension;
 use crate::shard::ops::save::{self, Saver};
-use crate::shard::ops::{Outcome, format, headers, stack, thin_pool};
+use crate::shard::ops::{Outcome, backstop, format, headers, stack};
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
 use crate::sys::encryption::Encryption;
@@ -143,7 +142,7 @@ fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind, pace: Pace) -> Re
     let numbers = numbers(&members);
     // What the thin pool gets next is on record from the start, and below it.
     let (record, top) = lay_ahead(asked, record, &members, pace);
-    let mut tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers, LowWater::Setup)
+    let mut tables = tables::tables(&record, MetadataVersion::V2, asked.pool, &numbers)
         .expect("a layout that was just made has its tables");
     tables.last_mut().expect("a stack has a thin pool").1 = top;
     let encryption = asked.encryption.clone();
@@ -252,8 +251,7 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Outcome {
     log::info!("pool created (pool={pool} name={:?} devices={})", view.name.as_str(), devices.len());
     shard.running.borrow_mut().insert(pool, Rc::new(running));
     shard.show(std::iter::once(View::Pool(view)).chain(devices.into_iter().map(View::Device)).collect());
-    // What happened to it before it ran was told to nobody.
-    thin_pool::look(shard, pool);
+    backstop::begin(shard, pool);
     Ok(Answer::PoolCreated(pool, ids))
 }
 

@@ -17,8 +17,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use cores::clock::Instant;
 use cores::rt;
 
+use crate::engine::grow::Need;
 use crate::error::{Failure, Why};
 use crate::limits::EXTEND_AGAIN_AFTER_MS;
 use crate::model::dm::{Dm, Role, Table, ThinFeature, ThinPoolState};
@@ -36,35 +38,68 @@ pub struct Extension {
     preparing: Cell<bool>,
     /// The last try failed, which was told.
     failing: Cell<bool>,
+    /// How often something was heard of the thin pool, or it was looked at for another reason.
+    pub(super) heard: Cell<u64>,
+    /// Since when there is something to look at.
+    pub(super) since: Cell<Option<Instant>>,
+    /// How often it should have been heard of and was not.
+    pub(super) missed: Cell<u64>,
 }
 
-/// Makes a thin pool what it is to be, now that it is so. True: something was done, and it is to be looked at again.
-pub async fn answer<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>, state: &ThinPoolState) -> bool {
-    let pace = shard.pace.get();
-    let table = {
+/// Makes a thin pool what it is to be, now that it is so; there has been something to look at `since` then. True:
+/// something was done, and it is to be looked at again.
+pub async fn answer<S: Sys>(
+    shard: &Rc<Shard<S>>,
+    running: &Rc<Running>,
+    state: &ThinPoolState,
+    since: Instant,
+) -> bool {
+    let need = {
         let pool = running.pool.borrow();
         if pool.availability() == Availability::NoPoolChanges || !state.can_change() {
             return false;
         }
-        pool.thin_pool_table(state, pace)
+        pool.need(state, shard.pace.get())
     };
-    if let Some(table) = table {
-        return swap(shard, running, state, table).await;
+    match need {
+        Need::Nothing => false,
+        Need::Swap(table) => swap(shard, running, (state, since), table).await,
+        Need::Next => {
+            go_ahead(shard, running);
+            false
+        }
     }
-    if running.pool.borrow().has_next(state, pace) {
-        go_ahead(shard, running);
-    }
-    false
 }
 
-async fn swap<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>, state: &ThinPoolState, table: Table) -> bool {
+/// Whether there is something to do for a thin pool that nobody does.
+pub fn is_overlooked<S: Sys>(shard: &Shard<S>, running: &Running, state: &ThinPoolState) -> bool {
+    let (pool, extension) = (running.pool.borrow(), &running.extension);
+    if shard.looks.borrow().contains_key(&running.uuid) || extension.preparing.get() || extension.failing.get() {
+        return false;
+    }
+    match pool.availability() {
+        Availability::NoPoolChanges => false,
+        Availability::Full | Availability::NoRequests if state.can_change() => {
+            pool.need(state, shard.pace.get()) != Need::Nothing
+        }
+        Availability::Full | Availability::NoRequests => true,
+    }
+}
+
+async fn swap<S: Sys>(
+    shard: &Rc<Shard<S>>,
+    running: &Rc<Running>,
+    (state, since): (&ThinPoolState, Instant),
+    table: Table,
+) -> bool {
     let pool = running.uuid;
     let began = rt::now();
     let change = change(state, &table);
     match shard.sys.swap(&[(Dm::Private(pool, Role::ThinPool), table)]).await {
         Ok(stood) => {
             let stood = stood.as_secs_f64() * 1_000.0;
-            log::info!("thin pool changed (pool={pool} {change} ms={} stood_ms={stood:.1})", milliseconds(began));
+            let (heard, took) = (milliseconds(since), milliseconds(began));
+            log::info!("thin pool changed (pool={pool} {change} heard_ms={heard} ms={took} stood_ms={stood:.1})");
             running.extension.failing.set(false);
             true
         }

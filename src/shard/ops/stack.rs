@@ -5,7 +5,7 @@
 
 use crate::engine::grow;
 use crate::engine::pool::{numbers, sizes};
-use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::stack as tables;
 use crate::error::{Fault, Refusal};
 use crate::format::thin;
 use crate::model::dm::{Dm, Role, Table};
@@ -48,7 +48,7 @@ pub async fn stretch_below<S: Sys>(shard: &Shard<S>, running: &Running) -> Resul
 /// The private devices of a pool that starts, with their tables as recorded: bottom first, the thin pool last.
 pub fn recorded(running: &Running) -> Result<Vec<(Dm, Table)>, Refusal> {
     let (pool, uuid) = (running.pool.borrow(), running.uuid);
-    tables::tables(pool.record(), pool.version(), uuid, &numbers(pool.members()), LowWater::Setup)
+    tables::tables(pool.record(), pool.version(), uuid, &numbers(pool.members()))
         .map_err(|fault| Refusal::Inconsistent { pool: uuid, what: fault.as_str() })
 }
 

@@ -27,8 +27,8 @@ use crate::shard::ops::extend::Extension;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
-    Outcome, add_devices, create_pool, encryption, gather, headers, heal, intents, records, revert, stack, thin_meta,
-    thin_pool,
+    Outcome, add_devices, backstop, create_pool, encryption, gather, headers, heal, intents, records, revert, stack,
+    thin_meta,
 };
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard, news};
@@ -364,8 +364,7 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
     news::runs(shard, &running);
     shard.running.borrow_mut().insert(pool, Rc::new(running));
     shard.show(views);
-    // What happened to it before it ran was told to nobody.
-    thin_pool::look(shard, pool);
+    backstop::begin(shard, pool);
     Answer::PoolStarted(pool, devices, filesystems)
 }
 

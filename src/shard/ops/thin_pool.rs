@@ -21,9 +21,9 @@ use crate::sys::Sys;
 
 /// Looks at the thin pool of a running pool, soon.
 pub fn look<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
-    if shard.stopping.get() || shard.running(pool).is_none() {
-        return;
-    }
+    let Some(running) = shard.running(pool).filter(|_| !shard.stopping.get()) else { return };
+    running.extension.heard.set(running.extension.heard.get() + 1);
+    running.extension.since.set(running.extension.since.get().or(Some(rt::now())));
     if let Some(again) = shard.looks.borrow_mut().get_mut(&pool) {
         *again = true;
         return;
@@ -57,6 +57,7 @@ pub fn look<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
 /// Looks once. True: it was changed, and is to be looked at again.
 async fn run<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> bool {
     let pool = running.uuid;
+    let since = running.extension.since.take().unwrap_or_else(rt::now);
     let seen = shard.sys.thin_pool(pool).await;
     // It may have been stopped meanwhile, or stopped and started: then this is about another one.
     if !shard.is_running(running) {
@@ -80,5 +81,5 @@ async fn run<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> bool {
         log::error!("a thin pool takes no changes any more (pool={pool} {state:?})");
         shard.degrade(running, Availability::NoPoolChanges);
     }
-    extend::answer(shard, running, &state).await
+    extend::answer(shard, running, &state, since).await
 }

@@ -1,7 +1,7 @@
 //! The threads of one core for calls that block, by what they may wait for.
 //!
-//! Invariant: a job waits only behind jobs of its own kind. The urgent lane never waits for udev, a
-//! mount or LUKS, so an event is answered whatever else goes on.
+//! Invariant: a job waits only behind jobs of its own kind. Deliberately absent: what each pool has for itself, see
+//! `dm::reserve`.
 
 use std::io;
 
@@ -15,11 +15,9 @@ pub(super) use crate::sys::jobs::{blocking, on};
 /// The lanes of one core.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    /// Ioctls that answer events: reading a status, swapping a table. One reserved thread.
-    pub(super) urgent: Lane,
-    /// Making what lies below thin pools longer, ahead of need: not behind what clients have asked for.
-    pub(super) below: Lane,
-    /// All other device-mapper ioctls.
+    /// Listing which dm devices raised events: one thread, which waits for no device.
+    pub(super) events: Lane,
+    /// Device-mapper ioctls that answer no event.
     pub(super) dm: Lane,
     /// Mounts and unmounts.
     pub(super) mount: Lane,
@@ -40,8 +38,7 @@ impl Lanes {
         // These suspend devices, if only for the moment in which the kernel swaps tables.
         let steady = |name, threads| Lane::prepared(name, threads, LANE_QUEUE_MAX, cpu, steady::make);
         Ok(Self {
-            urgent: steady("urgent", 1)?,
-            below: steady("below", 1)?,
+            events: steady("events", 1)?,
             dm: steady("dm", BLOCKING_THREADS)?,
             mount: lane("mount", BLOCKING_THREADS)?,
             mounted: lane("mounted", BLOCKING_THREADS)?,

@@ -33,6 +33,7 @@ use std::rc::Rc;
 
 use cores::rt;
 use cores::side::Side;
+use cores::steady;
 
 use self::devices::Open;
 use self::dm::Mapper;
@@ -76,8 +77,11 @@ impl KernelSys {
     /// # Panics
     /// Outside of a core: there is no side ring.
     pub fn new(cpu: Option<usize>) -> io::Result<Self> {
+        if let Err(error) = steady::hasten() {
+            log::warn!("events may wait for whatever keeps the machine busy: {error}");
+        }
         let lanes = Rc::new(Lanes::new(cpu)?);
-        let mapper = Mapper::new(Rc::clone(&lanes))?;
+        let mapper = Mapper::new(Rc::clone(&lanes), cpu)?;
         let inner = Inner {
             side: rt::side(),
             lanes,

@@ -98,7 +98,7 @@ impl KernelSys {
             dm.arm_poll()?;
             dm.list_devices()
         };
-        let listed: DmResult<Vec<_>> = lanes::on(&self.inner.lanes.urgent, job).await?;
+        let listed: DmResult<Vec<_>> = lanes::on(&self.inner.lanes.events, job).await?;
         let listed = listed.map_err(|error| {
             log::error!("device-mapper does not list its devices: {error}");
             Why::Errno(libc::EIO)

@@ -197,6 +197,11 @@ impl Machine {
         self.state().news.raise(device);
     }
 
+    /// From now on events of dm devices are lost, which no kernel does.
+    pub fn lose_dm_events(&self) {
+        self.state().news.deaf = true;
+    }
+
     /// From now on reads of a disk fail with this errno; with `None` they succeed again.
     pub fn fail_reads(&self, path: &str, errno: Option<i32>) {
         self.state().disk_mut(path).reads_fail = errno;

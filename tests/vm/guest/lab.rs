@@ -26,6 +26,17 @@ impl Lab {
         lab
     }
 
+    /// A disk that keeps what is written to its first sectors, which the one below has, and forgets the rest. It takes
+    /// no room, and is as fast as can be.
+    #[track_caller]
+    pub(crate) fn forgetful(disk: &str, name: &str, kept: u64, sectors: u64) -> Self {
+        run("modprobe", &["dm-zero"]);
+        let lab = Self { name: name.to_owned(), disk: disk.to_owned(), sectors: kept };
+        dmsetup(&["create", name], &format!("{}{kept} {} zero\n", lab.linear(0, kept), sectors - kept));
+        udev::settle();
+        lab
+    }
+
     /// Its path.
     pub(crate) fn path(&self) -> String {
         format!("/dev/mapper/{}", self.name)
@@ -56,6 +67,12 @@ impl Lab {
     pub(crate) fn delay(&self, milliseconds: u32) {
         let way = format!("{} 0 {milliseconds}", self.disk);
         self.swap(&format!("0 {} delay {way} {way} {way}\n", self.sectors));
+    }
+
+    /// Each read, write and flush of these sectors takes so much longer.
+    pub(crate) fn delay_part(&self, start: u64, count: u64, milliseconds: u32) {
+        let way = format!("{} {start} {milliseconds}", self.disk);
+        self.swap(&self.around(start, count, &format!("{start} {count} delay {way} {way} {way}\n")));
     }
 
     /// Nothing is answered until `go_on`.

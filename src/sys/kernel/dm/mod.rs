@@ -10,6 +10,7 @@ mod change;
 mod control;
 mod cookie;
 mod ioctl;
+mod reserve;
 mod semaphore;
 mod status;
 mod swaps;
@@ -25,7 +26,7 @@ use cores::rt;
 
 use self::control::{Ask, Control, Info};
 use self::cookie::Cookie;
-use self::swaps::Swaps;
+use self::reserve::Reserves;
 use self::table::Numbered;
 use self::udev::Waits;
 use crate::error::Why;
@@ -42,7 +43,7 @@ pub(super) struct Mapper {
     lanes: Rc<Lanes>,
     control: Arc<Control>,
     waits: Rc<Waits>,
-    swaps: Swaps,
+    reserves: Reserves,
 }
 
 /// Takes away what a daemon that died left of its talk with udev. Call it before any core has a `Mapper`.
@@ -52,30 +53,35 @@ pub(super) fn clear_cookies() {
 
 impl Mapper {
     /// Opens device-mapper.
-    pub(super) fn new(lanes: Rc<Lanes>) -> io::Result<Self> {
+    pub(super) fn new(lanes: Rc<Lanes>, cpu: Option<usize>) -> io::Result<Self> {
         let control = Arc::new(Control::open()?);
         let waits = Rc::new(Waits::new(Rc::clone(&lanes)));
-        Ok(Self { lanes, control, waits, swaps: Swaps::default() })
+        Ok(Self { lanes, control, waits, reserves: Reserves::new(cpu) })
     }
 
     /// As `Sys::activate`; says which device it failed at. What somebody else holds below is tried again: a
     /// process that was just forked has all our descriptors, exclusive ones too, until it runs its program. So is a
-    /// volume whose thin pool stood still for a moment: the kernel takes no table for it then.
+    /// volume whose thin pool stood still for a moment: the kernel takes no table for it then. That is waited out,
+    /// however often it grows, because it is nobody's fault.
     pub(super) async fn activate(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
+        let Some((first, _)) = tables.first() else { return Ok(()) };
+        let reserve = self.reserves.of(first.pool()).map_err(|why| (*first, why))?;
         let mut left = tables;
         let mut tries = 1;
         loop {
-            let none = self.swaps.none().await;
+            let none = reserve.swaps.none().await;
             let (device, why) = match self.activate_once(left).await {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
-            let held_up = why == Why::Errno(libc::EINVAL) && matches!(device, Dm::Thin(..)) && self.swaps.since(none);
-            if !(why == Why::Errno(libc::EBUSY) || held_up) || tries == DM_BUSY_TRIES {
-                return Err((device, why));
-            }
             let done = left.iter().position(|(other, _)| *other == device).expect("a device of the batch failed");
             left = &left[done..];
+            if why == Why::Errno(libc::EINVAL) && matches!(device, Dm::Thin(..)) && reserve.swaps.since(none) {
+                continue;
+            }
+            if why != Why::Errno(libc::EBUSY) || tries == DM_BUSY_TRIES {
+                return Err((device, why));
+            }
             tries += 1;
             rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
         }
@@ -96,7 +102,7 @@ impl Mapper {
         Ok(())
     }
 
-    /// As `Sys::swap`; says which device it failed at. One job; udev is told and not waited for. A thin pool has the
+    /// As `Sys::swap`; says which device it failed at. One job; udev is told and not waited for. A thin pool has a
     /// reserved thread for itself: what lies below waits for the disks before it stands still.
     pub(super) async fn swap(&self, tables: &[(Dm, Table)]) -> Result<Duration, (Dm, Why)> {
         let Some((first, _)) = tables.first() else { return Ok(Duration::ZERO) };
@@ -107,11 +113,12 @@ impl Mapper {
             };
             owned.iter().map(one).sum::<Result<Duration, _>>()
         };
+        let reserve = self.reserves.of(first.pool()).map_err(|why| (*first, why))?;
         if !matches!(first, Dm::Private(_, Role::ThinPool)) {
-            return lanes::on(&self.lanes.below, job).await.map_err(|why| (*first, why))?;
+            return lanes::on(&reserve.below, job).await.map_err(|why| (*first, why))?;
         }
-        let _swap = self.swaps.begin();
-        lanes::on(&self.lanes.urgent, job).await.map_err(|why| (*first, why))?
+        let _swap = reserve.swaps.begin();
+        lanes::on(&reserve.urgent, job).await.map_err(|why| (*first, why))?
     }
 
     /// As `Sys::deactivate`. What somebody has open is tried again: udev looks into new devices for moments.
@@ -134,6 +141,9 @@ impl Mapper {
             }
             left = busy;
             rt::sleep(Duration::from_millis(DM_BUSY_PAUSE_MS)).await;
+        }
+        for device in devices.iter().filter(|device| **device == thin_pool(device.pool())) {
+            self.reserves.release(device.pool());
         }
         first.map_or(Ok(()), Err)
     }
@@ -204,11 +214,12 @@ impl Mapper {
     /// As `Sys::thin_commit`: the kernel commits when it is asked for a status, but not while the thin pool stands
     /// still; then it is asked again.
     pub(super) async fn thin_commit(&self, pool: PoolUuid) -> Result<(), Why> {
+        let reserve = self.reserves.of(pool)?;
         let state = loop {
-            let none = self.swaps.none().await;
+            let none = reserve.swaps.none().await;
             let ask = move |control: &Control| control.lines(thin_pool(pool), Ask::StatusAfterCommit);
             let state = self.ask(move |control| status::thin_pool(&ask(control)?)).await?;
-            if !self.swaps.since(none) {
+            if !reserve.swaps.since(none) {
                 break state;
             }
         };
@@ -224,6 +235,7 @@ impl Mapper {
     /// As `Sys::thin_pool`.
     pub(super) async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Why> {
         let control = Arc::clone(&self.control);
+        let reserve = self.reserves.of(pool)?;
         let job = move || {
             let state = status::thin_pool(&control.lines(thin_pool(pool), Ask::Status)?)?;
             match Numbered::parse(&control.lines(thin_pool(pool), Ask::Table)?) {
@@ -231,7 +243,11 @@ impl Mapper {
                 Some(_) | None => Err(Why::OtherTable),
             }
         };
-        lanes::on(&self.lanes.urgent, job).await?
+        let state = lanes::on(&reserve.urgent, job).await?;
+        if state == Err(Why::Errno(libc::ENXIO)) {
+            self.reserves.release(pool);
+        }
+        state
     }
 
     /// As `Sys::thin_volume`.

@@ -1,13 +1,14 @@
 //! Which swaps of thin pools' tables are under way, for those who would be in their way.
 //!
 //! A pool belongs to one core, so whoever changes it asks here. Invariant: a swap never waits for anybody; others
-//! wait for it, and find out that one has begun meanwhile. Deliberately absent: which pool. They take moments.
+//! wait for it, and find out that one has begun meanwhile. Deliberately absent: what hangs. A pool whose disks do keeps
+//! only itself waiting.
 
 use std::cell::Cell;
 
 use cores::changes::Signal;
 
-/// The swaps of one core.
+/// The swaps of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Swaps {
     begun: Cell<u64>,

@@ -1,0 +1,257 @@
+//! A thin pool that grows in small steps, and writers at the full speed of memory that fill it; while eight clients
+//! create, list and destroy filesystems in it, and a format on another pool of the same core hangs.
+//!
+//! The disk keeps what its first part is given, in memory, and forgets the rest, so that nothing but the thin pool
+//! itself holds up a write. Writers write to volumes; there are no files. What counts is what the kernel says: that
+//! the thin pool never was out of space, that no write failed, and that an event told of each growth. Figures are
+//! printed, not judged. Deliberately absent: what is written; `extend` looks at that.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::extend::{self, FULL, GROWS, LOW, LOW_WATER, STEP, TOLD_FULL, count, figures, told};
+use crate::guest::lab::Lab;
+use crate::guest::udev::Frozen;
+use crate::guest::{self, Guest, SYSTEM_BUS, dm, files, run, state};
+use crate::host::{self, SPEC, Spec};
+use crate::scenario;
+use crate::support::client::Client;
+use crate::support::{MIB, interface};
+
+const WRITERS: u64 = 4;
+const CLIENTS: u64 = 8;
+/// The size of a volume that is written.
+const SIZE_MIB: u64 = 8 << 10;
+/// The size of a filesystem that comes and goes, in bytes.
+const SMALL: &str = "536870912";
+/// The first part of the disk, with all metadata; and the whole of it.
+const KEPT_MIB: u64 = 1_400;
+const DISK_MIB: u64 = 34 << 10;
+/// Sectors of a MiB.
+const SECTORS: u64 = 2_048;
+/// The worst write that a growth of stratisd 3.9.2 caused.
+const PEER_MS: f64 = 135.0;
+
+const MACHINE: Spec = Spec { disks: &[], limit_s: 900, memory_mib: 3_072, ..SPEC };
+const HUNDRED: Race = Race { growths: 100, hangs: Duration::from_secs(5), frozen: false };
+const THOUSAND: Race = Race { growths: 1_000, hangs: Duration::from_secs(30), frozen: false };
+
+/// What is run.
+#[derive(Clone, Copy)]
+struct Race {
+    growths: u64,
+    /// For how long a format hangs.
+    hangs: Duration,
+    /// udevd stands still.
+    frozen: bool,
+}
+
+scenario!(
+    /// A hundred growths.
+    of_a_hundred_growths,
+    MACHINE,
+    |guest: &mut Guest| play(guest, HUNDRED)
+);
+
+/// A thousand; `make test-long` runs it.
+mod of_a_thousand_growths {
+    #[test]
+    #[ignore = "`make test-long` runs it"]
+    fn vm() {
+        super::host::run(module_path!(), &super::MACHINE);
+    }
+
+    #[test]
+    #[ignore = "the half of a scenario that runs in the virtual machine"]
+    fn guest() {
+        super::guest::play(|guest| super::play(guest, super::THOUSAND));
+    }
+}
+
+/// The same with a udevd that does nothing; `make test-long` runs it.
+mod of_a_thousand_growths_while_udevd_hangs {
+    #[test]
+    #[ignore = "`make test-long` runs it"]
+    fn vm() {
+        super::host::run(module_path!(), &super::MACHINE);
+    }
+
+    #[test]
+    #[ignore = "the half of a scenario that runs in the virtual machine"]
+    fn guest() {
+        super::guest::play(|guest| super::play(guest, super::Race { frozen: true, ..super::THOUSAND }));
+    }
+}
+
+fn play(guest: &mut Guest, race: Race) {
+    run("modprobe", &["brd", "rd_nr=2", &format!("rd_size={}", KEPT_MIB << 10)]);
+    let disk = Lab::forgetful("/dev/ram0", "forgetful", KEPT_MIB * SECTORS, DISK_MIB * SECTORS);
+    let slow = Lab::over("/dev/ram1", "slow");
+    guest.start_with(&["--grow-step", &STEP.to_string(), "--low-water", &LOW_WATER.to_string()]);
+    let client = guest.client();
+    let (_, (other, _)) = client.create_pool("other", &[slow.path()]).done();
+    let (_, (pool, _)) = client.create_pool("p", &[disk.path()]).done();
+    let sized = (SIZE_MIB * MIB).to_string();
+    let volume = |number| {
+        let (_, made) = client.create_filesystems(&pool, &[(&format!("w{number}"), Some(&sized), None)]).done();
+        files::node(&client, &made[0].0)
+    };
+    let volumes: Vec<PathBuf> = (0..WRITERS).map(volume).collect();
+    let first = blocks_of(&client, &pool);
+    let (data, length) = data_of(&client, &other);
+    slow.delay_part(data, length, 600_000);
+    let frozen = race.frozen.then(Frozen::now);
+    let (stop, turns) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (latencies, kernel) = thread::scope(|scope| {
+        let _end = End(&stop);
+        let kernel = scope.spawn(|| Kernel::listen(&stop));
+        let writers: Vec<_> = volumes.iter().map(|path| scope.spawn(|| write(path, &stop))).collect();
+        let (pool, stop, turns) = (&pool, &stop, &turns);
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || work(number, pool, stop, turns))).collect();
+        let hangs = scope.spawn(|| Client::connect(SYSTEM_BUS).make_filesystem(&other, "hangs"));
+        let began = Instant::now();
+        let grown = || (blocks_of(&client, pool) - first) / STEP;
+        let mut mended = false;
+        while grown() < race.growths || !mended {
+            assert!(writers.iter().all(|writer| !writer.is_finished()), "a writer ended after {} growths", grown());
+            if !mended && began.elapsed() > race.hangs {
+                assert!(!hangs.is_finished(), "the format hangs");
+                slow.mend();
+                mended = true;
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+        hangs.join().expect("in the end it is made");
+        stop.store(true, Ordering::Relaxed);
+        println!("race: {} growths in {:.1?}", grown(), began.elapsed());
+        clients.into_iter().for_each(|client| client.join().expect("filesystems can be created and destroyed"));
+        let latencies = writers.into_iter().flat_map(|writer| writer.join().expect("each write succeeds")).collect();
+        (latencies, kernel.join().expect("it can be heard"))
+    });
+    drop(frozen);
+    println!("race: {} filesystems created, seen and destroyed meanwhile", turns.load(Ordering::Relaxed));
+    report(guest, &kernel, latencies);
+    dm::expect_settled();
+    state::expect_no_io_error();
+    guest.expect_quiet();
+    guest.stop();
+}
+
+/// Tells all to stop, also when an assertion has failed.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes MiB after MiB to a volume until it is told to stop; how long each took, in milliseconds.
+fn write(path: &Path, stop: &AtomicBool) -> Vec<f64> {
+    let mut volume = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).expect("a volume");
+    let length = usize::try_from(MIB).expect("a MiB fits");
+    let buffer = vec![7; length + 4_096];
+    let piece = &buffer[buffer.as_ptr().align_offset(4_096)..][..length];
+    let mut times = Vec::new();
+    for at in 0..SIZE_MIB {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let began = Instant::now();
+        volume.write_all(piece).unwrap_or_else(|error| panic!("{} at {at} MiB: {error}", path.display()));
+        times.push(began.elapsed().as_secs_f64() * 1_000.0);
+    }
+    times
+}
+
+/// Creates a filesystem, lists all objects and destroys it, again and again.
+fn work(number: u64, pool: &str, stop: &AtomicBool, turns: &AtomicU64) {
+    let client = Client::connect(SYSTEM_BUS);
+    while !stop.load(Ordering::Relaxed) {
+        let (_, made) = client.create_filesystems(pool, &[(&format!("c{number}"), Some(SMALL), None)]).done();
+        assert!(client.objects().contains_key(&made[0].0), "what was answered is listed");
+        // udev may be looking into it.
+        while client.destroy_filesystems(pool, &[&made[0].0]).code != 0 {}
+        turns.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What the kernel said meanwhile.
+#[derive(Default)]
+struct Kernel {
+    /// Milliseconds from an event to the growth that follows it.
+    delays: Vec<f64>,
+    fulls: u64,
+}
+
+impl Kernel {
+    /// Reads its log from now on until told to stop.
+    fn listen(stop: &AtomicBool) -> Self {
+        let mut log = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").expect("its log");
+        let (mut heard, mut low, mut record) = (Self::default(), None, vec![0; 8_192]);
+        loop {
+            match log.read(&mut record) {
+                Ok(length) => heard.take_in(&String::from_utf8_lossy(&record[..length]), &mut low),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if stop.load(Ordering::Relaxed) {
+                        return heard;
+                    }
+                    thread::sleep(Duration::from_millis(100));
+                }
+                Err(error) => panic!("a part of the kernel's log is lost: {error}"),
+            }
+        }
+    }
+
+    /// A record: `priority,number,microseconds,flags;text`.
+    fn take_in(&mut self, record: &str, low: &mut Option<f64>) {
+        let at =
+            || record.split(',').nth(2).and_then(|text| text.parse::<f64>().ok()).expect("it has a time") / 1_000.0;
+        if record.contains(FULL) {
+            self.fulls += 1;
+        } else if record.contains(LOW) {
+            *low = low.or_else(|| Some(at()));
+        } else if record.contains(GROWS)
+            && let Some(event) = low.take()
+        {
+            self.delays.push(at() - event);
+        }
+    }
+}
+
+fn report(guest: &Guest, kernel: &Kernel, latencies: Vec<f64>) {
+    let log = guest.log();
+    println!("race: ms from the kernel's event to its growth: {}", figures(kernel.delays.clone()));
+    println!("race: ms from the shard's hearing of it to the end of the growth: {}", figures(told(&log, "heard_ms=")));
+    println!("race: ms in which the thin pool stood still: {}", figures(told(&log, "stood_ms=")));
+    let worst = latencies.iter().copied().fold(0.0, f64::max);
+    println!("race: ms for a write of a MiB: {}", figures(latencies));
+    println!("race: the slowest is {:.2} of what a growth of the peer costs", worst / PEER_MS);
+    assert_eq!((kernel.fulls, count(&log, TOLD_FULL)), (0, 0), "the thin pool was out of data space");
+    assert_eq!(count(&log, "missed="), 0, "an event told of each growth");
+}
+
+/// Data blocks of the thin pool of a pool.
+fn blocks_of(client: &Client, pool: &str) -> u64 {
+    extend::blocks_of(&private(client, pool, "thinpool-pool"))
+}
+
+fn private(client: &Client, pool: &str, role: &str) -> String {
+    let uuid = client.get(pool, &interface("pool", 9), "Uuid").expect("a property");
+    format!("stratis-1-private-{}-{role}", uuid.text().replace('-', ""))
+}
+
+/// Where on its only disk a new pool has its data, and how much, in sectors.
+fn data_of(client: &Client, pool: &str) -> (u64, u64) {
+    let number = |role, word| -> u64 {
+        let table = dm::tables()[&private(client, pool, role)].clone();
+        table.split_ascii_whitespace().nth(word).expect("a linear line").parse().expect("a number")
+    };
+    // The cap device lies on the whole of what the lowest one has.
+    (number("flex-thindata", 4) + number("physical-originsub", 4), number("flex-thindata", 1))
+}
