@@ -31,7 +31,7 @@ pub const DEVICE_WAIT_MS: u64 = 20_000;
 pub const LOOK_WAIT_MS: u64 = 1_000;
 
 /// Threads of a core that look at devices, by calls that a device which hangs never ends.
-pub const PROBE_THREADS: usize = 8;
+pub const PROBE_THREADS: usize = 4;
 
 /// Bytes of a record that a client's request leaves to what a pool does by itself: a thousand pieces
 /// more of the cap device at some 30 bytes, or 300 more of data devices at some 110.
