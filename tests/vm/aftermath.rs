@@ -93,7 +93,7 @@ pub(crate) fn cookies(context: &str) {
 }
 
 /// Thin volumes are those with a record, and no intent is left.
-fn volumes(guest: &Guest, seen: &Seen, pool: &SeenPool, context: &str) {
+pub(crate) fn volumes(guest: &Guest, seen: &Seen, pool: &SeenPool, context: &str) {
     // The daemon's mounts are its own; this is the way to look at them from outside.
     let daemon = guest.daemon_id().expect("the daemon runs");
     let volume = PathBuf::from(format!("/proc/{daemon}/root/run/stratisd/ns_mounts/.mdv-{}", pool.uuid));
