@@ -1,9 +1,9 @@
 //! Threads that must go on while a device does not: whoever suspends a device, or swaps its table, may
 //! not wait for memory that only writing to that very device would free, nor for its turn behind everybody else.
 //!
-//! Invariant: a thread that was made steady asks the kernel for memory without starting I/O, a piece
-//! of its stack is in memory for good, and it goes ahead of other processes. Deliberately absent: what such a thread does in between; it must
-//! not ask for memory of the process, because only the stack is held.
+//! Invariant: a thread that was made steady asks the kernel for memory without starting I/O, a piece of its stack is in
+//! memory for good, and it goes ahead of other processes. Deliberately absent: what such a thread does in between; it
+//! must not ask for memory of the process, because only the stack is held.
 
 use std::hint::black_box;
 use std::io;

@@ -36,6 +36,9 @@ type Rule<T = ()> = Result<T, String>;
 /// A piece of something: where it begins, and how long it is.
 type Piece = (u64, u64);
 
+/// When a record was saved, and the record.
+type Saved = ((u64, u32), Vec<u8>);
+
 /// A device, as its signature has it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Device {
@@ -43,8 +46,8 @@ struct Device {
     version: u8,
     pool: String,
     uuid: String,
-    /// When it was saved last, and what.
-    newest: Option<((u64, u32), Vec<u8>)>,
+    /// What was saved last.
+    newest: Option<Saved>,
 }
 
 /// The record of the one pool that these disks are. Panics with the rule that it breaks, if it goes on to do so: a
@@ -125,7 +128,7 @@ fn device(disk: &str) -> Rule<Device> {
 }
 
 /// The newer record; both pairs of regions are whole.
-fn newest(disk: &str, head: &[u8]) -> Rule<Option<((u64, u32), Vec<u8>)>> {
+fn newest(disk: &str, head: &[u8]) -> Rule<Option<Saved>> {
     let region = |number: usize| &head[FIRST_REGION + number * REGION_BYTES..][..REGION_BYTES];
     let mut found = Vec::new();
     for pair in 0..2 {
