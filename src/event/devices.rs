@@ -17,13 +17,13 @@ use cores::clock::Instant;
 use cores::rt::{self, Join, Panicked};
 
 use super::Core;
-use crate::error::{Failure, Fault, Why};
-use crate::limits::{DEVICE_WAIT_MS, DEVICES_READ_AT_ONCE, DISCOVERED_MAX, LOOK_WAIT_MS};
+use crate::error::{Failure, Fault};
+use crate::limits::{DEVICES_READ_AT_ONCE, DISCOVERED_MAX, LOOK_WAIT_MS};
 use crate::message::{CallId, Event, Message, Reply};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::model::ids::PoolUuid;
 use crate::probe;
-use crate::sys::{DeviceEvent, Opening, Sys};
+use crate::sys::{DeviceEvent, Opening, Sys, patience};
 
 /// How long to wait before devices are listed again when that has failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -190,7 +190,7 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
     /// Begins to look at a device.
     fn look(&self, path: DevicePath, number: DeviceNumber) -> Look {
         let (sys, own) = (self.sys.clone(), path.clone());
-        let outcome = rt::spawn("look at a device", async move { in_time(&sys, &own).await });
+        let outcome = rt::spawn("look at a device", async move { look_at(&sys, &own).await });
         Look { path, number, outcome, then: None }
     }
 
@@ -248,16 +248,15 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
 }
 
 /// What a look at a device comes to. One that says nothing counts as failed in the end.
-async fn in_time<S: Sys>(sys: &S, path: &DevicePath) -> Outcome {
-    let wait = Duration::from_millis(DEVICE_WAIT_MS);
-    let late = || Fault::new("read", path, Why::Late { seconds: DEVICE_WAIT_MS / 1_000 });
-    let candidate = rt::within(wait, sys.examine(path)).await.unwrap_or_else(|| Err(late().into()))?;
+async fn look_at<S: Sys>(sys: &S, path: &DevicePath) -> Outcome {
+    let late = || patience::late("read", path);
+    let candidate = patience::in_time(sys.examine(path)).await.unwrap_or_else(|| Err(late().into()))?;
     match candidate.occupant {
         Occupant::Stratis | Occupant::Unlocked => {}
         Occupant::Nobody | Occupant::Other(_) => return Ok(None),
     }
     sys.open(&candidate, Opening::Look).await?;
-    let signature = rt::within(wait, probe::signature(sys, &candidate)).await;
+    let signature = patience::in_time(probe::signature(sys, &candidate)).await;
     sys.close(candidate.number, false).await;
     let header = signature.unwrap_or_else(|| Err(late().into()))?;
     Ok(header.map(|header| (header.pool, candidate)))
