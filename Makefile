@@ -74,11 +74,13 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 		echo "Passed. Nothing was skipped."; \
 	fi
 
-# What takes longer than all the rest: udev needs most of a second for each of a thousand volumes.
-test-long: deps ## a million broken messages; ten thousand filesystems; a thousand in one pool, in a virtual machine (half an hour)
+# What takes longer than all the rest: udev needs most of a second for each of a thousand volumes, a power cut half a minute.
+test-long: deps ## a million broken messages; 10,000 filesystems; in virtual machines: 300 kills, 300 power cuts, 200 random steps, 1,000 filesystems in a pool (hours)
 	FUZZ_INPUTS=1000000 $(CARGO) test --release --lib bus::tests::wire
 	$(CARGO) test --release --test bus large:: -- --ignored --test-threads=1
-	VM=required POINTS=100 $(CARGO) test --test vm kill::
+	VM=required POINTS=200 $(CARGO) test --test vm wander::
+	VM=required POINTS=300 $(CARGO) test --test vm kill::
+	VM=required POINTS=300 $(CARGO) test --test vm power::
 	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
 	@grep '^thousand:' target/vm/logs/thousand/output
 

@@ -14,13 +14,10 @@ mod host;
 mod support;
 
 use std::env;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use guest::{Guest, dm, udev};
 use host::{SPEC, Spec};
-use support::NAME;
-use support::daemon::SETTLED;
 
 /// Filesystems, unless `POINTS` says otherwise.
 const FILESYSTEMS: usize = 100;
@@ -52,9 +49,7 @@ fn measure(guest: &mut Guest) {
     println!("the start: {booked}");
     let tables = dm::tables();
     for _ in 0..TAKEOVERS {
-        udev::settle();
-        guest.kill9();
-        takeover(guest);
+        println!("takeover: {:?}", guest.take_over());
         assert_eq!(dm::tables(), tables, "no table is touched");
     }
     guest.stop();
@@ -64,26 +59,4 @@ fn milliseconds(work: impl FnOnce()) -> f64 {
     let began = Instant::now();
     work();
     began.elapsed().as_secs_f64() * 1000.0
-}
-
-/// Starts a daemon over what a killed one has left.
-fn takeover(guest: &mut Guest) {
-    let settled = |guest: &Guest| guest.log().matches(SETTLED).count();
-    let before = settled(guest);
-    let client = guest.client();
-    let began = Instant::now();
-    guest.spawn(&[]);
-    while client.process_of(NAME) != guest.daemon_id() {
-        thread::sleep(Duration::from_millis(1));
-    }
-    let named = began.elapsed().as_secs_f64() * 1000.0;
-    client.objects();
-    let listed = began.elapsed().as_secs_f64() * 1000.0;
-    while settled(guest) == before {
-        thread::sleep(Duration::from_millis(1));
-    }
-    let taken_over = began.elapsed().as_secs_f64() * 1000.0;
-    println!(
-        "takeover: it has its name after {named:.0} ms, a list of all after {listed:.0} ms, the pool after {taken_over:.0} ms"
-    );
 }

@@ -26,6 +26,13 @@ pub const MDA_SECTORS_MAX: Sectors = Sectors(4_096);
 /// works through a full cache takes seconds; D-Bus clients wait for 25 seconds (libdbus) or more.
 pub const DEVICE_WAIT_MS: u64 = 20_000;
 
+/// How long all devices wait for one that says nothing when they are looked at. One that works answers in milliseconds;
+/// one that has to spin up is told of when it has.
+pub const LOOK_WAIT_MS: u64 = 1_000;
+
+/// Threads of a core that look at devices, by calls that a device which hangs never ends.
+pub const PROBE_THREADS: usize = 4;
+
 /// Bytes of a record that a client's request leaves to what a pool does by itself: 300 pieces
 /// more of data devices at some 110 bytes. Steps that follow each other on one device are one piece.
 pub const RECORD_ROOM_BYTES: usize = 32 << 10;
@@ -202,6 +209,12 @@ pub const DM_BUSY_PAUSE_MS: u64 = 200;
 /// How long clients are kept waiting, at the start of the daemon, for pools that are being set up. Most are up by
 /// then; one with a damaged disk may take minutes.
 pub const SETTLE_WAIT_MS: u64 = 1_000;
+
+/// How often the name on the bus may be somebody else's before we give up, and the pause between two tries. A daemon
+/// that was killed has it until the bus gets to notice, on a loaded machine for some hundred milliseconds.
+pub const NAME_REFUSED_MAX: u32 = 20;
+/// See `NAME_REFUSED_MAX`.
+pub const NAME_AGAIN_AFTER_MS: u64 = 50;
 
 /// Longest time that a program may take to check or to repair the metadata of a thin pool. Most take far less than
 /// a second; GiBs of metadata on slow disks take minutes.

@@ -6,14 +6,16 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::fs::{self, File};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use support::client::{Client, create_pool_arguments, method};
-use support::daemon::{BINARY, Daemon};
+use support::daemon::{BINARY, Daemon, PATIENCE};
 use support::rig::{Kind, Rig, text};
 use support::{GIB, NAME, TOP, interface};
 
@@ -103,6 +105,37 @@ fn a_second_instance_with_another_lock_does_not_take_the_name() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains(NAME), "{said:?} names the name");
     assert_eq!(rig.client().process_of(NAME), Some(first.id()));
+}
+
+#[test]
+fn the_name_is_waited_for_while_the_bus_has_not_noticed_the_end_of_its_owner() {
+    let rig = Rig::sim();
+    let owner = rig.client();
+    owner.own_name(NAME);
+    let daemon = Daemon::spawn(&mut rig.command());
+    daemon.wait_said("is asked for again");
+    drop(owner);
+    let daemon = daemon.wait_ready(rig.bus.address());
+    assert_eq!(rig.client().process_of(NAME), Some(daemon.id()));
+}
+
+#[test]
+fn a_full_disk_for_the_log_is_no_reason_to_end() {
+    let rig = Rig::sim();
+    let full = File::options().write(true).open("/dev/full").expect("it is on every Linux");
+    let mut daemon = rig.command().stdin(Stdio::null()).stderr(full).spawn().expect("the binary can be executed");
+    let client = rig.client();
+    let end = Instant::now() + PATIENCE;
+    while client.process_of(NAME) != Some(daemon.id()) {
+        assert!(daemon.try_wait().expect("a child can be waited for").is_none(), "it has ended");
+        assert!(Instant::now() < end, "it does not take its name");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let (_, (pool, _)) = client.create_pool("p", &["/a"]).done();
+    client.make_filesystem(&pool, "f");
+    client.create_filesystems(&pool, &[("f", Some("1"), None)]).refused(&(false, Vec::new()));
+    kill(Pid::from_raw(i32::try_from(daemon.id()).expect("process ids are small")), Signal::SIGTERM).expect("it runs");
+    assert!(daemon.wait().expect("a child can be waited for").success());
 }
 
 #[test]

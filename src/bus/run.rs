@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! Settling --every shard Settled, or a second is over--> Naming --the name is ours--> Serving
+//!     Naming --somebody else has it--> Waiting --a moment is over--> Naming, for a second in all
 //!     any of these --stop--> Stopping --every shard Stopped--> Leaving --name given back--> end
 //! ```
 //!
 //! The name is asked for when every pool that was found at the start is in the tree, so a client that finds us finds
-//! them; but pools that take longer than a second keep nobody waiting, and appear when they have come up.
+//! them; but pools that take longer than a second keep nobody waiting, and appear when they have come up. A daemon that
+//! was killed a moment ago may still have the name, because the bus has not noticed yet.
 //!
 //! Invariants: what comes later is announced; the connection is closed only after every call that
 //! was accepted has been answered, because the answer to `ReleaseName` comes after all else was read.
@@ -44,7 +46,10 @@ use crate::bus::read::read;
 use crate::bus::write::write;
 use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
-use crate::limits::{BUS_SEND_BYTES, LOOK_AGAIN_AFTER_S, MESH_RECEIVE_MAX, OUTBOX_MAX, SETTLE_WAIT_MS};
+use crate::limits::{
+    BUS_SEND_BYTES, LOOK_AGAIN_AFTER_S, MESH_RECEIVE_MAX, NAME_AGAIN_AFTER_MS, NAME_REFUSED_MAX, OUTBOX_MAX,
+    SETTLE_WAIT_MS,
+};
 use crate::message::{Answer, CallId, Claim, Claimed, Message, Reply, Request};
 use crate::model::ids::PoolUuid;
 
@@ -112,7 +117,8 @@ pub async fn run(
     let writer = rt::spawn("bus write", write(side, socket.clone(), shared.clone()));
     let heard = Heard::default();
     let patience = Box::pin(rt::sleep(Duration::from_millis(SETTLE_WAIT_MS)));
-    let mut role = Role { config, shared, on_claim, reader, writer, phase: Phase::Settling, heard, patience };
+    let mut role =
+        Role { config, shared, on_claim, reader, writer, phase: Phase::Settling, heard, patience, refused: 0 };
     let ended = role.serve(pin!(stop)).await;
     role.shared.leave();
     if ended.is_ok() {
@@ -333,6 +339,7 @@ impl Shared {
 enum Phase {
     Settling,
     Naming,
+    Waiting,
     Serving,
     Stopping,
     Leaving,
@@ -347,8 +354,11 @@ struct Role<C> {
     writer: Join<Result<(), BusFault>>,
     phase: Phase,
     heard: Heard,
-    /// Ends when pools that are not settled by then keep nobody waiting any more.
+    /// Ends when pools that are not settled by then keep nobody waiting any more; later, when the name is asked for
+    /// again.
     patience: Pin<Box<dyn Future<Output = ()>>>,
+    /// How often the name was somebody else's.
+    refused: u32,
 }
 
 /// Shards, by endpoint, that have said so. They may say `Stopped` before we are told to stop.
@@ -386,6 +396,7 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
                     }
                 }
                 Woken::Bus => {}
+                Woken::Late if self.phase == Phase::Waiting => self.ask_for_name(),
                 Woken::Late => self.heard.late = true,
                 Woken::Stop => {
                     self.phase = Phase::Stopping;
@@ -414,7 +425,8 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
             if self.shared.bus.borrow().has_event() {
                 return Poll::Ready(Woken::Bus);
             }
-            if self.phase == Phase::Settling && self.patience.as_mut().poll(context).is_ready() {
+            if matches!(self.phase, Phase::Settling | Phase::Waiting) && self.patience.as_mut().poll(context).is_ready()
+            {
                 return Poll::Ready(Woken::Late);
             }
             self.shared.role.arm(context);
@@ -470,8 +482,7 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
     fn advance(&mut self) {
         match self.phase {
             Phase::Settling if self.heard.late || self.heard.settled.len() >= self.config.shards => {
-                self.phase = Phase::Naming;
-                self.shared.with(Bus::request_name);
+                self.ask_for_name();
             }
             Phase::Stopping if self.heard.stopped.len() >= self.config.shards => {
                 self.phase = Phase::Leaving;
@@ -481,9 +492,14 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
                 }
                 self.shared.with(Bus::release_name);
             }
-            Phase::Settling | Phase::Naming | Phase::Serving => {}
+            Phase::Settling | Phase::Naming | Phase::Waiting | Phase::Serving => {}
             Phase::Stopping | Phase::Leaving | Phase::Gone => {}
         }
+    }
+
+    fn ask_for_name(&mut self) {
+        self.phase = Phase::Naming;
+        self.shared.with(Bus::request_name);
     }
 
     fn handle_events(&mut self) -> Result<(), BusFault> {
@@ -491,6 +507,16 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
             let event = self.shared.bus.borrow_mut().poll_event();
             match event {
                 None => return Ok(()),
+                Some(Event::Named(Err(NameFault::Taken)))
+                    if self.phase == Phase::Naming && self.refused < NAME_REFUSED_MAX =>
+                {
+                    if self.refused == 0 {
+                        info!("{NAME} has an owner, who may have just ended: it is asked for again for a while");
+                    }
+                    self.refused += 1;
+                    self.phase = Phase::Waiting;
+                    self.patience = Box::pin(rt::sleep(Duration::from_millis(NAME_AGAIN_AFTER_MS)));
+                }
                 Some(Event::Named(named)) => {
                     named?;
                     info!("serving {NAME}");

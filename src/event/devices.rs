@@ -2,20 +2,23 @@
 //!
 //! Invariants: a device is only looked at, never changed; what is told of a device comes in the order in
 //! which it happened; a device that another pool's home may know is taken from it before it is reported
-//! as somebody else's.
+//! as somebody else's. A device that says nothing holds up the others for a second; it is told when it has spoken.
 //!
 //! Deliberately absent: remembering. Whether a report is news is for the shard that gets it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use cores::rt;
+use cores::clock::Instant;
+use cores::rt::{self, Join, Panicked};
 
 use super::Core;
 use crate::error::{Failure, Fault};
-use crate::limits::{DEVICES_READ_AT_ONCE, DISCOVERED_MAX};
+use crate::limits::{DEVICES_READ_AT_ONCE, DISCOVERED_MAX, LOOK_WAIT_MS};
 use crate::message::{CallId, Event, Message, Reply};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::model::ids::PoolUuid;
@@ -35,12 +38,14 @@ pub(super) async fn run<S: Sys, H: Fn(PoolUuid) -> usize>(core: &Core<'_, S, H>)
     // Not given up for a client's wish: what it has heard by then would be lost.
     let mut news = Box::pin(core.sys.device_events());
     loop {
-        let next = poll_fn(|cx| match core.asked.poll(cx) {
-            Poll::Ready(call) => Poll::Ready(Next::Refresh(call)),
-            Poll::Pending => news.as_mut().poll(cx).map(Next::News),
+        let next = poll_fn(|cx| match (core.asked.poll(cx), core.late.poll(cx)) {
+            (Poll::Ready(call), _) => Poll::Ready(Next::Refresh(call)),
+            (Poll::Pending, Poll::Ready(late)) => Poll::Ready(Next::Late(late)),
+            (Poll::Pending, Poll::Pending) => news.as_mut().poll(cx).map(Next::News),
         });
         match next.await {
             Next::Refresh(call) => core.refresh(call).await,
+            Next::Late(late) => core.looked(late).await,
             Next::News(heard) => {
                 core.take_in(heard).await;
                 news = Box::pin(core.sys.device_events());
@@ -53,6 +58,48 @@ pub(super) async fn run<S: Sys, H: Fn(PoolUuid) -> usize>(core: &Core<'_, S, H>)
 enum Next {
     News(Vec<DeviceEvent>),
     Refresh(CallId),
+    Late(Late),
+}
+
+/// What a look at a device comes to: the pool that it is of, and what it is.
+type Outcome = Result<Option<(PoolUuid, Candidate)>, Failure>;
+
+/// A look at a device.
+struct Look {
+    path: DevicePath,
+    number: DeviceNumber,
+    outcome: Join<Outcome>,
+    /// What has happened to the device meanwhile: then what the look comes to is of no interest.
+    then: Option<DeviceEvent>,
+}
+
+/// A look that has taken long.
+struct Late {
+    look: Look,
+    outcome: Result<Outcome, Panicked>,
+}
+
+/// Looks at devices that say nothing for now. At most one at each device, and each ends.
+#[derive(Default)]
+pub(super) struct Looks(RefCell<Vec<Look>>);
+
+impl Looks {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Late> {
+        let mut looks = self.0.borrow_mut();
+        for place in 0..looks.len() {
+            if let Poll::Ready(outcome) = Pin::new(&mut looks[place].outcome).poll(cx) {
+                return Poll::Ready(Late { look: looks.swap_remove(place), outcome });
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether a look at this device is under way; what has happened to the device is kept until that has ended.
+    fn postpone(&self, number: DeviceNumber, event: &DeviceEvent) -> bool {
+        let mut looks = self.0.borrow_mut();
+        let look = looks.iter_mut().find(|look| look.number == number);
+        look.map(|look| look.then = Some(event.clone())).is_some()
+    }
 }
 
 /// The last event of each device; the ones before it are history.
@@ -109,17 +156,13 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
         }
         // One that cannot be read now is there all the same.
         let there: Vec<DeviceNumber> = found.iter().map(|candidate| candidate.number).collect();
+        let known = |candidate: &Candidate| self.late.0.borrow().iter().any(|look| look.number == candidate.number);
+        found.retain(|candidate| !known(candidate));
         for batch in found.chunks(DEVICES_READ_AT_ONCE) {
-            let read = |candidate: &Candidate| {
-                let (sys, candidate) = (self.sys.clone(), candidate.clone());
-                rt::spawn("look at a device", async move { (whose(&sys, &candidate).await, candidate) })
-            };
-            let looks: Vec<_> = batch.iter().map(read).collect();
+            let looks: Vec<Look> = batch.iter().map(|found| self.look(found.path.clone(), found.number)).collect();
+            let end = rt::now() + Duration::from_millis(LOOK_WAIT_MS);
             for look in looks {
-                match look.await {
-                    Ok((outcome, candidate)) => self.found(candidate, outcome).await,
-                    Err(panicked) => log::error!("a device is left out: {}", panicked.message),
-                }
+                self.tell_by(end, look).await;
             }
         }
         // Behind the reports on the same lane, so it arrives after them.
@@ -127,38 +170,64 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
         Ok(())
     }
 
-    /// Tells what a look at a device has come to.
-    async fn found(&self, candidate: Candidate, outcome: Result<Option<PoolUuid>, Failure>) {
-        match outcome {
-            Ok(Some(pool)) => {
-                log::info!("device found (pool={pool} device={})", candidate.path);
-                self.give(candidate.number, Some((pool, candidate))).await;
-            }
-            Ok(None) => self.give(candidate.number, None).await,
-            Err(failure) => log::warn!("a device is left out (device={}): {failure}", candidate.path),
-        }
-    }
-
-    /// Looks at a device that something happened to.
+    /// Tells what happened to a device.
     async fn report(&self, event: DeviceEvent) {
         match event {
-            DeviceEvent::Changed { path, number } => match self.look(&path).await {
-                Ok(Some((pool, candidate))) => {
-                    if candidate.number != number {
-                        self.give(number, None).await;
-                    }
-                    log::debug!("device changed (pool={pool} device={path})");
-                    self.give(candidate.number, Some((pool, candidate))).await;
-                }
-                Ok(None) | Err(Failure::Refused(_)) => self.give(number, None).await,
-                // It may be all right again later; until then nothing new is known of it.
-                Err(Failure::Faulted(fault)) => log::warn!("a device cannot be looked at (device={path}): {fault}"),
-            },
-            DeviceEvent::Removed { path, number } => {
+            DeviceEvent::Changed { number, .. } if self.late.postpone(number, &event) => {}
+            DeviceEvent::Changed { path, number } => {
+                let end = rt::now() + Duration::from_millis(LOOK_WAIT_MS);
+                self.tell_by(end, self.look(path, number)).await;
+            }
+            DeviceEvent::Removed { ref path, number } => {
                 log::debug!("no Stratis device any more (device={path})");
+                self.late.postpone(number, &event);
                 self.give(number, None).await;
             }
             DeviceEvent::Lost => {}
+        }
+    }
+
+    /// Begins to look at a device.
+    fn look(&self, path: DevicePath, number: DeviceNumber) -> Look {
+        let (sys, own) = (self.sys.clone(), path.clone());
+        let outcome = rt::spawn("look at a device", async move { look_at(&sys, &own).await });
+        Look { path, number, outcome, then: None }
+    }
+
+    /// Tells what a look comes to until then. Nobody waits for one that takes longer.
+    async fn tell_by(&self, end: Instant, mut look: Look) {
+        match rt::within(end.since(rt::now()), &mut look.outcome).await {
+            Some(outcome) => self.looked(Late { look, outcome }).await,
+            None => {
+                log::warn!("a device says nothing for now, others do not wait for it (device={})", look.path);
+                self.late.0.borrow_mut().push(look);
+            }
+        }
+    }
+
+    /// Tells what a look has come to.
+    async fn looked(&self, Late { look: Look { path, number, then, .. }, outcome }: Late) {
+        match (then, outcome) {
+            (Some(event @ DeviceEvent::Changed { .. }), _) => Box::pin(self.report(event)).await,
+            // It is known that it is gone.
+            (Some(DeviceEvent::Removed { .. } | DeviceEvent::Lost), _) => {}
+            (None, Ok(Ok(Some((pool, candidate))))) => {
+                if candidate.number != number {
+                    self.give(number, None).await;
+                }
+                log::debug!("a device has a signature (pool={pool} device={path})");
+                self.give(candidate.number, Some((pool, candidate))).await;
+            }
+            (None, Ok(Ok(None))) => self.give(number, None).await,
+            (None, Ok(Err(Failure::Refused(refusal)))) => {
+                log::info!("a device is left out (device={path}): {refusal}");
+                self.give(number, None).await;
+            }
+            // It may be all right again later; until then nothing new is known of it.
+            (None, Ok(Err(Failure::Faulted(fault)))) => {
+                log::warn!("a device cannot be looked at (device={path}): {fault}");
+            }
+            (None, Err(panicked)) => log::error!("a device is left out (device={path}): {}", panicked.message),
         }
     }
 
@@ -171,11 +240,6 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
         }
     }
 
-    async fn look(&self, path: &DevicePath) -> Result<Option<(PoolUuid, Candidate)>, Failure> {
-        let candidate = self.sys.examine(path).await?;
-        Ok(whose(self.sys, &candidate).await?.map(|pool| (pool, candidate)))
-    }
-
     async fn tell_all(&self, event: impl Fn() -> Event) {
         for shard in self.places.shards.clone() {
             self.tell(shard, event()).await;
@@ -183,17 +247,19 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
     }
 }
 
-/// The pool that a device belongs to, from its signature. One that says nothing counts as failed, so that it holds up
-/// no other.
-async fn whose<S: Sys>(sys: &S, candidate: &Candidate) -> Result<Option<PoolUuid>, Failure> {
+/// What a look at a device comes to. One that says nothing counts as failed in the end.
+async fn look_at<S: Sys>(sys: &S, path: &DevicePath) -> Outcome {
+    let late = || patience::late("read", path);
+    let candidate = patience::in_time(sys.examine(path)).await.unwrap_or_else(|| Err(late().into()))?;
     match candidate.occupant {
         Occupant::Stratis | Occupant::Unlocked => {}
         Occupant::Nobody | Occupant::Other(_) => return Ok(None),
     }
-    sys.open(candidate, Opening::Look).await?;
-    let signature = patience::in_time(probe::signature(sys, candidate)).await;
+    sys.open(&candidate, Opening::Look).await?;
+    let signature = patience::in_time(probe::signature(sys, &candidate)).await;
     sys.close(candidate.number, false).await;
-    Ok(signature.unwrap_or_else(|| Err(patience::late("read", &candidate.path).into()))?.map(|header| header.pool))
+    let header = signature.unwrap_or_else(|| Err(late().into()))?;
+    Ok(header.map(|header| (header.pool, candidate)))
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ struct Core<'a, S, H> {
     places: &'a Places,
     home: H,
     asked: Asked,
+    late: devices::Looks,
 }
 
 /// Calls that want every device to be looked at, and how to wake who does that.
@@ -63,7 +64,14 @@ pub async fn run<S: Sys>(
     home: impl Fn(PoolUuid) -> usize,
     stop: impl Future<Output = ()>,
 ) {
-    let core = Core { sys, endpoint: &endpoint, places: &places, home, asked: Asked::default() };
+    let core = Core {
+        sys,
+        endpoint: &endpoint,
+        places: &places,
+        home,
+        asked: Asked::default(),
+        late: devices::Looks::default(),
+    };
     core.listen_until(stop).await;
     log::info!("stopping: nothing new is accepted");
     for to in std::iter::once(places.bus).chain(places.shards.clone()) {

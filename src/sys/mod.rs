@@ -141,8 +141,8 @@ pub trait Sys: Clone + 'static {
     /// Looks at a device without changing it: resolves links, reads sizes, finds out who lives there.
     async fn examine(&self, path: &DevicePath) -> Result<Candidate, Failure>;
 
-    /// Every device that carries a Stratis signature now. What happens to devices after this call
-    /// began is told by `device_events`.
+    /// Every device that may carry a Stratis signature now; whether it does, `examine` says. What happens to devices
+    /// after this call began is told by `device_events`. Waits for no device.
     async fn discover(&self) -> Result<Vec<Candidate>, Fault>;
 
     /// Whether `discover` finds what was given to other cores. A machine that each core makes up for itself does
@@ -173,6 +173,15 @@ pub trait Sys: Clone + 'static {
             all.push(self.read(target, *start, *count).await?);
         }
         Ok(all)
+    }
+
+    /// Reads the first sectors of many dm devices, so many of each.
+    async fn read_first(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Vec<u8>, Fault>> {
+        let mut all = Vec::with_capacity(devices.len());
+        for device in devices {
+            all.push(self.read(Target::Dm(*device), Sectors::ZERO, count).await);
+        }
+        all
     }
 
     /// Writes all of them, in one batch and in any order; the results come in the order given.
@@ -246,6 +255,15 @@ pub trait Sys: Clone + 'static {
     /// Space that an active thin volume takes.
     async fn thin_used(&self, pool: PoolUuid, filesystem: FsUuid) -> Result<Bytes, Fault>;
 
+    /// The same of many, as far as it can be told.
+    async fn thin_used_each(&self, pool: PoolUuid, filesystems: &[FsUuid]) -> Vec<Option<Bytes>> {
+        let mut all = Vec::with_capacity(filesystems.len());
+        for filesystem in filesystems {
+            all.push(self.thin_used(pool, *filesystem).await.ok());
+        }
+        all
+    }
+
     // ---- filesystems -----------------------------------------------------------------------
 
     /// How full an XFS is that is mounted, by whomever; nothing if it is mounted nowhere.
@@ -268,6 +286,19 @@ pub trait Sys: Clone + 'static {
     /// a failure is logged and changes nothing else.
     async fn announce(&self, pool: (PoolUuid, &Name), filesystem: (FsUuid, &Name, ThinId));
 
+    /// The same for many.
+    async fn announce_each(&self, pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name, ThinId)]) {
+        for filesystem in filesystems {
+            self.announce(pool, *filesystem).await;
+        }
+    }
+
+    /// Of filesystems whose volumes have been active for long, which need not be announced: their paths lead to them,
+    /// and nothing is under way that could change that.
+    async fn have_paths(&self, _pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) -> Vec<bool> {
+        vec![false; filesystems.len()]
+    }
+
     // ---- metadata volume -------------------------------------------------------------------
 
     /// Mounts the metadata volume; makes the folders that are missing, durably.
@@ -284,6 +315,15 @@ pub trait Sys: Clone + 'static {
 
     /// The content of a file.
     async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault>;
+
+    /// The contents of many.
+    async fn mdv_read_each(&self, pool: PoolUuid, folder: Folder, files: &[String]) -> Result<Vec<Vec<u8>>, Fault> {
+        let mut all = Vec::with_capacity(files.len());
+        for file in files {
+            all.push(self.mdv_read(pool, folder, file).await?);
+        }
+        Ok(all)
+    }
 
     /// Creates or truncates a file and writes the bytes. Not durable yet.
     async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault>;

@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
 
 use crate::error::Why;
@@ -83,8 +84,28 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<String>> {
 
 /// The content of a file.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    content(File::open(path)?)
+}
+
+/// The contents of files in a folder; says at which one it failed. The kernel hears of all of them before the first
+/// is waited for, so they come from the disk side by side.
+pub(super) fn read_each(folder: &Path, files: &[String]) -> Result<Vec<Vec<u8>>, (String, io::Error)> {
+    let open = |file: &String| -> io::Result<File> {
+        let open = File::open(folder.join(file))?;
+        posix_fadvise(&open, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+        Ok(open)
+    };
+    let at = |file: &String| {
+        let file = file.clone();
+        move |error| (file, error)
+    };
+    let open: Vec<File> = files.iter().map(|file| open(file).map_err(at(file))).collect::<Result<_, _>>()?;
+    files.iter().zip(open).map(|(file, open)| content(open).map_err(at(file))).collect()
+}
+
+fn content(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
+    file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -132,9 +153,13 @@ mod tests {
         sync_folder(&folder).expect("there");
         assert_eq!(list(&folder).expect("there"), ["a.json", "b.json"]);
         assert_eq!(read(&file).expect("there"), b"one");
+        let named = ["b.json", "a.json"].map(str::to_owned);
+        assert_eq!(read_each(&folder, &named).expect("both are there"), [b"one".to_vec(), Vec::new()]);
         remove(&file).expect("there");
         remove(&file).expect("none is fine");
         assert_eq!(list(&folder).expect("there"), ["a.json"]);
         assert_eq!(read(&file).expect_err("gone").kind(), io::ErrorKind::NotFound);
+        let (which, error) = read_each(&folder, &named).expect_err("one is gone");
+        assert_eq!((which.as_str(), error.kind()), ("b.json", io::ErrorKind::NotFound));
     }
 }

@@ -98,7 +98,8 @@ pub(crate) type Spec<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
 pub(crate) struct Client {
     channel: Channel,
     signals: RefCell<Vec<Signal>>,
-    patience: Cell<Duration>,
+    /// How long a reply may take.
+    pub(crate) patience: Cell<Duration>,
 }
 
 impl Client {
@@ -136,15 +137,10 @@ impl Client {
         self.exchange(message).expect("the bus answers").read1().expect("a truth value")
     }
 
-    /// Waits until nobody owns the name.
-    pub(crate) fn wait_no_owner(&self, name: &str) {
-        self.watch_name(name);
-        let end = Instant::now() + PATIENCE;
-        while self.has_owner(name) {
-            assert!(Instant::now() < end, "{name} keeps its owner");
-            // Wakes at the next NameOwnerChanged.
-            self.wait_message(Duration::from_millis(50));
-        }
+    /// Takes a name that is free, until this connection ends.
+    pub(crate) fn own_name(&self, name: &str) {
+        let reply = self.exchange(bus_call("RequestName").append2(name, 0_u32)).expect("the bus answers");
+        assert_eq!(reply.read1::<u32>().ok(), Some(1), "{name} is free");
     }
 
     /// Waits for one message of any kind; signals of the daemon are kept.

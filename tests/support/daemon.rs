@@ -69,12 +69,17 @@ impl Daemon {
     /// Waits until the pools that it has found are up: that may take longer than to own the name. It must log at
     /// `info` or more.
     pub(crate) fn wait_settled(self) -> Self {
+        self.wait_said(SETTLED);
+        self
+    }
+
+    /// Waits until it has said this on stderr.
+    pub(crate) fn wait_said(&self, what: &str) {
         let end = Instant::now() + PATIENCE;
-        while !self.stderr().contains(SETTLED) {
-            assert!(Instant::now() < end, "the daemon did not settle its pools: {}", self.stderr());
+        while !self.stderr().contains(what) {
+            assert!(Instant::now() < end, "the daemon did not say {what:?}: {}", self.stderr());
             thread::sleep(Duration::from_millis(2));
         }
-        self
     }
 
     /// Its process id.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::bus::PrivateBus;
 use super::client::Client;
 use super::daemon::{BINARY, Daemon};
-use super::{NAME, disk};
+use super::disk;
 
 /// Which machine the daemon is given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -101,10 +101,8 @@ impl Rig {
         command
     }
 
-    /// Starts the daemon and waits until it owns its name and its pools are up. The bus may not have noticed yet
-    /// that the one before was killed.
+    /// Starts the daemon and waits until it owns its name and its pools are up.
     pub(crate) fn start(&self) -> Daemon {
-        self.client().wait_no_owner(NAME);
         Daemon::spawn(&mut self.command()).wait_ready(self.bus.address()).wait_settled()
     }
 

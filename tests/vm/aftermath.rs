@@ -1,5 +1,6 @@
-//! What must be true in the kernel when a daemon has taken over: device-mapper has the devices of the
-//! pools and no others, each thin volume has its record, no cookie and no intent is left.
+//! What must be true in the kernel and on the disks when a daemon has taken over: device-mapper has the devices of the
+//! pools and no others, each thin volume has its record, no cookie and no intent is left, and the disks keep every
+//! rule.
 //!
 //! Deliberately absent: objects and models, see `check`.
 
@@ -7,10 +8,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::check;
 use crate::guest::{Guest, dm, files, run, state, udev};
 use crate::model::{Seen, SeenPool};
 use crate::support::client::Client;
+use crate::{check, reader};
 
 /// dm devices of a running pool besides its filesystems.
 const PRIVATE: [&str; 6] =
@@ -93,7 +94,7 @@ pub(crate) fn cookies(context: &str) {
 }
 
 /// Thin volumes are those with a record, and no intent is left.
-fn volumes(guest: &Guest, seen: &Seen, pool: &SeenPool, context: &str) {
+pub(crate) fn volumes(guest: &Guest, seen: &Seen, pool: &SeenPool, context: &str) {
     // The daemon's mounts are its own; this is the way to look at them from outside.
     let daemon = guest.daemon_id().expect("the daemon runs");
     let volume = PathBuf::from(format!("/proc/{daemon}/root/run/stratisd/ns_mounts/.mdv-{}", pool.uuid));
@@ -107,4 +108,6 @@ fn volumes(guest: &Guest, seen: &Seen, pool: &SeenPool, context: &str) {
     run("dmsetup", &["message", &thin_pool, "0", "release_metadata_snap"]);
     let ids: BTreeSet<String> = listed.split_whitespace().map(str::to_owned).collect();
     assert_eq!(ids, recorded, "thin volumes of pool {}; {context}", pool.uuid);
+    let disks: Vec<String> = pool.devices.keys().cloned().collect();
+    reader::record(&disks, context);
 }

@@ -42,7 +42,7 @@ const DELAY_MICROS_MAX: u64 = 400_000;
 scenario!(
     /// What was answered is there, what was not is whole or absent, and a mounted filesystem notices nothing.
     a_killed_daemon_is_followed_by_one_that_adopts,
-    Spec { disks: &["4G", "4G", "3G", "4G", "3G"], limit_s: 1_500, ..SPEC },
+    Spec { disks: &["4G", "4G", "3G", "4G", "3G"], limit_s: limit_s(POINTS), ..SPEC },
     play
 );
 
@@ -50,6 +50,11 @@ scenario!(
 pub(crate) fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
+}
+
+/// A time limit for so many points, or for as many as `POINTS` says: half a minute for each, and five minutes.
+pub(crate) fn limit_s(points: u64) -> u32 {
+    u32::try_from(300 + 30 * number("POINTS").unwrap_or(points)).expect("some thousand points")
 }
 
 /// The seed that was given, or a new one.

@@ -44,6 +44,7 @@ mod aftermath;
 mod guest;
 mod host;
 mod load;
+mod reader;
 mod signatures;
 
 mod events;
@@ -75,4 +76,5 @@ mod snapshot;
 mod thousand;
 mod trouble;
 mod volume;
+mod wander;
 mod xfs;

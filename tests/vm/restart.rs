@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::guest::files::{self, Contents, text};
-use crate::guest::{Guest, dm, run, state, try_run};
+use crate::guest::{Guest, dm, run, state, try_run, udev};
 use crate::host::{SPEC, Spec};
+use crate::limit;
 use crate::scenario;
 use crate::support::MIB;
 use crate::support::client::Client;
@@ -94,6 +95,39 @@ scenario!(
         }
         file.check(&folder);
         state::expect_no_io_error();
+        guest.expect_quiet();
+    }
+);
+
+scenario!(
+    /// A daemon that was killed is followed by one that swaps no table, resumes nothing and announces nothing, because
+    /// all is as it should be; and one that is missing its path gets it.
+    a_takeover_leaves_devices_alone,
+    Spec { disks: &["2G"], ..SPEC },
+    |guest: &mut Guest| {
+        const COUNT: u64 = 12;
+        guest.start();
+        let client = guest.client();
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        limit::create(&pool, 0..COUNT, Some("536870912"));
+        let folder = files::mount(&files::node(&client, &client.family("filesystem").pop_first().expect("one").0), "f");
+        udev::settle();
+        let before = (state::objects(&client), dm::devices(), dm::tables());
+        for _ in 0..2 {
+            let takeover = guest.take_over();
+            println!("restart: {takeover:?}");
+            assert_eq!(takeover.events, Vec::<String>::new(), "no device was touched");
+            let client = guest.client();
+            guest.until("all is as it was", |_| (state::objects(&client), dm::devices(), dm::tables()) == before);
+        }
+        let link = Path::new("/dev/stratis/p/f7");
+        let lead = fs::canonicalize(link).expect("it was announced");
+        fs::remove_file(link).expect("root may");
+        assert_eq!(guest.take_over().events.len(), 1, "it is announced");
+        udev::settle();
+        assert_eq!(fs::canonicalize(link).ok(), Some(lead), "it is announced again");
+        files::unmount(&folder);
+        guest.stop();
         guest.expect_quiet();
     }
 );

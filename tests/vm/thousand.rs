@@ -1,15 +1,18 @@
-//! A thousand filesystems in one pool, and what they take of it.
+//! A thousand filesystems in one pool: what they take of it, and how long they take to stop, to start, and to be
+//! taken over.
 //!
 //! Deliberately absent from `make test`: udev takes most of a second for each volume in a machine of one CPU, so
 //! this takes a quarter of an hour and more. `make test-long` runs it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::guest::{self, Guest, dm, files, state};
+use crate::guest::{self, Guest, dm, files, state, udev};
 use crate::host::{self, SPEC, Spec};
+use crate::kill::number;
 use crate::limit;
 use crate::support::interface;
 
+/// Filesystems, unless `POINTS` says otherwise.
 const COUNT: u64 = 1_000;
 /// A quarter of the pool: a filesystem may take 16 MiB with everything that the pool keeps for itself.
 const USED_MIB_MAX: u64 = 16 << 10;
@@ -29,14 +32,15 @@ fn guest() {
 
 fn play(guest: &mut Guest) {
     let started = Instant::now();
+    let count = number("POINTS").unwrap_or(COUNT);
     guest.start();
     let client = guest.client();
     let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
     client.set(&pool, &interface("pool", 9), "FsLimit", COUNT).expect("there is room");
-    limit::create(&pool, 0..COUNT, None);
-    println!("thousand: {COUNT} filesystems of 1 TiB after {:.0?}", started.elapsed());
+    limit::create(&pool, 0..count, None);
+    println!("thousand: {count} filesystems of 1 TiB after {:.0?}", started.elapsed());
     let filesystems = client.family("filesystem");
-    assert_eq!(filesystems.len() as u64, COUNT);
+    assert_eq!(filesystems.len() as u64, count);
     let used = used_mib();
     println!("thousand: {used} MiB of the pool are used");
     assert!(used <= USED_MIB_MAX, "{used} MiB are used");
@@ -47,8 +51,42 @@ fn play(guest: &mut Guest) {
     files::Contents::write(folder.join("file"), 1 << 20, 1).check(&folder);
     files::unmount(&folder);
     files::check_xfs(&device);
+    come_and_go(guest, count);
     state::expect_no_io_error();
     guest.stop();
+}
+
+/// Takes them over, stops and starts them, and takes them over again.
+fn come_and_go(guest: &mut Guest, count: u64) {
+    take_over(guest, count);
+    udev::settle();
+    let client = guest.client();
+    client.patience.set(Duration::from_secs(1_800));
+    let began = Instant::now();
+    assert!(client.stop_pool("p", "name").done().0);
+    println!("thousand: stopped after {:.1?}", began.elapsed());
+    assert_eq!(dm::names(), Vec::<String>::new());
+    udev::settle();
+    let began = Instant::now();
+    assert!(client.start_pool("p", "name").done().0);
+    println!("thousand: started after {:.1?}", began.elapsed());
+    let booked = guest.log().lines().rfind(|line| line.contains("request done")).unwrap_or_default().to_owned();
+    println!("thousand: {booked}");
+    assert_eq!(client.family("filesystem").len() as u64, count);
+    udev::settle();
+    println!("thousand: udev had dealt with them after {:.1?}", began.elapsed());
+    take_over(guest, count);
+    guest.expect_quiet();
+}
+
+/// The daemon is killed, and the next one takes over what is there without touching it.
+fn take_over(guest: &mut Guest, count: u64) {
+    let tables = dm::tables();
+    let takeover = guest.take_over();
+    println!("thousand: {takeover:?}");
+    assert_eq!(takeover.events, Vec::<String>::new(), "no device was touched");
+    assert_eq!(dm::tables(), tables);
+    assert_eq!(guest.client().family("filesystem").len() as u64, count);
 }
 
 /// What filesystems take of the thin data, and all that the pool took for itself.

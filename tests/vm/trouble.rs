@@ -176,6 +176,30 @@ scenario!(
 );
 
 scenario!(
+    /// A disk hangs when the daemon starts: the other pool is there before that disk has failed, and its own when it
+    /// answers.
+    a_disk_that_hangs_at_the_start,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        let tables = dm::tables();
+        udev::settle();
+        guest.kill9();
+        world.labs[1].hang();
+        guest.start();
+        world.calm_is_calm();
+        assert!(pool(&world.client, "p").is_none(), "one of its disks says nothing");
+        assert!(!guest.log().contains("cannot be looked at"), "the others waited until it had failed");
+        world.labs[1].go_on();
+        guest.until("its own pool runs", |_| pool(&world.client, "p").is_some());
+        assert_eq!(dm::tables(), tables);
+        world.file.check(&world.folder);
+        files::unmount(&world.folder);
+        world.comes_back(guest);
+    }
+);
+
+scenario!(
     /// A disk that is slow makes saves slow, and nothing else.
     a_disk_that_is_slow,
     THREE,

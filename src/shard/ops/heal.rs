@@ -7,16 +7,16 @@
 //!
 //! Deliberately absent: an XFS that is smaller than its volume. It follows when it is mounted and needs it.
 
+use std::collections::BTreeMap;
+
 use crate::engine::stack as tables;
 use crate::error::Fault;
-use crate::limits::READS_AT_ONCE_MAX;
 use crate::model::dm::Dm;
 use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::shard::ops::format::sectors;
 use crate::shard::ops::records;
-use crate::shard::wait;
-use crate::sys::{Sys, Target};
+use crate::sys::Sys;
 use crate::units::Sectors;
 use crate::xfs;
 
@@ -32,20 +32,15 @@ pub async fn active<S: Sys>(sys: &S, pool: PoolUuid, record: &mut FilesystemReco
     }
 }
 
-/// What of its volume each filesystem lies on, as far as it says so on disk. One that was mounted may have grown
-/// since it wrote that.
-pub async fn sizes<S: Sys>(sys: &S, pool: PoolUuid, filesystems: &[FsUuid]) -> Vec<Option<Sectors>> {
-    let place = xfs::FIRST_READ;
-    let read = async |uuid: &FsUuid| {
-        let bytes = sys.read(Target::Dm(Dm::Thin(pool, *uuid)), sectors(place.at), sectors(place.length)).await;
-        // What is no XFS is the user's business, and a volume that cannot be read shows that soon enough.
-        bytes.ok().and_then(|bytes| xfs::size(&bytes)).map(sectors)
-    };
-    let mut sizes = Vec::with_capacity(filesystems.len());
-    for part in filesystems.chunks(READS_AT_ONCE_MAX) {
-        sizes.extend(wait::all(part.iter().map(read)).await);
-    }
-    sizes
+/// What of its volume each filesystem lies on, if it says so on disk. One that was mounted may have grown since it
+/// wrote that.
+pub async fn sizes<S: Sys>(sys: &S, pool: PoolUuid, filesystems: &[FsUuid]) -> BTreeMap<FsUuid, Sectors> {
+    let devices: Vec<Dm> = filesystems.iter().map(|uuid| Dm::Thin(pool, *uuid)).collect();
+    // What is read lies at the beginning.
+    let heads = sys.read_first(&devices, sectors(xfs::FIRST_READ.at + xfs::FIRST_READ.length)).await;
+    // What is no XFS is the user's business, and a volume that cannot be read shows that soon enough.
+    let size = |head: Result<Vec<u8>, Fault>| head.ok().and_then(|bytes| xfs::size(&bytes)).map(sectors);
+    filesystems.iter().zip(heads).filter_map(|(uuid, head)| Some((*uuid, size(head)?))).collect()
 }
 
 /// A volume was brought up, and the XFS on it lies on so much: if that is more, the volume gets as long.

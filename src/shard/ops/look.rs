@@ -26,8 +26,8 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
 /// Looks at some filesystems of a pool, and shows those that have changed.
 pub async fn refresh<S: Sys>(shard: &Shard<S>, running: &Running, filesystems: &[FsUuid]) {
     let mut changed = Vec::new();
-    for uuid in filesystems {
-        let used = shard.used(running.uuid, *uuid).await;
+    let used = shard.sys.thin_used_each(running.uuid, filesystems).await;
+    for (uuid, used) in filesystems.iter().zip(used) {
         if running.pool.borrow_mut().filesystems.set_used(*uuid, used) {
             changed.push(*uuid);
         }

@@ -61,13 +61,13 @@ pub async fn read_all<S: Sys>(sys: &S, pool: PoolUuid) -> Result<Records, Fault>
         log::error!("a filesystem is left out: {what} (pool={pool} file={file})");
     };
     let mut found: Vec<(String, FilesystemRecord)> = Vec::with_capacity(files.len());
-    for file in files {
-        if file.ends_with(TEMPORARY) {
-            log::info!("a save that was cut off is removed (pool={pool} file={file})");
-            sys.mdv_remove(pool, HERE, &file).await?;
-            continue;
-        }
-        let bytes = sys.mdv_read(pool, HERE, &file).await?;
+    let (cut_off, files): (Vec<String>, Vec<String>) = files.into_iter().partition(|file| file.ends_with(TEMPORARY));
+    for file in cut_off {
+        log::info!("a save that was cut off is removed (pool={pool} file={file})");
+        sys.mdv_remove(pool, HERE, &file).await?;
+    }
+    let contents = sys.mdv_read_each(pool, HERE, &files).await?;
+    for (file, bytes) in files.into_iter().zip(contents) {
         match read(&file, &bytes) {
             Ok(record) => found.push((file, record)),
             Err(what) => leave_out(&file, what),

@@ -4,6 +4,7 @@
 //! finds a stopped pool; taking the stack up again and again changes nothing. A pool that is started without its
 //! cache has none from the moment on at which that is durable, which is before its stack is taken up.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use cores::rt;
@@ -23,6 +24,7 @@ use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::Availability;
+use crate::shard::conflict::Operation;
 use crate::shard::ops::extend::Extension;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
@@ -33,6 +35,7 @@ use crate::shard::ops::{
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys, Target, patience};
+use crate::units::{Bytes, Sectors};
 
 /// Starts a stopped pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
@@ -153,12 +156,12 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
-    clear_volumes(shard, pool, &found).await?;
+    let adopted = clear_volumes(shard, pool, &found).await?;
     let mut seen = intents::recover(&shard.sys, pool, &mut found).await?;
     seen.extend(found.good.iter().map(|record| record.thin_id));
     revert::run(shard, pool, &mut found, &mut seen).await?;
     rt::stage("filesystems");
-    let (filesystems, lost) = volumes_up(shard, pool, &name, found.good).await;
+    let (filesystems, lost) = volumes_up(shard, (pool, &name), found.good, &adopted).await;
     let changed = {
         let mut engine = running.pool.borrow_mut();
         engine.filesystems = Filesystems::new(pool, filesystems, lost, seen);
@@ -276,28 +279,33 @@ async fn wipe_left_over<S: Sys>(shard: &Shard<S>, pool: PoolUuid, devices: &[Can
 }
 
 /// Takes down active volumes that no record names: what a daemon that died was making or destroying. One
-/// that somebody uses stays.
-async fn clear_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, found: &Records) -> Result<(), Fault> {
+/// that somebody uses stays. Gives back those that are active and have a record.
+async fn clear_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, found: &Records) -> Result<BTreeSet<FsUuid>, Fault> {
+    let recorded: BTreeSet<FsUuid> = found.good.iter().map(|record| record.uuid).collect();
+    let mut adopted = BTreeSet::new();
     for device in shard.sys.active(pool).await? {
         match device {
-            Dm::Thin(_, uuid) if !found.good.iter().any(|record| record.uuid == uuid) => {
+            Dm::Thin(_, uuid) if recorded.contains(&uuid) => {
+                adopted.insert(uuid);
+            }
+            Dm::Thin(_, uuid) => {
                 if let Err(fault) = shard.sys.deactivate(&[device]).await {
                     log::warn!("a volume without a record stays (pool={pool} filesystem={uuid}): {fault}");
                 }
             }
-            Dm::Thin(..) | Dm::Private(..) => {}
+            Dm::Private(..) => {}
         }
     }
-    Ok(())
+    Ok(adopted)
 }
 
-/// Activates the volume of each filesystem. One that cannot be is logged and left out; its record stays,
-/// and so its name is taken.
+/// Activates the volume of each filesystem, those that a daemon before this one has left active among them. One that
+/// cannot be is logged and left out; its record stays, and so its name is taken.
 async fn volumes_up<S: Sys>(
     shard: &Shard<S>,
-    pool: PoolUuid,
-    of_pool: &Name,
+    (pool, of_pool): (PoolUuid, &Name),
     found: Vec<FilesystemRecord>,
+    adopted: &BTreeSet<FsUuid>,
 ) -> (Vec<Filesystem>, Vec<Name>) {
     let volumes: Vec<(Dm, Table)> =
         found.iter().map(|record| (Dm::Thin(pool, record.uuid), tables::thin(record))).collect();
@@ -318,19 +326,40 @@ async fn volumes_up<S: Sys>(
             Err(fault) => lost.push(leave_out(&record, fault)),
         }
     }
-    let uuids: Vec<FsUuid> = up.iter().map(|record| record.uuid).collect();
-    let sizes = heal::sizes(&shard.sys, pool, &uuids).await;
-    let mut filesystems = Vec::with_capacity(up.len());
-    for (mut record, size) in up.into_iter().zip(sizes) {
-        if let Err(fault) = heal::started(&shard.sys, pool, &mut record, size).await {
-            lost.push(leave_out(&record, fault));
-            continue;
+    // A volume that was active has its recorded length, and nothing on it can be longer.
+    let fresh: Vec<FsUuid> = up.iter().map(|record| record.uuid).filter(|uuid| !adopted.contains(uuid)).collect();
+    let sizes: BTreeMap<FsUuid, Sectors> = heal::sizes(&shard.sys, pool, &fresh).await;
+    let mut whole = Vec::with_capacity(up.len());
+    for mut record in up {
+        let size = sizes.get(&record.uuid).copied();
+        match heal::started(&shard.sys, pool, &mut record, size).await {
+            Ok(()) => whole.push(record),
+            Err(fault) => lost.push(leave_out(&record, fault)),
         }
-        shard.sys.announce((pool, of_pool), (record.uuid, &record.name, record.thin_id)).await;
-        let used = shard.used(pool, record.uuid).await;
-        filesystems.push(Filesystem::new(record, used).on(size));
     }
-    (filesystems, lost)
+    announce(shard, (pool, of_pool), &whole, adopted).await;
+    let uuids: Vec<FsUuid> = whole.iter().map(|record| record.uuid).collect();
+    let used = shard.sys.thin_used_each(pool, &uuids).await;
+    let filesystem = |(record, used): (FilesystemRecord, Option<Bytes>)| {
+        let size = sizes.get(&record.uuid).copied();
+        Filesystem::new(record, used).on(size)
+    };
+    (whole.into_iter().zip(used).map(filesystem).collect(), lost)
+}
+
+/// Announces filesystems that have come up. Those that were up before most often have their paths.
+async fn announce<S: Sys>(
+    shard: &Shard<S>,
+    pool: (PoolUuid, &Name),
+    records: &[FilesystemRecord],
+    adopted: &BTreeSet<FsUuid>,
+) {
+    let all = records.iter().map(|record| (record.uuid, &record.name, record.thin_id));
+    let (before, mut without): (Vec<_>, Vec<_>) = all.partition(|(uuid, ..)| adopted.contains(uuid));
+    let named: Vec<(FsUuid, &Name)> = before.iter().map(|(uuid, name, _)| (*uuid, *name)).collect();
+    let paths = shard.sys.have_paths(pool, &named).await;
+    without.extend(before.into_iter().zip(paths).filter(|(_, has_path)| !has_path).map(|(filesystem, _)| filesystem));
+    shard.sys.announce_each(pool, &without).await;
 }
 
 /// Activates one volume.
@@ -362,10 +391,33 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
     };
     log::info!("pool started (pool={pool} devices={} filesystems={})", devices.len(), filesystems.len());
     news::runs(shard, &running);
-    shard.running.borrow_mut().insert(pool, Rc::new(running));
+    let running = Rc::new(running);
+    shard.running.borrow_mut().insert(pool, Rc::clone(&running));
     shard.show(views);
+    look_at_sizes(shard, running);
     backstop::begin(shard, pool);
     Answer::PoolStarted(pool, devices, filesystems)
+}
+
+/// Looks on how much of their volumes filesystems lie of which that is not known yet, because they were active before.
+/// Nobody waits for it but who takes them down.
+fn look_at_sizes<S: Sys>(shard: &Rc<Shard<S>>, running: Rc<Running>) {
+    let unknown: Vec<FsUuid> = {
+        let pool = running.pool.borrow();
+        pool.filesystems.iter().filter(|found| found.may_follow()).map(|found| found.record.uuid).collect()
+    };
+    if unknown.is_empty() {
+        return;
+    }
+    let shard = Rc::clone(shard);
+    rt::spawn("sizes", async move {
+        let ticket = shard.gate(running.uuid).queue(Operation::Look);
+        ticket.admitted().await;
+        let sizes = heal::sizes(&shard.sys, running.uuid, &unknown).await;
+        let mut pool = running.pool.borrow_mut();
+        sizes.into_iter().for_each(|(uuid, size)| pool.filesystems.set_whole(uuid, size.bytes()));
+    })
+    .detach();
 }
 
 /// The numbers of devices that were read.

@@ -102,9 +102,8 @@ pub(super) async fn announce<S: Sys>(shard: &Shard<S>, running: &Running) {
         let records: Vec<_> = pool.filesystems.iter().map(|found| found.record.clone()).collect();
         (pool.name().clone(), records)
     };
-    for record in records {
-        shard.sys.announce((running.uuid, &of_pool), (record.uuid, &record.name, record.thin_id)).await;
-    }
+    let named: Vec<_> = records.iter().map(|record| (record.uuid, &record.name, record.thin_id)).collect();
+    shard.sys.announce_each((running.uuid, &of_pool), &named).await;
 }
 
 async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Answer {

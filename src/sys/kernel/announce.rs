@@ -8,19 +8,24 @@
 //!
 //! Deliberately absent: waiting for the link, and making or removing one.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE32_NOPAD;
 
-use super::KernelSys;
-use super::lanes::blocking;
-use crate::error::Why;
+use super::block::numbered;
+use super::{KernelSys, lanes, why};
+use crate::error::Fault;
+use crate::limits::DM_BATCH_MAX;
 use crate::model::device::DeviceNumber;
 use crate::model::dm::Dm;
-use crate::model::ids::FsUuid;
+use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
+
+/// There while udevd has events that it has not dealt with.
+const UDEV_BUSY: &str = "/run/udev/queue";
 
 /// What is written for a filesystem.
 fn event(uuid: FsUuid, pool: &Name, filesystem: &Name) -> String {
@@ -37,15 +42,49 @@ fn send(file: &Path, event: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(file)?.write_all(event.as_bytes())
 }
 
+/// Whether a path leads to the node of this device. Blocking.
+fn leads_to(path: &Path, device: DeviceNumber) -> bool {
+    fs::metadata(path).is_ok_and(|node| node.file_type().is_block_device() && numbered(node.rdev()) == device)
+}
+
 impl KernelSys {
-    pub(super) async fn tell_udev(&self, device: Dm, pool: &Name, filesystem: &Name) -> Result<(), Why> {
-        let uuid = match device {
-            Dm::Thin(_, uuid) => uuid,
-            Dm::Private(..) => return Err(Why::Errno(libc::EINVAL)), // Those have no names to tell.
+    /// Tells the names of filesystems; logs which could not be told.
+    pub(super) async fn tell_udev(&self, (pool, of_pool): (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) {
+        let devices: Vec<Dm> = filesystems.iter().map(|(uuid, _)| Dm::Thin(pool, *uuid)).collect();
+        let numbers = self.inner.mapper.numbers(&devices).await;
+        let named = filesystems.iter().map(|(uuid, name)| event(*uuid, of_pool, name));
+        let events: Vec<_> = devices.into_iter().zip(numbers).zip(named).collect();
+        for some in events.chunks(DM_BATCH_MAX) {
+            let own = some.to_vec();
+            let job = move || {
+                for ((device, number), event) in own {
+                    let sent = number.and_then(|number| send(&file(number), &event).map_err(|error| why(&error)));
+                    if let Err(why) = sent {
+                        log::warn!("{}", Fault::new("announce", device, why));
+                    }
+                }
+            };
+            if let Err(why) = lanes::on(&self.inner.lanes.files, job).await {
+                log::warn!("{}", Fault::new("announce filesystems of pool", pool, why));
+            }
+        }
+    }
+
+    /// Which of these volumes have their paths for certain: those that lead there while udevd has nothing left to do.
+    pub(super) async fn paths_of(&self, pool: PoolUuid, filesystems: Vec<(FsUuid, PathBuf)>) -> Vec<bool> {
+        let devices: Vec<Dm> = filesystems.iter().map(|(uuid, _)| Dm::Thin(pool, *uuid)).collect();
+        let count = filesystems.len();
+        let numbers = self.inner.mapper.numbers(&devices).await;
+        let job = move || {
+            let leads = |((_, path), number): (&(_, PathBuf), &Result<DeviceNumber, _>)| {
+                number.as_ref().is_ok_and(|number| leads_to(path, *number))
+            };
+            let lead: Vec<bool> = filesystems.iter().zip(&numbers).map(leads).collect();
+            let idle = !Path::new(UDEV_BUSY).exists();
+            lead.into_iter().map(|leads| leads && idle).collect()
         };
-        let file = file(self.inner.mapper.number(device).await?);
-        let event = event(uuid, pool, filesystem);
-        blocking(&self.inner.lanes.files, move || send(&file, &event)).await
+        // Announced once more than needed is as good.
+        lanes::on(&self.inner.lanes.files, job).await.unwrap_or_else(|_why| vec![false; count])
     }
 }
 

@@ -85,6 +85,12 @@ impl Sys for KernelSys {
         outcome.map_err(|(start, why)| Fault::new("read", self.subject(target, start), why))
     }
 
+    async fn read_first(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Vec<u8>, Fault>> {
+        let read = timed("read", self.read_heads(devices, count)).await;
+        let subject = |device: &Dm| self.subject(Target::Dm(*device), Sectors::ZERO);
+        read.into_iter().zip(devices).map(|(read, device)| read.map_err(fault("read", subject(device)))).collect()
+    }
+
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
         timed("write", self.write_sectors(batch)).await
     }
@@ -165,6 +171,12 @@ impl Sys for KernelSys {
         timed("dm", self.inner.mapper.thin_used(device)).await.map(Sectors::bytes).map_err(fault("measure", device))
     }
 
+    async fn thin_used_each(&self, pool: PoolUuid, filesystems: &[FsUuid]) -> Vec<Option<Bytes>> {
+        let devices: Vec<Dm> = filesystems.iter().map(|uuid| Dm::Thin(pool, *uuid)).collect();
+        let used = timed("dm", self.inner.mapper.thin_used_each(&devices)).await;
+        used.into_iter().map(|used| used.ok().map(Sectors::bytes)).collect()
+    }
+
     async fn fill(&self, device: Dm) -> Result<Option<Fill>, Fault> {
         timed("mount", self.fill_of(device)).await.map_err(fault("look how full the filesystem is on", device))
     }
@@ -186,12 +198,17 @@ impl Sys for KernelSys {
     }
 
     async fn announce(&self, pool: (PoolUuid, &Name), filesystem: (FsUuid, &Name, ThinId)) {
-        let device = Dm::Thin(pool.0, filesystem.0);
-        if let Err(fault) =
-            timed("udev", self.tell_udev(device, pool.1, filesystem.1)).await.map_err(fault("announce", device))
-        {
-            log::warn!("{fault}");
-        }
+        self.announce_each(pool, &[filesystem]).await;
+    }
+
+    async fn announce_each(&self, pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name, ThinId)]) {
+        let named: Vec<(FsUuid, &Name)> = filesystems.iter().map(|(uuid, name, _)| (*uuid, *name)).collect();
+        timed("udev", self.tell_udev(pool, &named)).await;
+    }
+
+    async fn have_paths(&self, pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) -> Vec<bool> {
+        let path = |(uuid, name): &(FsUuid, &Name)| (*uuid, self.devnode(pool.1, name).into());
+        timed("udev", self.paths_of(pool.0, filesystems.iter().map(path).collect())).await
     }
 
     async fn mdv_mount(&self, pool: PoolUuid) -> Result<(), Fault> {
@@ -212,6 +229,10 @@ impl Sys for KernelSys {
 
     async fn mdv_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault> {
         timed("files", self.volume_read(pool, folder, file)).await
+    }
+
+    async fn mdv_read_each(&self, pool: PoolUuid, folder: Folder, files: &[String]) -> Result<Vec<Vec<u8>>, Fault> {
+        timed("files", self.volume_read_each(pool, folder, files)).await
     }
 
     async fn mdv_write(&self, pool: PoolUuid, folder: Folder, file: &str, bytes: &[u8]) -> Result<(), Fault> {

@@ -17,14 +17,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
 
-use cores::rt;
 use cores::side::Fd;
 
 use super::block::shape;
 use super::{examine, fault, lanes};
 use crate::error::{Failure, Fault, Refusal, Why};
-use crate::limits::BLOCKING_THREADS;
-use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath, Occupant};
+use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::sys::Opening;
 use crate::sys::kernel::KernelSys;
 use crate::units::Sectors;
@@ -58,7 +56,7 @@ impl KernelSys {
             return Ok(());
         }
         let own = candidate.clone();
-        let opened = lanes::on(&self.inner.lanes.files, move || open(&own, opening)).await;
+        let opened = lanes::on(&self.inner.lanes.probe, move || open(&own, opening)).await;
         let Opened { file, hold } = opened.map_err(fault("open", &candidate.path))??;
         let open = Open {
             path: candidate.path.clone(),
@@ -96,7 +94,7 @@ impl KernelSys {
         let Some(Open { path, fd, hold, .. }) = open else { return };
         // Operations in flight keep the descriptor; then the last of them closes it.
         let fd = Rc::try_unwrap(fd).ok();
-        if let Err(why) = lanes::on(&self.inner.lanes.files, move || drop((hold, fd))).await {
+        if let Err(why) = lanes::on(&self.inner.lanes.probe, move || drop((hold, fd))).await {
             log::warn!("{}", Fault::new("close in good order", path, why));
         }
     }
@@ -128,7 +126,7 @@ impl KernelSys {
                 }
             }
         };
-        if let Err(why) = lanes::on(&self.inner.lanes.files, job).await {
+        if let Err(why) = lanes::on(&self.inner.lanes.probe, job).await {
             // The job was dropped, and the holds with it.
             log::warn!("{}", Fault::new("let go", "of devices", why));
         }
@@ -136,31 +134,21 @@ impl KernelSys {
 
     pub(super) async fn examine_device(&self, path: &DevicePath) -> Result<Candidate, Failure> {
         let own = path.clone();
-        lanes::on(&self.inner.lanes.files, move || examine::examine(&own)).await.map_err(fault("examine", path))?
+        lanes::on(&self.inner.lanes.probe, move || examine::examine(&own)).await.map_err(fault("examine", path))?
     }
 
     pub(super) async fn discover_devices(&self) -> Result<Vec<Candidate>, Fault> {
-        let listed = lanes::blocking(&self.inner.lanes.files, examine::list).await;
-        let paths = listed.map_err(fault("list", "block devices"))?;
-        let mut found: Vec<Candidate> = Vec::new();
-        // As many at a time as the lane has threads: more would only fill its queue.
-        for some in paths.chunks(BLOCKING_THREADS) {
-            let look = |path: &DevicePath| {
-                let (sys, own) = (self.clone(), path.clone());
-                rt::spawn("look at a device", async move { sys.examine_device(&own).await })
-            };
-            let looks: Vec<_> = some.iter().map(look).collect();
-            for (path, join) in some.iter().zip(looks) {
-                let bug = |panicked: rt::Panicked| Fault::new("examine", path, Why::Bug(panicked.to_string())).into();
-                match join.await.map_err(bug).flatten() {
-                    Ok(candidate) => match candidate.occupant {
-                        Occupant::Stratis | Occupant::Unlocked => found.push(candidate),
-                        Occupant::Nobody | Occupant::Other(_) => {}
-                    },
-                    Err(failure) => log::info!("no pool is looked for on a device: {failure}"),
-                }
-            }
-        }
+        // There may be thousands of these, and none of them is what is looked for.
+        let own = self.inner.mapper.nodes().await.unwrap_or_default();
+        let job = move || {
+            let looked = examine::list(&own)?.into_iter().filter_map(|path| {
+                let look = examine::unread(&path);
+                look.inspect_err(|failure| log::info!("no pool is looked for on a device: {failure}")).ok()
+            });
+            Ok(looked.collect())
+        };
+        let listed: Result<Vec<Candidate>, Why> = lanes::blocking(&self.inner.lanes.probe, job).await;
+        let mut found = listed.map_err(fault("list", "block devices"))?;
         // One device under two nodes.
         found.sort_by_key(|candidate| candidate.number);
         found.dedup_by_key(|candidate| candidate.number);

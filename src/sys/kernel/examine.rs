@@ -9,12 +9,13 @@
 //!
 //! Deliberately absent: whether somebody uses the device. Opening a new member finds that out.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use udev::{Device, DeviceType, Enumerator};
+use udev::{Device, DeviceType};
 
 use super::block::{Shape, shape};
 use crate::error::{Failure, Fault, Refusal};
@@ -25,6 +26,10 @@ use crate::units::Sectors;
 
 /// Where a running udevd listens.
 const UDEV_CONTROL: &str = "/run/udev/control";
+/// Every block device that the kernel has.
+const BLOCK_DEVICES: &str = "/sys/class/block";
+/// Nodes of devices.
+const NODES: &str = "/dev";
 /// What udev calls a LUKS header.
 const LUKS: &str = "crypto_LUKS";
 
@@ -46,6 +51,15 @@ pub(super) fn udev_runs() -> bool {
 
 /// Looks at the device under a path.
 pub(super) fn examine(path: &DevicePath) -> Result<Candidate, Failure> {
+    look(path, occupant)
+}
+
+/// The same without reading anything of the device, which may hang: as if it carried a Stratis signature.
+pub(super) fn unread(path: &DevicePath) -> Result<Candidate, Failure> {
+    look(path, |_file| Occupant::Stratis)
+}
+
+fn look(path: &DevicePath, occupant: impl FnOnce(&File) -> Occupant) -> Result<Candidate, Failure> {
     let fault = |error: &io::Error| Failure::from(Fault::io("examine", path, error));
     let canonical = canonical(path)?;
     let (file, device) = open(&canonical).map_err(|error| match error.raw_os_error() {
@@ -149,19 +163,16 @@ fn together(known: &Known, found: Occupant) -> Occupant {
     }
 }
 
-/// The paths of all devices that may carry a Stratis signature: what udev says, or all there are.
-pub(super) fn list() -> io::Result<Vec<DevicePath>> {
-    let mut paths = if udev_runs() {
-        let mut enumerator = Enumerator::new()?;
-        enumerator.match_subsystem("block")?;
-        enumerator.match_is_initialized()?;
-        enumerator.match_property("ID_FS_TYPE", STRATIS)?;
-        let nodes = enumerator.scan_devices()?.filter_map(|found| found.devnode().map(Path::to_owned));
-        nodes.filter_map(|node| DevicePath::try_from(node.to_str()?).ok()).collect()
+/// The paths of all devices that may carry a Stratis signature but for those in `own`: what udev says, or all there
+/// are.
+pub(super) fn list(own: &BTreeSet<PathBuf>) -> io::Result<Vec<DevicePath>> {
+    let mut paths = all()?;
+    paths.retain(|path| !own.contains(path.as_path()));
+    if udev_runs() {
+        paths = paths.iter().filter_map(known_as_ours).collect();
     } else {
         log::warn!("udevd does not run: every block device is looked at");
-        all()?
-    };
+    }
     if paths.len() > DISCOVERED_MAX {
         log::error!("{} devices are too many: {DISCOVERED_MAX} are looked at", paths.len());
         paths.truncate(DISCOVERED_MAX);
@@ -169,13 +180,22 @@ pub(super) fn list() -> io::Result<Vec<DevicePath>> {
     Ok(paths)
 }
 
+/// The node of a device of which udev says that it carries a Stratis signature. The kernel's node is not always what
+/// udev calls it.
+fn known_as_ours(node: &DevicePath) -> Option<DevicePath> {
+    let name = node.as_path().strip_prefix(NODES).ok()?.to_str()?.replace('/', "!");
+    let device = Device::from_syspath(&Path::new(BLOCK_DEVICES).join(name)).ok()?;
+    let ours = device.is_initialized() && device.property_value("ID_FS_TYPE")? == STRATIS;
+    device.devnode().filter(|_| ours).and_then(|node| DevicePath::try_from(node.to_str()?).ok())
+}
+
 /// The node of every block device that the kernel has.
 fn all() -> io::Result<Vec<DevicePath>> {
     let mut paths = Vec::new();
-    for entry in fs::read_dir("/sys/class/block")? {
+    for entry in fs::read_dir(BLOCK_DEVICES)? {
         // The kernel writes a slash in a device's name like this.
         let name = entry?.file_name().to_string_lossy().replace('!', "/");
-        paths.extend(DevicePath::try_from(format!("/dev/{name}").as_str()));
+        paths.extend(DevicePath::try_from(format!("{NODES}/{name}").as_str()));
     }
     Ok(paths)
 }

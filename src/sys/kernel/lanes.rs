@@ -8,7 +8,7 @@ use std::io;
 use cores::lane::Lane;
 use cores::steady;
 
-use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX};
+use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX, PROBE_THREADS};
 
 pub(super) use crate::sys::jobs::{blocking, on};
 
@@ -23,7 +23,9 @@ pub(super) struct Lanes {
     pub(super) mount: Lane,
     /// Filesystems that users have mounted: one that they have frozen keeps whoever asks for more waiting.
     pub(super) mounted: Lane,
-    /// Files of metadata volumes, probing devices, writes to sysfs.
+    /// Looking at block devices: one that hangs keeps its thread.
+    pub(super) probe: Lane,
+    /// Files of metadata volumes, volumes of our own, writes to sysfs.
     pub(super) files: Lane,
     /// Programs that check or repair metadata, each for a limited time.
     pub(super) programs: Lane,
@@ -42,6 +44,7 @@ impl Lanes {
             dm: steady("dm", BLOCKING_THREADS)?,
             mount: lane("mount", BLOCKING_THREADS)?,
             mounted: lane("mounted", BLOCKING_THREADS)?,
+            probe: lane("probe", PROBE_THREADS)?,
             files: lane("files", BLOCKING_THREADS)?,
             programs: lane("programs", BLOCKING_THREADS)?,
             udev: lane("udev", BLOCKING_THREADS)?,

@@ -18,11 +18,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::makedev;
 
 use super::dm::node;
-use super::lanes::blocking;
+use super::lanes::{self, blocking};
 use super::namespace::MOUNTS;
 use super::{KernelSys, fault};
 use crate::error::{Fault, Why};
-use crate::limits::{UNMOUNT_AGAIN_AFTER_MS, UNMOUNT_TRIES_MAX};
+use crate::limits::{READS_AT_ONCE_MAX, UNMOUNT_AGAIN_AFTER_MS, UNMOUNT_TRIES_MAX};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
@@ -144,6 +144,27 @@ impl KernelSys {
 
     pub(super) async fn volume_read(&self, pool: PoolUuid, folder: Folder, file: &str) -> Result<Vec<u8>, Fault> {
         self.on_file("read", (pool, folder, file), volume::read).await
+    }
+
+    pub(super) async fn volume_read_each(
+        &self,
+        pool: PoolUuid,
+        folder: Folder,
+        files: &[String],
+    ) -> Result<Vec<Vec<u8>>, Fault> {
+        let path = folder_path(pool, folder);
+        let at = |file: &str| format!("{file:?} in {}", path.display());
+        let mut all = Vec::with_capacity(files.len());
+        for some in files.chunks(READS_AT_ONCE_MAX) {
+            for file in some {
+                checked(file).map_err(fault("read", at(file)))?;
+            }
+            let (there, own) = (path.clone(), some.to_vec());
+            let read = lanes::on(&self.inner.lanes.files, move || volume::read_each(&there, &own)).await;
+            let read = read.map_err(fault("read files in", path.display()))?;
+            all.extend(read.map_err(|(file, error)| Fault::io("read", at(&file), &error))?);
+        }
+        Ok(all)
     }
 
     pub(super) async fn volume_write(

@@ -8,7 +8,7 @@
 //! Deliberately absent: writing (see `writes`).
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,9 +17,10 @@ use std::rc::Rc;
 use cores::rt::{self, Panicked};
 use cores::side::{Buffer, Fd};
 
-use super::block::shape;
+use super::block::{Shape, shape};
 use super::{dm, extents, lanes};
 use crate::error::{Fault, Why};
+use crate::limits::READS_AT_ONCE_MAX;
 use crate::model::device::{BlockSizes, DeviceNumber};
 use crate::model::dm::Dm;
 use crate::sys::Target;
@@ -53,6 +54,12 @@ impl Place {
     }
 }
 
+impl From<(File, Shape)> for Place {
+    fn from((file, shape): (File, Shape)) -> Self {
+        Self { number: shape.number, fd: Fd::new(file.into()), size: shape.size.offset(), blocks: shape.blocks }
+    }
+}
+
 impl KernelSys {
     /// What a target is called in a message.
     pub(super) fn subject(&self, target: Target, start: Sectors) -> String {
@@ -79,15 +86,17 @@ impl KernelSys {
     /// A dm device, opened for one call.
     async fn volume(&self, device: Dm, writable: bool) -> Result<Place, Why> {
         let number = self.inner.mapper.number(device).await?;
-        let node = dm::node(number);
-        let open = move || {
-            let file = OpenOptions::new().read(true).write(writable).custom_flags(libc::O_DIRECT).open(node)?;
-            let shape = shape(&file)?;
-            // It went, and another took its number.
-            if shape.number != number { Err(io::Error::from_raw_os_error(libc::ENXIO)) } else { Ok((file, shape)) }
-        };
-        let (file, shape) = lanes::blocking(&self.inner.lanes.files, open).await?;
-        Ok(Place { number, fd: Fd::new(file.into()), size: shape.size.offset(), blocks: shape.blocks })
+        lanes::blocking(&self.inner.lanes.files, move || open(number, writable)).await.map(Place::from)
+    }
+
+    /// Dm devices, opened for one call. Few at a time, because each has a descriptor.
+    async fn volumes(&self, numbers: Vec<Result<DeviceNumber, Why>>) -> Vec<Result<Place, Why>> {
+        let count = numbers.len();
+        let one = |number: Result<DeviceNumber, Why>| open(number?, false).map_err(|error| why(&error));
+        match lanes::on(&self.inner.lanes.files, move || numbers.into_iter().map(one).collect::<Vec<_>>()).await {
+            Ok(opened) => opened.into_iter().map(|opened| opened.map(Place::from)).collect(),
+            Err(why) => (0..count).map(|_| Err(why.clone())).collect(),
+        }
     }
 
     /// Gives back the descriptor of a volume on a lane: its last close may wait.
@@ -121,22 +130,47 @@ impl KernelSys {
     }
 
     async fn read_at(&self, place: &Place, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, (Sectors, Why)> {
-        let mut ranges = Vec::with_capacity(places.len());
-        let mut reads = Vec::with_capacity(places.len());
-        for (start, count) in places {
-            let range = place.range(*start, *count).map_err(|why| (*start, why))?;
-            let blocks = extents::around(&range, u64::from(place.blocks.logical), place.size);
-            let wanted = usize::try_from(blocks.end - blocks.start).map_err(|_| (*start, Why::Errno(libc::EINVAL)))?;
-            reads.push((place.fd.clone(), blocks.start, Buffer::aligned(wanted, ALIGNMENT)));
-            ranges.push((*start, wanted, within(&range, &blocks)));
+        let wanted = places.iter().map(|(start, count)| Ok((place, *start, *count))).collect();
+        let read = self.read_all(wanted).await;
+        read.into_iter().zip(places).map(|(read, (start, _))| read.map_err(|why| (*start, why))).collect()
+    }
+
+    /// The first sectors of dm devices, so many of each; a part of the devices at a time.
+    pub(super) async fn read_heads(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Vec<u8>, Why>> {
+        let numbers = self.inner.mapper.numbers(devices).await;
+        let mut all = Vec::with_capacity(devices.len());
+        for some in numbers.chunks(READS_AT_ONCE_MAX) {
+            let places = self.volumes(some.to_vec()).await;
+            let wanted = places.iter().map(|place| match place {
+                Ok(place) => Ok((place, Sectors::ZERO, count)),
+                Err(why) => Err(why.clone()),
+            });
+            all.extend(self.read_all(wanted.collect()).await);
+            self.leave(places.into_iter().flatten().collect()).await;
         }
-        let read = self.inner.side.read_batch(reads).await;
-        let mut found = Vec::with_capacity(places.len());
-        for ((result, buffer), (start, wanted, part)) in read.into_iter().zip(ranges) {
-            whole(result, wanted).map_err(|why| (start, why))?;
-            found.push(buffer[part].to_vec());
+        all
+    }
+
+    /// Reads sectors of places that could be found, all at once.
+    async fn read_all(&self, wanted: Vec<Result<(&Place, Sectors, Sectors), Why>>) -> Vec<Result<Vec<u8>, Why>> {
+        let mut reads = Vec::with_capacity(wanted.len());
+        let mut parts = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            parts.push(wanted.and_then(|(place, start, count)| {
+                let range = place.range(start, count)?;
+                let blocks = extents::around(&range, u64::from(place.blocks.logical), place.size);
+                let bytes = usize::try_from(blocks.end - blocks.start).map_err(|_| Why::Errno(libc::EINVAL))?;
+                reads.push((place.fd.clone(), blocks.start, Buffer::aligned(bytes, ALIGNMENT)));
+                Ok((bytes, within(&range, &blocks)))
+            }));
         }
-        Ok(found)
+        let mut read = self.inner.side.read_batch(reads).await.into_iter();
+        let found = |part: Result<(usize, Range<usize>), Why>| {
+            let (bytes, part) = part?;
+            let (result, buffer) = read.next().expect("each of these was read");
+            whole(result, bytes).map(|()| buffer[part].to_vec())
+        };
+        parts.into_iter().map(found).collect()
     }
 
     async fn read_place(&self, place: &Place, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
@@ -186,6 +220,14 @@ impl KernelSys {
         self.leave(vec![place]).await;
         outcome.map_err(|error| why(&error))
     }
+}
+
+/// Opens the dm device of a number. Blocking.
+fn open(number: DeviceNumber, writable: bool) -> io::Result<(File, Shape)> {
+    let file = OpenOptions::new().read(true).write(writable).custom_flags(libc::O_DIRECT).open(dm::node(number))?;
+    let shape = shape(&file)?;
+    // It went, and another took its number.
+    if shape.number != number { Err(io::Error::from_raw_os_error(libc::ENXIO)) } else { Ok((file, shape)) }
 }
 
 /// Where a range lies in a buffer that holds another around it.

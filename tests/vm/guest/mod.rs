@@ -12,6 +12,7 @@ pub(crate) mod elsewhere;
 pub(crate) mod files;
 pub(crate) mod lab;
 pub(crate) mod state;
+pub(crate) mod takeover;
 pub(crate) mod udev;
 pub(crate) mod used;
 

@@ -1,5 +1,8 @@
 //! The guest's udevd: waited for, stopped in its tracks, and let go again.
 
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
 use nix::sys::signal::Signal;
 
 use super::{processes, run, send};
@@ -14,6 +17,52 @@ pub(crate) fn settle() {
 #[track_caller]
 pub(crate) fn properties(device: &str) -> String {
     run("udevadm", &["info", "--query=property", device])
+}
+
+/// Events as the kernel sends them, from when this was made.
+pub(crate) struct Monitor {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// A device that nobody here has events of but who asks for one.
+const MARK: &str = "/devices/virtual/mem/null";
+
+impl Monitor {
+    /// Begins to listen.
+    #[track_caller]
+    pub(crate) fn new() -> Self {
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "udevadm", "monitor", "--kernel"]).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("udevadm starts");
+        let lines = BufReader::new(child.stdout.take().expect("it is a pipe")).lines();
+        let mut monitor = Self { child, lines };
+        // It says that it listens before it does.
+        let heard = monitor.until(|line| line.is_empty());
+        assert!(!heard.is_empty(), "it says what it does");
+        monitor
+    }
+
+    fn until(&mut self, end: impl Fn(&str) -> bool) -> Vec<String> {
+        let line = || self.lines.next().expect("it goes on").expect("it is text");
+        std::iter::repeat_with(line).take_while(|line| !end(line)).collect()
+    }
+
+    /// Ends, and tells the events of dm devices that were heard.
+    #[track_caller]
+    pub(crate) fn of_dm(mut self) -> Vec<String> {
+        std::fs::write(format!("/sys{MARK}/uevent"), "change").expect("root may ask for an event");
+        let heard = self.until(|line| line.contains(MARK));
+        heard.into_iter().filter(|line| line.contains("/block/dm-")).collect()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Stops udevd and all its workers with SIGSTOP; they run again when the value is dropped.

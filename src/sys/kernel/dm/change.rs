@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::control::{Ask, Control, Info};
+use super::control::{Ask, Control, Info, Numbers};
 use super::cookie::{self, Cookie};
 use super::ioctl::{Change, Request};
 use super::status;
@@ -26,22 +26,21 @@ const META_BLOCK_SECTORS: u64 = 8;
 const META_BLOCKS_MAX: u64 = 255 << 14;
 
 /// Makes a device active with this table.
-pub(super) fn activate(control: &Control, device: Dm, table: &Table, cookie: Option<&Cookie>) -> Result<(), Why> {
-    let wanted = Numbered::new(device, table, |below| control.number(below))?;
-    let lines = wanted.lines();
-    let Some(info) = control.look(device)? else {
+pub(super) fn activate(numbers: &Numbers<'_>, device: Dm, table: &Table, cookie: Option<&Cookie>) -> Result<(), Why> {
+    let control = numbers.control;
+    let wanted = Numbered::new(device, table, |below| numbers.number(below))?;
+    let Some((info, present)) = control.table(device)? else {
         control.create(device)?;
-        return first(control, device, &lines, cookie);
+        return first(control, device, &wanted.lines(), cookie);
     };
     if !info.own_uuid {
         return Err(Why::Data("a device of that name has another dm UUID"));
     }
     if !info.active_table {
-        first(control, device, &lines, cookie)?;
+        first(control, device, &wanted.lines(), cookie)?;
         log::info!("a device that was left without a table is finished (device={device})");
         return Ok(());
     }
-    let present = control.lines(device, Ask::Table)?;
     let Some(active) = Numbered::parse(&present) else {
         return Err(Why::OtherTable);
     };

@@ -5,11 +5,13 @@
 //!
 //! Deliberately absent: what udev is told of (`ioctl`).
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use devicemapper::errors::Error;
-use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUuid};
+use devicemapper::{DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmNameBuf, DmOptions, DmUuid};
 
 use super::table::Lines;
 use crate::error::Why;
@@ -58,11 +60,7 @@ impl Control {
 
     /// What the device is; nothing if it is not there.
     pub(super) fn look(&self, device: Dm) -> Result<Option<Info>, Why> {
-        match self.info(device) {
-            Ok(info) => Ok(Some(info)),
-            Err(Why::Errno(libc::ENXIO)) => Ok(None),
-            Err(why) => Err(why),
-        }
+        there(self.info(device))
     }
 
     /// What the device is.
@@ -93,6 +91,16 @@ impl Control {
 
     /// The lines of a table or of its status.
     pub(super) fn lines(&self, device: Dm, ask: Ask) -> Result<Lines, Why> {
+        self.ask(device, ask).map(|(_info, lines)| lines)
+    }
+
+    /// What the device is and the lines of its active table, which are none if it has none; nothing if it is not
+    /// there.
+    pub(super) fn table(&self, device: Dm) -> Result<Option<(Info, Lines)>, Why> {
+        there(self.ask(device, Ask::Table))
+    }
+
+    fn ask(&self, device: Dm, ask: Ask) -> Result<(Info, Lines), Why> {
         let flags = match ask {
             Ask::Table => DmFlags::DM_STATUS_TABLE | DmFlags::DM_NOFLUSH,
             Ask::Status => DmFlags::DM_NOFLUSH,
@@ -100,7 +108,8 @@ impl Control {
         };
         let name = device.to_string();
         let options = DmOptions::default().set_flags(flags);
-        self.dm.table_status(&DevId::Name(dm_name(&name)), options).map(|(_info, lines)| lines).map_err(why)
+        let (info, lines) = self.dm.table_status(&DevId::Name(dm_name(&name)), options).map_err(why)?;
+        Ok((told(&info, &name), lines))
     }
 
     /// Tells a target something.
@@ -111,20 +120,62 @@ impl Control {
 
     /// The devices of a pool that are there, whatever their state.
     pub(super) fn of_pool(&self, pool: PoolUuid) -> Result<Vec<Dm>, Why> {
-        let mut found: Vec<Dm> = Vec::new();
-        for (name, ..) in self.dm.list_devices().map_err(why)? {
-            let device = str::from_utf8(name.as_bytes()).ok().and_then(|name| name.parse::<Dm>().ok());
-            found.extend(device.filter(|device| device.pool() == pool));
-        }
+        let ours = self.ours()?.into_iter();
+        let mut found: Vec<Dm> = ours.map(|(device, _)| device).filter(|device| device.pool() == pool).collect();
         found.sort();
         Ok(found)
     }
+
+    /// The devices of all pools, with their numbers.
+    pub(super) fn ours(&self) -> Result<Vec<(Dm, DeviceNumber)>, Why> {
+        let named = |(name, number, _): (DmNameBuf, Device, Option<u32>)| {
+            let device = str::from_utf8(name.as_bytes()).ok()?.parse().ok()?;
+            Some((device, numbered(number)))
+        };
+        Ok(self.dm.list_devices().map_err(why)?.into_iter().filter_map(named).collect())
+    }
+}
+
+/// Device-mapper, and the numbers of devices that tables refer to: those of one batch refer to the same few.
+pub(super) struct Numbers<'a> {
+    /// Device-mapper.
+    pub(super) control: &'a Control,
+    known: RefCell<BTreeMap<Dm, DeviceNumber>>,
+}
+
+impl<'a> Numbers<'a> {
+    /// None is known yet.
+    pub(super) fn of(control: &'a Control) -> Self {
+        Self { control, known: RefCell::default() }
+    }
+
+    /// The number of a device, which stays the same as long as the batch does not end.
+    pub(super) fn number(&self, device: Dm) -> Result<DeviceNumber, Why> {
+        if let Some(number) = self.known.borrow().get(&device) {
+            return Ok(*number);
+        }
+        let number = self.control.number(device)?;
+        self.known.borrow_mut().insert(device, number);
+        Ok(number)
+    }
+}
+
+/// What is not there is no error.
+fn there<T>(asked: Result<T, Why>) -> Result<Option<T>, Why> {
+    match asked {
+        Ok(told) => Ok(Some(told)),
+        Err(Why::Errno(libc::ENXIO)) => Ok(None),
+        Err(why) => Err(why),
+    }
+}
+
+fn numbered(number: Device) -> DeviceNumber {
+    DeviceNumber(number.major.into(), number.minor.into())
 }
 
 fn told(info: &DeviceInfo, name: &str) -> Info {
-    let number = info.device();
     Info {
-        number: DeviceNumber(number.major.into(), number.minor.into()),
+        number: numbered(info.device()),
         open_count: u32::try_from(info.open_count()).unwrap_or_default(),
         own_uuid: info.uuid().is_some_and(|uuid| uuid.as_bytes() == name.as_bytes()),
         active_table: info.flags().contains(DmFlags::DM_ACTIVE_PRESENT),

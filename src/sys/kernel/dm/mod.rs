@@ -17,14 +17,16 @@ mod swaps;
 mod table;
 mod udev;
 
+use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cores::rt;
 
-use self::control::{Ask, Control, Info};
+use self::control::{Ask, Control, Info, Numbers};
 use self::cookie::Cookie;
 use self::reserve::Reserves;
 use self::table::Numbered;
@@ -91,8 +93,9 @@ impl Mapper {
         for batch in tables.chunks(DM_BATCH_MAX) {
             let owned = batch.to_vec();
             let work = move |control: &Control, cookie: Option<&Cookie>| {
+                let numbers = Numbers::of(control);
                 let one = |(device, table): &(Dm, Table)| {
-                    change::activate(control, *device, table, cookie).map_err(|why| (*device, why))
+                    change::activate(&numbers, *device, table, cookie).map_err(|why| (*device, why))
                 };
                 owned.iter().try_for_each(one)
             };
@@ -265,6 +268,21 @@ impl Mapper {
         self.ask(move |control| status::thin(&control.lines(device, Ask::Status)?)).await
     }
 
+    /// The same of many.
+    pub(super) async fn thin_used_each(&self, devices: &[Dm]) -> Vec<Result<Sectors, Why>> {
+        self.ask_each(devices, |control, device| status::thin(&control.lines(device, Ask::Status)?)).await
+    }
+
+    /// The numbers of many active devices.
+    pub(super) async fn numbers(&self, devices: &[Dm]) -> Vec<Result<DeviceNumber, Why>> {
+        self.ask_each(devices, Control::number).await
+    }
+
+    /// The nodes of all devices that pools have, as far as they can be listed.
+    pub(super) async fn nodes(&self) -> Result<BTreeSet<PathBuf>, Why> {
+        self.ask(|control| Ok(control.ours()?.into_iter().map(|(_, number)| node(number)).collect())).await
+    }
+
     /// The number of an active device; its node is `/dev/dm-<minor>`. ENXIO when it is not active.
     pub(super) async fn number(&self, device: Dm) -> Result<DeviceNumber, Why> {
         self.info(device).await.map(|info| info.number)
@@ -277,6 +295,24 @@ impl Mapper {
 
     async fn info(&self, device: Dm) -> Result<Info, Why> {
         self.ask(move |control| control.info(device)).await
+    }
+
+    /// Asks one thing of many devices, of a part of them at a time.
+    async fn ask_each<T: Send + 'static>(
+        &self,
+        devices: &[Dm],
+        question: impl Fn(&Control, Dm) -> Result<T, Why> + Clone + Send + 'static,
+    ) -> Vec<Result<T, Why>> {
+        let mut all = Vec::with_capacity(devices.len());
+        for some in devices.chunks(DM_BATCH_MAX) {
+            let (own, question) = (some.to_vec(), question.clone());
+            let answers = self.ask(move |control| Ok(own.iter().map(|device| question(control, *device)).collect()));
+            match answers.await {
+                Ok::<Vec<_>, _>(answers) => all.extend(answers),
+                Err(why) => all.extend(some.iter().map(|_| Err(why.clone()))),
+            }
+        }
+        all
     }
 
     /// Asks something, or does what udev is not told of.
@@ -294,6 +330,6 @@ fn thin_pool(pool: PoolUuid) -> Dm {
 }
 
 /// The node of a dm device.
-pub(super) fn node(number: DeviceNumber) -> std::path::PathBuf {
+pub(super) fn node(number: DeviceNumber) -> PathBuf {
     format!("/dev/dm-{}", number.1).into()
 }

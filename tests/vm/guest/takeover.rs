@@ -1,0 +1,58 @@
+//! A daemon that follows one that was killed, seen from outside: how long it takes, and what it does to devices.
+//!
+//! Invariant: every swap of tables, every resume, removal and announcement makes the kernel send an event, so where
+//! the kernel has sent none nothing of that was done.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Guest, LOG, udev};
+use crate::support::NAME;
+use crate::support::daemon::SETTLED;
+
+/// What a takeover took.
+#[derive(Clone, Debug)]
+pub(crate) struct Takeover {
+    /// Until it had its name.
+    pub(crate) named: Duration,
+    /// Until it had listed all objects, from when it had its name.
+    pub(crate) listed: Duration,
+    /// Until the pools were up.
+    pub(crate) settled: Duration,
+    /// Events that the kernel has sent of dm devices meanwhile.
+    pub(crate) events: Vec<String>,
+}
+
+/// What the daemon has said since its log was so long. All of it may be long to read.
+fn said_since(start: u64) -> String {
+    let mut said = String::new();
+    let mut log = File::open(LOG).expect("it has a log");
+    log.seek(SeekFrom::Start(start)).and_then(|_| log.read_to_string(&mut said)).expect("it is text");
+    said
+}
+
+impl Guest {
+    /// Kills the daemon and starts another one over what it has left.
+    pub(crate) fn take_over(&mut self) -> Takeover {
+        udev::settle();
+        self.kill9();
+        let before = fs::metadata(LOG).expect("it has a log").len();
+        let events = udev::Monitor::new();
+        let client = self.client();
+        let began = Instant::now();
+        self.spawn(&[]);
+        while client.process_of(NAME) != self.daemon_id() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let named = began.elapsed();
+        client.objects();
+        let listed = began.elapsed() - named;
+        while !said_since(before).contains(SETTLED) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let settled = began.elapsed();
+        Takeover { named, listed, settled, events: events.of_dm() }
+    }
+}
