@@ -89,7 +89,7 @@ pub fn thin(record: &FilesystemRecord) -> Table {
 /// The table of the thin pool itself, with all that is on record. It says at once that it runs low: whoever makes a
 /// thin pool of this puts in what it is to be (`grow`).
 pub fn thin_pool(record: &PoolRecord) -> Table {
-    let length: Sectors = record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
+    let length: Sectors = record.flex_devs.thin_data_dev.iter().sum();
     let low_water = length.0 / DATA_BLOCK.0;
     Table::ThinPool { length, block: DATA_BLOCK, low_water, features: record.thin_features() }
 }

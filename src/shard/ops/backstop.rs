@@ -41,7 +41,7 @@ async fn watch<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) {
     let mut pause = BACKSTOP_MS_MAX;
     loop {
         rt::sleep(Duration::from_millis(pause)).await;
-        if shard.stopping.get() || !shard.still(running) {
+        if shard.stopping.get() || !shard.is_running(running) {
             return;
         }
         let Ok(state) = shard.sys.thin_pool(running.uuid).await else {

@@ -5,18 +5,15 @@
 //! only itself waiting.
 
 use std::cell::Cell;
-use std::time::Duration;
 
-use cores::rt;
-
-/// How often is looked whether a swap has ended. One takes some milliseconds.
-const LOOK: Duration = Duration::from_millis(1);
+use cores::changes::Signal;
 
 /// The swaps of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Swaps {
     begun: Cell<u64>,
     ended: Cell<u64>,
+    news: Signal,
 }
 
 /// A moment in which none was under way: how many there had been.
@@ -35,10 +32,7 @@ impl Swaps {
 
     /// Waits until none is under way.
     pub(super) async fn none(&self) -> Before {
-        while self.begun.get() != self.ended.get() {
-            rt::sleep(LOOK).await;
-        }
-        Before(self.begun.get())
+        self.news.until(|| (self.begun.get() == self.ended.get()).then(|| Before(self.begun.get()))).await
     }
 
     /// Whether one has begun since then.
@@ -50,6 +44,7 @@ impl Swaps {
 impl Drop for Swap<'_> {
     fn drop(&mut self) {
         self.0.ended.set(self.0.ended.get() + 1);
+        self.0.news.raise();
     }
 }
 
