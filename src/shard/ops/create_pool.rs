@@ -34,6 +34,7 @@ use crate::sys::encryption::Encryption;
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
 use crate::xfs::Log;
+use crate::zoo::{Bug, planted};
 
 /// The superblock of thin-pool metadata.
 const THIN_META_HEAD: Sectors = Sectors(8);
@@ -81,6 +82,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, asked: Asked) -> Outcome {
     let outcome = create(shard, &asked, candidates).await;
     match &outcome {
         Ok(_) => shard.claim(Claim::Commit(asked.pool)),
+        Err(_) if planted(Bug::ClaimStays) => {}
         Err(_) => shard.claim(Claim::Release(asked.pool)),
     }
     outcome
@@ -112,7 +114,9 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
     save::fits(&plan.record)?;
     let running = running(&plan);
     if let Err(failure) = make(shard, &plan, &running).await {
-        unwind(shard, &plan).await;
+        if !planted(Bug::FailedCreationStays) {
+            unwind(shard, &plan).await;
+        }
         return Err(failure);
     }
     commit(shard, running).await
@@ -122,7 +126,8 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
 fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind, pace: Pace) -> Result<Plan, Refusal> {
     let initialized = rt::wall().seconds;
     let of = (asked.pool, MetadataVersion::V2);
-    let member = |candidate| Member::new(candidate, of, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
+    let mark = if planted(Bug::NoCreatingMark) { 0 } else { FLAG_CREATING };
+    let member = |candidate| Member::new(candidate, of, DevUuid::from_random(rt::random()), mark, initialized);
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();
