@@ -273,16 +273,17 @@ pub async fn clear_marks<S: Sys>(shard: &Shard<S>, running: &Running) {
 }
 
 /// Takes back whatever was done. What cannot be taken back is logged: such a device keeps its mark, and
-/// the next start wipes it.
+/// the next start wipes it. So none is wiped that is still in a table, which nobody would know to whom it belongs.
 async fn unwind<S: Sys>(shard: &Shard<S>, plan: &Plan) {
     rt::stage("unwind");
     let numbers: Vec<DeviceNumber> = plan.members.iter().map(|member| member.candidate.number).collect();
-    let steps = [
-        stack::all_down(&shard.sys, plan.pool).await,
-        shard.sys.scrap(plan.pool).await,
-        wipe_signed(shard, &plan.members).await,
-    ];
-    for fault in steps.into_iter().filter_map(Result::err) {
+    let undone: Result<(), Fault> = async {
+        stack::all_down(&shard.sys, plan.pool).await?;
+        shard.sys.scrap(plan.pool).await?;
+        wipe_signed(shard, &plan.members).await
+    }
+    .await;
+    if let Err(fault) = undone {
         log::error!("a creation could not be taken back whole (pool={}): {fault}", plan.pool);
     }
     for number in numbers {
