@@ -66,7 +66,7 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@mkdir -p target; tests/venv.sh || true
-	$(CARGO) test --workspace -- --show-output 2>&1 | tee $(TEST_LOG)
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(( $$(nproc) > 3 ? $$(nproc) : 3 ))} $(CARGO) test --workspace -- --show-output 2>&1 | tee $(TEST_LOG)
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p ring --release --test loom --target-dir target/loom
 	@if grep -ho 'SKIPPED .*' $(TEST_LOG) | sort -u > target/skipped.log; then \
 		echo "Passed. Skipped:"; sed 's/^SKIPPED /  /' target/skipped.log; \

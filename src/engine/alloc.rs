@@ -173,7 +173,7 @@ impl Allocator {
 
 impl Free {
     fn total(&self) -> Sectors {
-        self.runs.iter().map(|run| run.length).sum()
+        self.runs.iter().sum()
     }
 
     fn take(&mut self, wanted: Segment) -> bool {
@@ -355,7 +355,7 @@ mod tests {
                         prop_assert_eq!(granted.is_ok(), sum <= before);
                         let Ok(granted) = granted else { continue };
                         for (wanted, segments) in wanted.iter().zip(&granted) {
-                            prop_assert_eq!(segments.iter().map(|segment| segment.length).sum::<Sectors>(), *wanted);
+                            prop_assert_eq!(segments.iter().sum::<Sectors>(), *wanted);
                         }
                         held.extend(granted.into_iter().flatten());
                     }

@@ -103,12 +103,8 @@ fn unless(broken: bool, fault: Inconsistency) -> Result<(), Inconsistency> {
     if broken { Err(fault) } else { Ok(()) }
 }
 
-fn sum<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> Sectors {
-    segments.into_iter().map(|segment| segment.length).sum()
-}
-
 fn allocated(record: &PoolRecord) -> Sectors {
-    record.backstore.data_tier.blockdev.allocs.iter().flatten().map(|segment| segment.length).sum()
+    record.backstore.data_tier.blockdev.allocs.iter().flatten().sum()
 }
 
 fn flex(flex: &FlexDevices) -> [&[Segment]; 4] {
@@ -155,10 +151,10 @@ fn cap(record: &PoolRecord) -> Result<(), Inconsistency> {
     let cap = &record.backstore.cap;
     let allocated = allocated(record);
     unless(allocated == Sectors::ZERO, Inconsistency::NothingAllocated)?;
-    let handed_out = sum(&cap.allocs);
-    let used = sum(flex(&record.flex_devs).into_iter().flatten());
+    let handed_out: Sectors = cap.allocs.iter().sum();
+    let used: Sectors = flex(&record.flex_devs).into_iter().flatten().sum();
     unless(used != handed_out, Inconsistency::CapSum)?;
-    let room = sum(&cap.crypt_meta_allocs);
+    let room: Sectors = cap.crypt_meta_allocs.iter().sum();
     unless(handed_out + room > allocated, Inconsistency::CapLength)?;
 
     // On an encrypted pool the cap device is what lies behind the room for the encryption header.
@@ -188,7 +184,8 @@ fn apart<'a>(
 fn thin(record: &PoolRecord) -> Result<(), Inconsistency> {
     let active = [&record.flex_devs.thin_meta_dev, &record.flex_devs.thin_data_dev, &record.flex_devs.meta_dev];
     unless(active.into_iter().any(Vec::is_empty), Inconsistency::FlexEmpty)?;
-    let odd = !sum(&record.flex_devs.thin_data_dev).0.is_multiple_of(DATA_BLOCK.0);
+    let data: Sectors = record.flex_devs.thin_data_dev.iter().sum();
+    let odd = !data.0.is_multiple_of(DATA_BLOCK.0);
     unless(odd || record.thinpool_dev.data_block_size != DATA_BLOCK, Inconsistency::DataBlocks)
 }
 

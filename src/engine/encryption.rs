@@ -41,7 +41,7 @@ pub fn base(record: &PoolRecord) -> Sectors {
 }
 
 fn header_room(record: &PoolRecord) -> Sectors {
-    record.backstore.cap.crypt_meta_allocs.iter().map(|segment| segment.length).sum()
+    record.backstore.cap.crypt_meta_allocs.iter().sum()
 }
 
 /// Every address on the cap device.

@@ -18,10 +18,10 @@
 use std::collections::BTreeMap;
 
 use crate::engine::alloc::Allocator;
-use crate::engine::size::{self, DATA_BLOCK, DATA_CHUNK, LOW_WATER_BLOCKS, MDV};
+use crate::engine::size::{self, DATA_BLOCK, DATA_CHUNK, LOW_WATER_BLOCKS};
 use crate::engine::space::{self, Flex, Space};
 use crate::format::header::DATA_START;
-use crate::format::record::{Device, DeviceSegment, PoolRecord, Segment};
+use crate::format::record::{Device, DeviceSegment, PoolRecord};
 use crate::model::dm::{Table, ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::ids::DevUuid;
 use crate::units::Sectors;
@@ -100,7 +100,8 @@ pub struct Backed {
 impl Backed {
     /// All that the record lists.
     pub fn all(record: &PoolRecord) -> Self {
-        Self { data: sum(&record.flex_devs.thin_data_dev), meta: sum(&record.flex_devs.thin_meta_dev) }
+        let flex = &record.flex_devs;
+        Self { data: flex.thin_data_dev.iter().sum(), meta: flex.thin_meta_dev.iter().sum() }
     }
 }
 
@@ -181,7 +182,7 @@ impl<'a> Ground<'a> {
         let left = self.free.free();
         let each = self.more_meta(state, left);
         let (left, meta) = (left - each - each, self.meta() + each);
-        let kept = size::room(self.usable, meta, self.usable.saturating_sub(MDV).saturating_sub(meta + meta));
+        let kept = size::room(self.usable, meta);
         let ahead = self.recorded().saturating_sub(shape.blocks);
         // More is entered when half of it is used, so not with each small step.
         let few = ahead <= self.pace.ahead() / 2;
@@ -210,7 +211,7 @@ impl<'a> Ground<'a> {
         } else {
             Sectors::ZERO
         };
-        let data = self.usable.saturating_sub(MDV).saturating_sub(Sectors(2 * (now + each).0));
+        let data = size::for_data(self.usable, now + each);
         // What filesystems were promised is not taken from them.
         if !self.record.overprovisioning() && self.total > data { Sectors::ZERO } else { each }
     }
@@ -223,22 +224,18 @@ impl<'a> Ground<'a> {
 
     /// At how many free blocks a thin pool of so many says so.
     fn low_water(&self, blocks: u64) -> u64 {
-        let kept = size::room(self.usable, self.meta(), self.left_for_data());
+        let kept = size::room(self.usable, self.meta());
         let gets_more = blocks < self.recorded() || self.free.free().saturating_sub(kept) >= DATA_BLOCK;
         self.pace.low_water.min(blocks / if gets_more { LOW_PART } else { LAST_PART })
     }
 
-    fn left_for_data(&self) -> Sectors {
-        self.usable.saturating_sub(MDV).saturating_sub(self.meta() + self.meta())
-    }
-
     fn meta(&self) -> Sectors {
-        sum(&self.record.flex_devs.thin_meta_dev)
+        self.record.flex_devs.thin_meta_dev.iter().sum()
     }
 
     /// Data blocks on record.
     fn recorded(&self) -> u64 {
-        sum(&self.record.flex_devs.thin_data_dev).0 / DATA_BLOCK.0
+        Backed::all(self.record).data.0 / DATA_BLOCK.0
     }
 
     /// The sectors that it gets, granted.
@@ -275,7 +272,7 @@ pub fn unused(record: &PoolRecord, shape: Shape) -> ThinPoolState {
     let Shape { blocks, low_water, waits } = shape;
     ThinPoolState {
         meta_used: 0,
-        meta_total: sum(&record.flex_devs.thin_meta_dev).0 / META_BLOCK,
+        meta_total: Backed::all(record).meta.0 / META_BLOCK,
         meta_low_water: 0,
         data_used: 0,
         data_total: blocks,
@@ -296,10 +293,10 @@ pub fn at_start(record: &PoolRecord, sizes: &BTreeMap<DevUuid, Sectors>, blocks:
 pub fn usable(record: &PoolRecord, sizes: &BTreeMap<DevUuid, Sectors>) -> Sectors {
     let of = |device: &Device| {
         let size = sizes.get(&device.uuid).copied().unwrap_or(Sectors::ZERO);
-        size.saturating_sub(DATA_START).saturating_sub(sum(&device.integrity_meta_allocs))
+        size.saturating_sub(DATA_START).saturating_sub(device.integrity_meta_allocs.iter().sum())
     };
     let all: Sectors = record.backstore.data_tier.blockdev.devs.iter().map(of).sum();
-    all.saturating_sub(sum(&record.backstore.cap.crypt_meta_allocs))
+    all.saturating_sub(record.backstore.cap.crypt_meta_allocs.iter().sum())
 }
 
 /// The features of a thin pool that waits for space, or does not.
@@ -315,10 +312,6 @@ fn features(record: &PoolRecord, waits: bool) -> Vec<ThinFeature> {
 
 const fn sectors(blocks: u64) -> Sectors {
     Sectors(blocks.saturating_mul(DATA_BLOCK.0))
-}
-
-fn sum(segments: &[Segment]) -> Sectors {
-    segments.iter().map(|segment| segment.length).sum()
 }
 
 #[cfg(test)]
@@ -480,7 +473,8 @@ mod tests {
         assert!(pool.settle());
         assert_eq!((pool.backed.meta, pool.state.meta_total), (before + before, before.0 * 2 / META_BLOCK));
         let flex = &pool.record.flex_devs;
-        assert_eq!(sum(&flex.thin_meta_dev), sum(&flex.thin_meta_dev_spare));
+        let [meta, spare] = [&flex.thin_meta_dev, &flex.thin_meta_dev_spare].map(|list| list.iter().sum::<Sectors>());
+        assert_eq!(meta, spare);
         // Filesystems were promised all that is left.
         pool.record.thinpool_dev.enable_overprov = Some(false);
         pool.total = sectors(1 << 20);

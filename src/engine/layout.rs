@@ -262,7 +262,7 @@ mod tests {
             let sizes: BTreeMap<_, _> = devices.iter().copied().collect();
             prop_assert_eq!(check(&record, MetadataVersion::V2, &sizes), Ok(()));
             prop_assert_eq!(&record.flex_devs.thin_meta_dev[0].length, &record.flex_devs.thin_meta_dev_spare[0].length);
-            let of_devices: Sectors = layout.data_allocs.iter().map(|segment| segment.length).sum();
+            let of_devices: Sectors = layout.data_allocs.iter().sum();
             prop_assert_eq!(layout.cap_allocs.last().map(Segment::end), Some(of_devices));
             prop_assert!(layout.flex.thin_data_dev[0].length <= size::DATA_CHUNK);
             for (uuid, room) in &layout.devices {

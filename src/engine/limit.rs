@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::alloc::{Allocator, Short};
-use crate::engine::size::{self, DATA_BLOCK, MDV};
+use crate::engine::size::{self, DATA_BLOCK};
 use crate::engine::space::{self, Flex, Space};
 use crate::error::Refusal;
 use crate::format::record::PoolRecord;
@@ -58,12 +58,12 @@ pub fn make_room(record: &mut PoolRecord, asked: u64, terms: &Terms<'_>) -> Resu
     if asked > records {
         return Err(Refusal::FsLimitRecords { name: name(), records, asked });
     }
-    let meta: Sectors = record.flex_devs.thin_meta_dev.iter().map(|segment| segment.length).sum();
+    let meta: Sectors = record.flex_devs.thin_meta_dev.iter().sum();
     let each = size::thin_meta(usable, asked).saturating_sub(meta);
     if each == Sectors::ZERO {
         return Ok(None);
     }
-    let data = usable.saturating_sub(MDV).saturating_sub(Sectors(2 * (meta + each).0));
+    let data = size::for_data(usable, meta + each);
     if !record.overprovisioning() && total > data {
         return Err(Refusal::Overprovisioned { name: name(), limit: data, wanted: total });
     }
@@ -140,7 +140,7 @@ mod tests {
         }
 
         fn meta(&self) -> (Sectors, Sectors) {
-            let sum = |list: &[Segment]| list.iter().map(|segment| segment.length).sum();
+            let sum = |list: &[Segment]| list.iter().sum();
             (sum(&self.record.flex_devs.thin_meta_dev), sum(&self.record.flex_devs.thin_meta_dev_spare))
         }
 

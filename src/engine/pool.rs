@@ -73,6 +73,14 @@ pub fn numbers(members: &[Member]) -> BTreeMap<DevUuid, DeviceNumber> {
     members.iter().map(|member| (member.header.device, member.candidate.number)).collect()
 }
 
+/// The version of the metadata of a pool: that of all its devices.
+///
+/// # Panics
+/// Of no devices.
+pub fn version(members: &[Member]) -> MetadataVersion {
+    members[0].header.version
+}
+
 /// How large which device is, as its signature says.
 pub fn sizes(members: &[Member]) -> BTreeMap<DevUuid, Sectors> {
     members.iter().map(|member| (member.header.device, member.header.size)).collect()
@@ -138,7 +146,7 @@ impl Pool {
 
     /// The version of its metadata: that of all its devices.
     pub fn version(&self) -> MetadataVersion {
-        self.members[0].header.version
+        version(&self.members)
     }
 
     /// Its devices by tier, and the rules for more.
@@ -190,8 +198,8 @@ impl Pool {
 
     /// What filesystems may have together while overprovisioning is off.
     fn data_limit(&self) -> Sectors {
-        let metadata: Sectors = self.record.flex_devs.thin_meta_dev.iter().map(|segment| segment.length).sum();
-        self.usable().saturating_sub(size::MDV).saturating_sub(Sectors(2 * metadata.0))
+        let metadata: Sectors = self.record.flex_devs.thin_meta_dev.iter().sum();
+        size::for_data(self.usable(), metadata)
     }
 
     /// Sectors of the data tier that can be handed out at all.
@@ -206,7 +214,7 @@ impl Pool {
 
     /// Sectors that are in no hands yet.
     fn free(&self) -> Sectors {
-        let handed: Sectors = self.record.backstore.cap.allocs.iter().map(|segment| segment.length).sum();
+        let handed: Sectors = self.record.backstore.cap.allocs.iter().sum();
         self.usable().saturating_sub(handed)
     }
 
@@ -513,7 +521,7 @@ impl Pool {
     /// Everything that is allocated, less what of the thin pool's data is not in use. Unknown as long
     /// as one filesystem's share is.
     fn physical_used(&self, total: Sectors) -> Option<Bytes> {
-        let data: Sectors = self.record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
+        let data: Sectors = self.record.flex_devs.thin_data_dev.iter().sum();
         let fixed = (total - self.free().min(total)).saturating_sub(data).bytes();
         let used = self.filesystems.iter().map(|filesystem| filesystem.used.map(|bytes| bytes.0));
         let used: u128 = used.sum::<Option<u128>>()?;

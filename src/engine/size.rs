@@ -82,11 +82,16 @@ pub fn fs_limit_within(usable: Sectors, meta: Sectors) -> u64 {
     blocks.saturating_sub(1 + (usable.0 / DATA_BLOCK.0).div_ceil(THIN_META_MAPPINGS))
 }
 
+/// What is left for thin data beside the metadata volume, thin metadata of this size, and its spare.
+pub fn for_data(usable: Sectors, meta: Sectors) -> Sectors {
+    usable.saturating_sub(MDV).saturating_sub(meta + meta)
+}
+
 /// What a pool leaves to nobody as long as it can, so that its thin metadata and the spare can grow: both grow by
 /// whole data blocks.
-pub fn room(usable: Sectors, meta: Sectors, left: Sectors) -> Sectors {
+pub fn room(usable: Sectors, meta: Sectors) -> Sectors {
     let more = thin_meta(usable, ROOM_FS_LIMIT).saturating_sub(meta);
-    (more + more).min(Sectors(left.0 / ROOM_PART).floor_to(DATA_BLOCK + DATA_BLOCK))
+    (more + more).min(Sectors(for_data(usable, meta).0 / ROOM_PART).floor_to(DATA_BLOCK + DATA_BLOCK))
 }
 
 /// What a new pool asks for first.
@@ -102,8 +107,8 @@ impl Initial {
     /// Of a pool that offers `usable` sectors; data gets `most` of them at most.
     pub fn of(usable: Sectors, fs_limit: u64, most: Sectors) -> Self {
         let meta = thin_meta(usable, fs_limit);
-        let left = usable.saturating_sub(MDV).saturating_sub(meta + meta);
-        Self { meta, data: (left - room(usable, meta, left)).min(most).floor_to(DATA_BLOCK) }
+        let data = (for_data(usable, meta) - room(usable, meta)).min(most).floor_to(DATA_BLOCK);
+        Self { meta, data }
     }
 }
 

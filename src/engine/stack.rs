@@ -98,7 +98,7 @@ pub fn thin(record: &FilesystemRecord) -> Table {
 
 /// The table of the thin pool itself.
 pub fn thin_pool(record: &PoolRecord, low_water: LowWater) -> Table {
-    let length: Sectors = record.flex_devs.thin_data_dev.iter().map(|segment| segment.length).sum();
+    let length: Sectors = record.flex_devs.thin_data_dev.iter().sum();
     let low_water = match low_water {
         LowWater::Setup => length.0 / DATA_BLOCK.0,
         LowWater::Blocks(blocks) => blocks,

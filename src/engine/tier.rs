@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::alloc::{Allocator, Short, append};
 use crate::engine::layout::{self, LayoutFault};
-use crate::engine::pool::Member;
+use crate::engine::pool::{self, Member};
 use crate::engine::size::{self, CACHE_BLOCK, CACHE_DATA_MAX, CACHE_META};
 use crate::engine::{cap, devices};
 use crate::error::Refusal;
@@ -138,7 +138,7 @@ impl Tiers<'_> {
         let whole = |length: Sectors| length.0.is_multiple_of(CACHE_BLOCK.0);
         let flex = &self.record.flex_devs;
         let mut moved = [&flex.thin_meta_dev, &flex.thin_data_dev, &flex.meta_dev].into_iter().flatten();
-        let moves = cap::role(self.record, self.members[0].header.version) != Role::Cache;
+        let moves = cap::role(self.record, pool::version(self.members)) != Role::Cache;
         if moves && !moved.all(|segment| whole(segment.start) && whole(segment.length)) {
             return Err(Refusal::CacheUnaligned { name: self.pool.clone(), block: CACHE_BLOCK });
         }
@@ -202,7 +202,7 @@ impl Tiers<'_> {
         let [of_data, of_meta] = &mut tier.blockdev.allocs[..] else { panic!("the record has passed its check") };
         append(of_meta, &granted[0]);
         append(of_data, &granted[1]);
-        let wanted: Sectors = of_data.iter().map(|segment| segment.length).sum();
+        let wanted: Sectors = of_data.iter().sum();
         if wanted > CACHE_DATA_MAX {
             return Err(Refusal::CacheTooLarge { name: self.pool.clone(), wanted, max: CACHE_DATA_MAX });
         }
@@ -223,7 +223,7 @@ impl Tiers<'_> {
         allocator.grow(device, size);
         let listed = tier.blockdev.devs.iter_mut().find(|listed| listed.uuid == device);
         let room = &mut listed.expect("a data device is on record").integrity_meta_allocs;
-        let kept: Sectors = room.iter().map(|segment| segment.length).sum();
+        let kept: Sectors = room.iter().sum();
         let wanted = size::integrity(size, &spec.into()).saturating_sub(kept);
         let more = allocator.reserve_high(device, wanted);
         room.extend(more.map_err(|Short { wanted, free }| Refusal::TooFewSectors {
@@ -464,7 +464,7 @@ mod tests {
         let mut pool = Pool::new(vec![member(1, GIB, 512), member(2, GIB, 512)]);
         pool.grow(1, 4 * GIB).expect("there is room");
         let devs = &pool.record.backstore.data_tier.blockdev.devs;
-        let kept: Sectors = devs[0].integrity_meta_allocs.iter().map(|segment| segment.length).sum();
+        let kept: Sectors = devs[0].integrity_meta_allocs.iter().sum();
         assert_eq!(kept, size::integrity(Sectors(4 * GIB), &IntegritySpec::default()));
         assert_eq!(devs[0].integrity_meta_allocs[1].end(), Sectors(4 * GIB));
     }

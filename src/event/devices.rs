@@ -14,13 +14,13 @@ use std::time::Duration;
 use cores::rt;
 
 use super::Core;
-use crate::error::{Failure, Fault, Why};
-use crate::limits::{DEVICE_WAIT_MS, DEVICES_READ_AT_ONCE, DISCOVERED_MAX};
+use crate::error::{Failure, Fault};
+use crate::limits::{DEVICES_READ_AT_ONCE, DISCOVERED_MAX};
 use crate::message::{CallId, Event, Message, Reply};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::model::ids::PoolUuid;
 use crate::probe;
-use crate::sys::{DeviceEvent, Opening, Sys};
+use crate::sys::{DeviceEvent, Opening, Sys, patience};
 
 /// How long to wait before devices are listed again when that has failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -191,10 +191,9 @@ async fn whose<S: Sys>(sys: &S, candidate: &Candidate) -> Result<Option<PoolUuid
         Occupant::Nobody | Occupant::Other(_) => return Ok(None),
     }
     sys.open(candidate, Opening::Look).await?;
-    let late = || Fault::new("read", &candidate.path, Why::Late { seconds: DEVICE_WAIT_MS / 1_000 });
-    let signature = rt::within(Duration::from_millis(DEVICE_WAIT_MS), probe::signature(sys, candidate)).await;
+    let signature = patience::in_time(probe::signature(sys, candidate)).await;
     sys.close(candidate.number, false).await;
-    Ok(signature.unwrap_or_else(|| Err(late().into()))?.map(|header| header.pool))
+    Ok(signature.unwrap_or_else(|| Err(patience::late("read", &candidate.path).into()))?.map(|header| header.pool))
 }
 
 #[cfg(test)]

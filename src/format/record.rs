@@ -9,6 +9,8 @@
 //!
 //! Deliberately absent: whether a record makes sense. That is `engine::check`.
 
+use std::iter::Sum;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -35,6 +37,13 @@ impl Segment {
     /// The first sector behind it.
     pub fn end(&self) -> Sectors {
         self.start + self.length
+    }
+}
+
+/// How many sectors there are in all.
+impl<'a> Sum<&'a Segment> for Sectors {
+    fn sum<I: Iterator<Item = &'a Segment>>(all: I) -> Self {
+        all.map(|segment| segment.length).sum()
     }
 }
 
@@ -81,6 +90,13 @@ pub struct DeviceSegment {
     /// How many.
     #[serde(deserialize_with = "bounded")]
     pub length: Sectors,
+}
+
+/// How many sectors there are in all.
+impl<'a> Sum<&'a DeviceSegment> for Sectors {
+    fn sum<I: Iterator<Item = &'a DeviceSegment>>(all: I) -> Self {
+        all.map(|segment| segment.length).sum()
+    }
 }
 
 impl DeviceSegment {

@@ -277,6 +277,11 @@ pub struct ThinPoolState {
 }
 
 impl ThinPoolState {
+    /// Whether a write may map another block. To a full one, a write waits a minute and fails.
+    pub const fn can_map(&self) -> bool {
+        matches!(self.mode, ThinPoolMode::ReadWrite) && !self.needs_check
+    }
+
     /// Whether its metadata can still be changed.
     pub const fn can_change(&self) -> bool {
         match self.mode {

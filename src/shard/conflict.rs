@@ -10,9 +10,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use cores::changes::Signal;
+
 use crate::message::Wish;
 use crate::model::ids::FsUuid;
-use crate::shard::wait::Signal;
 
 /// What operations of one pool can get in each other's way about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

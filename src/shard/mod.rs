@@ -18,6 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use cores::changes::Signal;
 use ring::{Endpoint, Lane};
 
 use crate::engine::filesystem::Filesystem;
@@ -33,7 +34,6 @@ use crate::shard::conflict::{Gate, Operation, Ticket};
 use crate::shard::ops::extend::Extension;
 use crate::shard::ops::save::{Outstanding, Saver};
 use crate::shard::ops::watch::Watches;
-use crate::shard::wait::Signal;
 use crate::sys::Sys;
 use crate::sys::passphrase::Readers;
 use crate::units::Bytes;
@@ -129,11 +129,6 @@ impl<S: Sys> Shard<S> {
         ticket
     }
 
-    /// Whether this pool still runs: it may have been stopped while somebody waited, or stopped and started.
-    fn still(&self, running: &Rc<Running>) -> bool {
-        self.running(running.uuid).is_some_and(|now| Rc::ptr_eq(&now, running))
-    }
-
     /// The running pool that has this device.
     fn holder(&self, device: DeviceNumber) -> Option<PoolUuid> {
         let running = self.running.borrow();
@@ -203,7 +198,8 @@ impl<S: Sys> Shard<S> {
         self.sys.thin_used(pool, filesystem).await.ok()
     }
 
-    /// Whether this is a pool that runs: not one that comes up, nor one that ran before.
+    /// Whether this is the pool that runs: not one that comes up, nor one that was stopped while somebody waited,
+    /// even if it was started again.
     fn is_running(&self, running: &Running) -> bool {
         self.running.borrow().get(&running.uuid).is_some_and(|known| std::ptr::eq(&**known, running))
     }

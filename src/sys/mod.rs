@@ -17,6 +17,7 @@ pub mod kernel;
 mod linear;
 mod occupant;
 pub mod passphrase;
+pub mod patience;
 pub mod sim;
 mod stack;
 mod transfer;

@@ -8,15 +8,12 @@
 //! Deliberately absent: any way to show one. `Debug` says only that there is one.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::pin;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use cores::lane::Lane;
@@ -131,15 +128,10 @@ pub async fn read(readers: &Readers, descriptor: OwnedFd) -> Result<Passphrase, 
         let _until_it_ends = share;
         take(descriptor.as_fd(), PATIENCE)
     };
-    let mut reading = pin!(jobs::on(&lane, job));
-    let mut late = pin!(rt::sleep(PATIENCE * 2));
-    poll_fn(|context| {
-        if let Poll::Ready(ended) = reading.as_mut().poll(context) {
-            return Poll::Ready(ended.unwrap_or_else(|why| Err(Fault::new("read", DESCRIPTOR, why).into())));
-        }
-        late.as_mut().poll(context).map(|()| Err(too_late(PATIENCE * 2)))
-    })
-    .await
+    match rt::within(PATIENCE * 2, jobs::on(&lane, job)).await {
+        Some(ended) => ended.unwrap_or_else(|why| Err(Fault::new("read", DESCRIPTOR, why).into())),
+        None => Err(too_late(PATIENCE * 2)),
+    }
 }
 
 fn too_late(waited: Duration) -> Failure {

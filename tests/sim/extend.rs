@@ -79,7 +79,7 @@ fn is_backed(machine: &Machine, at: &str) {
     let sum = |role| -> Sectors {
         let flex = &record.flex_devs;
         let list = if role == Role::ThinMeta { &flex.thin_meta_dev } else { &flex.thin_data_dev };
-        list.iter().map(|segment| segment.length).sum()
+        list.iter().sum()
     };
     for (device, table) in machine.tables() {
         let Dm::Private(_, role) = device else { continue };
@@ -87,7 +87,7 @@ fn is_backed(machine: &Machine, at: &str) {
             Role::ThinMeta | Role::ThinData | Role::ThinPool => assert!(table.length() <= sum(role), "{role:?}, {at}"),
             Role::OriginSub => {
                 let allocs = &record.backstore.data_tier.blockdev.allocs[0];
-                let all: Sectors = allocs.iter().map(|segment| segment.length).sum();
+                let all: Sectors = allocs.iter().sum();
                 assert!(table.length() <= all, "{role:?}, {at}");
             }
             Role::MetaSub | Role::CacheSub | Role::Cache | Role::Mdv => {}

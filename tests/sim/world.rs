@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::rc::Rc;
 
+use cores::changes::Signal;
 use cores::deterministic::{Ended, Universe};
 use cores::rt;
 use ring::{Endpoint, Lane, Sizes, mesh};
@@ -25,7 +26,7 @@ use stratisd::model::ids::{FsUuid, PoolUuid};
 use stratisd::model::name::Name;
 use stratisd::model::pool::{Availability, IntegritySpec};
 use stratisd::shard::home::home;
-use stratisd::shard::wait::Signal;
+
 use stratisd::shard::{Places, Shard, turn};
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;

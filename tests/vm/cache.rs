@@ -6,14 +6,13 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use crate::events::{plug_of, pull};
 use crate::guest::files::{self, Contents};
 use crate::guest::{Guest, dm, run, state, try_run, udev};
 use crate::host::{SPEC, Spec};
-use crate::kill::seed;
+use crate::kill::{cut_short, seed};
 use crate::load::{self, Load};
 use crate::scenario;
 use crate::support::client::{Client, method};
@@ -204,18 +203,6 @@ fn destroy(client: &Client) {
     state::expect_nothing_left();
 }
 
-/// Asks for devices, kills the daemon soon after, and starts the next one; whether it had replied.
-fn asked_and_killed(guest: &mut Guest, what: &str, disk: &str, delay: Duration) -> bool {
-    let client = guest.client();
-    let (pool, _) = client.family("pool").pop_first().expect("the pool runs");
-    let serial = client.send(method(&pool, &interface("pool", 9), what).append1(vec![disk]));
-    thread::sleep(delay);
-    guest.kill9();
-    let replied = client.reply_to(serial).is_some_and(|reply| reply.is_ok());
-    guest.start();
-    replied
-}
-
 fn killed(guest: &mut Guest) {
     let disks = guest.disks();
     let seed = seed();
@@ -233,7 +220,9 @@ fn killed(guest: &mut Guest) {
         for (what, disk) in [("InitCache", &disks[1]), ("AddCacheDevs", &disks[2])] {
             // Early and late: the first half of what is done is on the disks, the second in the kernel.
             let delay = Duration::from_micros(random.u64(0..=DELAY_MICROS_MAX * round / ROUNDS));
-            let replied = asked_and_killed(guest, what, disk, delay);
+            let (pool, _) = guest.client().family("pool").pop_first().expect("the pool runs");
+            let call = method(&pool, &interface("pool", 9), what).append1(vec![disk]);
+            let replied = cut_short(guest, call, delay);
             let client = guest.client();
             let joined = tiers(&client).iter().any(|(path, _)| path == disk);
             println!("cache: round {round}: {what}, killed after {delay:?}: replied {replied}, joined {joined}");

@@ -5,7 +5,6 @@
 //! which devices are refused (see `bad_input` and the bus tests), and what becomes of their sectors.
 
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use dbus::arg::Variant;
@@ -14,7 +13,7 @@ use crate::events::{plug_of, pull};
 use crate::guest::files::{self, Contents};
 use crate::guest::{Guest, dm, run, state};
 use crate::host::{SPEC, Spec};
-use crate::kill::{number, seed};
+use crate::kill::{cut_short, number, seed};
 use crate::load::{self, Load};
 use crate::scenario;
 use crate::sectors::emulated;
@@ -92,17 +91,6 @@ impl Written {
         files::unmount(&self.folder);
         files::check_xfs(&self.device);
     }
-}
-
-/// Sends a call, kills the daemon after a while, starts the next one; whether the call was replied to.
-fn cut_short(guest: &mut Guest, call: dbus::Message, delay: Duration) -> bool {
-    let client = guest.client();
-    let serial = client.send(call);
-    thread::sleep(delay);
-    guest.kill9();
-    let replied = client.reply_to(serial).is_some_and(|reply| reply.is_ok());
-    guest.start();
-    replied
 }
 
 fn add(guest: &mut Guest) {
@@ -262,11 +250,13 @@ fn coarsen(guest: &mut Guest) {
     let contents = Contents::write(folder.join("file"), 5 * MIB, 1);
     files::unmount(&folder);
     assert!(client.stop_pool("p", "name").done().0);
+    let listed = |count: usize| {
+        client.stopped_pools(9).values().next().is_some_and(|pool| pool["devs"].members().len() == count)
+    };
     pull(&second);
+    guest.until("the device is gone", |_| listed(1));
     let larger = coarse();
-    guest.until("the device is back", |_| {
-        client.stopped_pools(9).values().next().is_some_and(|pool| pool["devs"].members().len() == 2)
-    });
+    guest.until("the device is back", |_| listed(2));
     client.start_pool("p", "name").done();
     crate::guest::udev::settle();
     let (path, properties) = pool(&client);

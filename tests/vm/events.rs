@@ -257,11 +257,11 @@ fn availability(client: &Client, pool: &str) -> String {
     client.get(pool, &interface("pool", 9), "AvailableActions").expect("it can be read").text().to_owned()
 }
 
-/// A pool on one small disk, and a mounted filesystem on it.
+/// A pool whose thin pool is small, and a mounted filesystem on it.
 fn small_pool(guest: &mut Guest) -> (Client, String, PathBuf) {
-    // What is written to it is in memory.
-    let a = plug_of("small", 1024 * MIB);
-    guest.start();
+    let a = plug("small");
+    // What is written to the disk is in memory, so it is to be little.
+    guest.start_with(&["--grow-step", "128", "--low-water", "64"]);
     let client = guest.client();
     let (_, (pool, _)) = client.create_pool("p", &[&a]).done();
     let filesystem = client.make_filesystem(&pool, "one");
@@ -278,12 +278,11 @@ scenario!(
         let table = &dm::tables()[&thin_pool()];
         let low_water: u64 = table.split_whitespace().nth(6).expect("a mark").parse().expect("in blocks");
         let total: u64 = dm::status(&thin_pool()).split(['/', ' ']).nth(7).expect("a total").parse().expect("in blocks");
+        assert_eq!((total, low_water), (128, 64));
+        let changed = said(guest, "thin pool changed");
         // More than what is above the mark, so that it is passed.
-        let above = total.saturating_sub(low_water);
-        let heard = said(guest, "thin pool looked at");
-        println!("{total} blocks, the mark is at {low_water} free ones");
-        files::Contents::write(folder.join("filler"), (above + 16) * MIB, 1);
-        guest.until("the event is looked at", |guest| said(guest, "thin pool looked at") > heard);
+        files::Contents::write(folder.join("filler"), (total - low_water + 16) * MIB, 1);
+        guest.until("the event is answered", |guest| said(guest, "thin pool changed") > changed);
         assert_eq!(availability(&client, &pool), "fully_operational", "that is no illness");
         files::unmount(&folder);
         guest.stop();

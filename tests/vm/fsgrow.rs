@@ -25,8 +25,8 @@ const FILE_BYTES: u64 = 4 * MIB;
 const PAUSE: Duration = Duration::from_millis(250);
 
 scenario!(
-    /// One of 512 MiB, mounted where the daemon does not see it, grows three times under a writer that never meets a
-    /// full filesystem, while the daemon is killed twice.
+    /// One of 512 MiB, mounted where the daemon does not see it, grows twice under a writer that never meets a
+    /// full filesystem, while the daemon is killed.
     a_small_filesystem_grows_under_its_writer,
     Spec { disks: &["10G"], limit_s: 600, ..SPEC },
     |guest: &mut Guest| {
@@ -36,17 +36,17 @@ scenario!(
         let device = files::node(&guest.client(), &filesystem);
         let user = Elsewhere::mount(&device);
         let writer = Writer::start(user.folder());
-        for grown in [GIB, 2 * GIB, 4 * GIB] {
+        for grown in [GIB, 2 * GIB] {
             until_size(guest, &writer, "f", grown);
-            if grown < 4 * GIB {
+            if grown < 2 * GIB {
                 guest.kill9();
                 guest.start();
             }
         }
-        guest.until("the XFS has followed", |_| said_size(&user.folder()) > 3 * GIB);
+        guest.until("the XFS has followed", |_| said_size(&user.folder()) > 3 * GIB / 2);
         let written = writer.stop();
         println!("{} files of {FILE_BYTES} bytes", written.len());
-        assert_eq!(guest.log().matches("gets a larger volume").count(), 3, "{}", guest.log());
+        assert_eq!(guest.log().matches("gets a larger volume").count(), 2, "{}", guest.log());
         files::drop_caches();
         written.iter().for_each(|one| one.check(&user.folder()));
         user.unmount();
@@ -136,9 +136,14 @@ fn said_size(folder: &Path) -> u64 {
 /// Waits until clients see a size, for as long as the writer takes.
 fn until_size(guest: &Guest, writer: &Writer, name: &str, wanted: u64) {
     let client = guest.client();
-    while size(&client, name) != wanted {
+    loop {
+        // Asked once: it may grow between two answers.
+        let now = size(&client, name);
+        if now == wanted {
+            break;
+        }
         assert!(!writer.has_failed(), "the writer: see below; {}", guest.log());
-        assert!(size(&client, name) < wanted, "it grows step by step");
+        assert!(now < wanted, "it grows step by step");
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(

@@ -47,8 +47,9 @@ pub(crate) struct Spec {
 pub(crate) const SPEC: Spec =
     Spec { kind: Kind::Any, disks: &["10G", "10G"], images: |_| Vec::new(), boots: 1, limit_s: 120, memory_mib: 1536 };
 
-/// Machines at once, whatever the number of threads of the test: more of them only wait for each other.
-const MACHINES_MAX: usize = 2;
+/// Machines at once, whatever the number of threads of the test. On two CPUs, two leave a quarter of the time unused:
+/// much of a scenario is waiting for udev and for time-outs. More than three only wait for each other.
+const MACHINES_MAX: usize = 3;
 
 /// Lines of output, log and console that are shown of a scenario that failed.
 const TAIL_LINES: usize = 60;

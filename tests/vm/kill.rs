@@ -16,6 +16,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use dbus::Message;
+
 use crate::guest::{Guest, dm, files};
 use crate::host::{SPEC, Spec};
 use crate::load::{self, Load};
@@ -26,7 +28,7 @@ use crate::worker::{Report, Worker};
 use crate::{aftermath, check};
 
 /// Rounds, unless `POINTS` says otherwise; `make test-long` has more.
-const POINTS: u64 = 30;
+const POINTS: u64 = 20;
 /// With so many rounds every kind of operation happens.
 const POINTS_OF_ALL_KINDS: u64 = 100;
 /// Clients at once, and the disks of each.
@@ -56,6 +58,22 @@ pub(crate) fn seed() -> u64 {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is past 1970");
         now.as_secs()
     })
+}
+
+/// Sends a call, kills the daemon after a while, starts the next one and waits for the only pool; whether the call was
+/// replied to.
+pub(crate) fn cut_short(guest: &mut Guest, call: Message, delay: Duration) -> bool {
+    let client = guest.client();
+    let serial = client.send(call);
+    thread::sleep(delay);
+    guest.kill9();
+    let replied = client.reply_to(serial).is_some_and(|reply| reply.is_ok());
+    guest.start();
+    // udev looks at a device once it was closed, which may be after the next daemon has asked what there is: then a
+    // pool that has just got the device starts moments later.
+    let client = guest.client();
+    guest.until("the pool runs", |_| !client.family("pool").is_empty());
+    replied
 }
 
 /// What the whole scenario counts.

@@ -114,11 +114,12 @@ pub async fn decrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
 
 /// What is in the header of a pool that is being set up; it has one exactly if its record says so. In version 1
 /// there is no room for one.
-pub async fn header<S: Sys>(
-    shard: &Shard<S>,
-    (pool, version): (PoolUuid, MetadataVersion),
-    encrypted: bool,
-) -> Result<Option<Tokens>, Failure> {
+pub async fn header<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<Option<Tokens>, Failure> {
+    let pool = running.uuid;
+    let (version, encrypted) = {
+        let engine = running.pool.borrow();
+        (engine.version(), engine.record().is_encrypted())
+    };
     if version == MetadataVersion::V1 {
         return Ok(None);
     }

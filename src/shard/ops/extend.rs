@@ -119,7 +119,7 @@ async fn prepare<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> Result<
     let began = rt::now();
     let _alone = shard.alone(pool).await;
     // It may have been stopped meanwhile. While we are alone it stays.
-    if !shard.still(running) {
+    if !shard.is_running(running) {
         return Ok(());
     }
     let state = shard.sys.thin_pool(pool).await?;

@@ -4,13 +4,12 @@
 //! record that says the pool is being destroyed. Everything else is set up or listed as stopped.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use cores::rt;
 
 use crate::engine::gather::{Read, Ready, Verdict, judge, stopped_view};
-use crate::error::{Failure, Fault, Why};
-use crate::limits::{DEVICE_WAIT_MS, DEVICES_READ_AT_ONCE};
+use crate::error::Failure;
+use crate::limits::DEVICES_READ_AT_ONCE;
 use crate::message::{Claim, View};
 use crate::model::device::{Candidate, DeviceNumber, Tier};
 use crate::model::ids::PoolUuid;
@@ -18,7 +17,7 @@ use crate::probe::{self, Said};
 use crate::shard::ops::{headers, stack, start_pool};
 use crate::shard::wait::all;
 use crate::shard::{Shard, news};
-use crate::sys::{Opening, Sys};
+use crate::sys::{Opening, Sys, patience};
 
 /// Opens the gathered devices of a pool and reads their metadata. Devices that cannot be read are
 /// logged and left out; those that are not there any more as what they were are told as `gone`.
@@ -69,12 +68,11 @@ async fn in_time<S: Sys>(shard: &Shard<S>, pool: PoolUuid, candidate: &Candidate
             outcome => outcome,
         }
     };
-    if let Some(outcome) = rt::within(Duration::from_millis(DEVICE_WAIT_MS), reading).await {
+    if let Some(outcome) = patience::in_time(reading).await {
         return outcome;
     }
     shard.sys.close(candidate.number, false).await;
-    let late = Why::Late { seconds: DEVICE_WAIT_MS / 1_000 };
-    Err(Fault::new("read", &candidate.path, late).into())
+    Err(patience::late("read", &candidate.path).into())
 }
 
 async fn read_one<S: Sys>(shard: &Shard<S>, pool: PoolUuid, known: &Candidate) -> Result<Option<Read>, Failure> {

@@ -73,7 +73,7 @@ async fn enlarge<S: Sys>(
     uuid: FsUuid,
     fill: &Fill,
 ) -> Result<bool, Failure> {
-    if !shard.still(running) || running.pool.borrow().check_changes().is_err() {
+    if !shard.is_running(running) || running.pool.borrow().check_changes().is_err() {
         return Ok(false);
     }
     let planned = {

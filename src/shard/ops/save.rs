@@ -16,22 +16,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
 
+use cores::changes::Signal;
 use cores::rt;
 
 use crate::engine::pool::{Member, Save};
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::format::mda::{self, Geometry, PRIMARIES, RECORD_BYTES_MAX, WallStamp};
 use crate::format::record::{self, PoolRecord};
-use crate::limits::{DEVICE_WAIT_MS, RECORD_ROOM_BYTES};
+use crate::limits::RECORD_ROOM_BYTES;
 use crate::model::device::DeviceNumber;
 use crate::model::ids::DevUuid;
 use crate::model::pool::Availability;
 use crate::shard::ops::headers::{self, bytes, wrong};
-use crate::shard::wait::Signal;
 use crate::shard::{Running, Shard};
-use crate::sys::{Sys, Target};
+use crate::sys::{Sys, Target, patience};
 use crate::units::{SECTOR_BYTES, Sectors};
 use crate::zoo::{Bug, planted};
 
@@ -135,7 +134,7 @@ async fn save<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> 
     let reaches = &running.saver.reaches;
     let all_ended = || awaited.iter().all(|device| reaches.has(save.time, *device)).then_some(());
     // Whoever has not ended by then is found missing below.
-    let _late = rt::within(Duration::from_millis(DEVICE_WAIT_MS), reaches.news.until(all_ended)).await;
+    let _late = patience::in_time(reaches.news.until(all_ended)).await;
     let mut ended = Reaches::all(reaches);
     let told = |device: &&DevUuid| ended.iter().any(|reach| reach.time == save.time && reach.device == **device);
     let missing: Vec<Reach> =
@@ -281,7 +280,7 @@ struct Reach {
 impl Reach {
     /// One of which nothing was heard in time.
     fn late(device: DevUuid, time: WallStamp) -> Self {
-        let late = Fault::new("write to", format!("device {device}"), Why::Late { seconds: DEVICE_WAIT_MS / 1_000 });
+        let late = patience::late("write to", format!("device {device}"));
         Self { device, time, durable: false, fault: Some(late) }
     }
 }

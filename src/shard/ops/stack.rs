@@ -6,7 +6,7 @@
 use crate::engine::grow;
 use crate::engine::pool::{numbers, sizes};
 use crate::engine::stack::{self as tables, LowWater};
-use crate::error::Fault;
+use crate::error::{Fault, Refusal};
 use crate::format::thin;
 use crate::model::dm::{Dm, Role, Table};
 use crate::model::ids::PoolUuid;
@@ -33,24 +33,28 @@ pub async fn up<S: Sys>(sys: &S, tables: &[(Dm, Table)]) -> Result<(), Fault> {
 /// May be repeated where nothing was entered, because an earlier try may have ended before this.
 pub async fn as_recorded<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
     // A thin pool that is active keeps its length and its low water.
-    up(&shard.sys, &recorded(running)).await?;
+    up(&shard.sys, &of_running(running)).await?;
     running.pool.borrow_mut().set_backed();
     Ok(())
 }
 
 /// Makes what lies below the thin pool of a pool that runs as long as is on record.
 pub async fn stretch_below<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
-    let mut below = recorded(running);
+    let mut below = of_running(running);
     below.retain(|(device, _)| *device != Dm::Private(running.uuid, Role::ThinPool));
     shard.sys.swap(&below).await.map(|_for_how_long| ())
 }
 
-/// The tables of a pool that runs.
-fn recorded(running: &Running) -> Vec<(Dm, Table)> {
-    let pool = running.pool.borrow();
-    let numbers = numbers(pool.members());
-    tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
-        .expect("a pool that runs has its tables")
+/// The private devices of a pool that starts, with their tables as recorded: bottom first, the thin pool last.
+pub fn recorded(running: &Running) -> Result<Vec<(Dm, Table)>, Refusal> {
+    let (pool, uuid) = (running.pool.borrow(), running.uuid);
+    tables::tables(pool.record(), pool.version(), uuid, &numbers(pool.members()), LowWater::Setup)
+        .map_err(|fault| Refusal::Inconsistent { pool: uuid, what: fault.as_str() })
+}
+
+/// Those of a pool that runs.
+pub fn of_running(running: &Running) -> Vec<(Dm, Table)> {
+    recorded(running).expect("a pool that runs has its tables")
 }
 
 /// Activates the private devices of a pool, the thin pool with as many blocks as it has come to have: more of them

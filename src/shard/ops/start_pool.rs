@@ -5,7 +5,6 @@
 //! cache has none from the moment on at which that is durable, which is before its stack is taken up.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use cores::rt;
 
@@ -17,7 +16,6 @@ use crate::engine::tier::Tiers;
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::format::header::{FLAG_JOINING, StaticHeader};
 use crate::format::record::PoolRecord;
-use crate::limits::DEVICE_WAIT_MS;
 use crate::message::{Answer, Claim, View};
 use crate::model::device::{Candidate, DeviceNumber, Occupant};
 use crate::model::dm::{Dm, Role, Table};
@@ -34,7 +32,7 @@ use crate::shard::ops::{
 };
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard, news};
-use crate::sys::{Kind, Opening, Sys, Target};
+use crate::sys::{Kind, Opening, Sys, Target, patience};
 use crate::zoo::{Bug, planted};
 
 /// Starts a stopped pool.
@@ -142,7 +140,6 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
             stranger.path
         );
     }
-    let (version, encrypted) = (members[0].header.version, record.is_encrypted());
     let none = Filesystems::new(pool, Vec::new(), Vec::new(), []);
     let engine = Pool::new(pool, name.clone(), record, members, Some(time), none);
     let (saver, extension) = (Saver::default(), Extension::default());
@@ -153,7 +150,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     }
     rt::stage("stack");
     thin_meta::up(shard, &running).await?;
-    let tokens = encryption::header(shard, (pool, version), encrypted).await?;
+    let tokens = encryption::header(shard, &running).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
@@ -188,8 +185,7 @@ async fn flush<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault>
     let numbers = running.pool.borrow().numbers();
     let total = numbers.len();
     // One that hangs holds up no other.
-    let flush =
-        |number| rt::within(Duration::from_millis(DEVICE_WAIT_MS), shard.sys.flush(vec![Target::Device(number)]));
+    let flush = |number| patience::in_time(shard.sys.flush(vec![Target::Device(number)]));
     let flushed = all(numbers.into_iter().map(flush)).await;
     if flushed.into_iter().flatten().flatten().any(|outcome| outcome.is_ok()) {
         return Ok(());

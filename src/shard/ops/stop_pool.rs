@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use cores::rt;
 
-use crate::engine::pool::numbers;
-use crate::engine::stack::{self as tables, LowWater};
+use crate::engine::filesystem::Filesystem;
+use crate::engine::stack as tables;
 use crate::error::{Failure, Fault, Refusal};
 use crate::message::{Answer, Claim, View};
 use crate::model::dm::Dm;
@@ -87,19 +87,9 @@ async fn put_back<S: Sys>(shard: &Shard<S>, running: &Running) {
 }
 
 async fn back_up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
-    let (tables, volumes) = {
-        let pool = running.pool.borrow();
-        let numbers = numbers(pool.members());
-        let tables = tables::tables(pool.record(), pool.version(), running.uuid, &numbers, LowWater::Setup)
-            .expect("a running pool has its tables");
-        let volumes: Vec<_> = pool
-            .filesystems
-            .iter()
-            .map(|found| (Dm::Thin(running.uuid, found.record.uuid), tables::thin(&found.record)))
-            .collect();
-        (tables, volumes)
-    };
-    stack::private_up(shard, running, &tables).await?;
+    let volume = |found: &Filesystem| (Dm::Thin(running.uuid, found.record.uuid), tables::thin(&found.record));
+    let volumes: Vec<_> = running.pool.borrow().filesystems.iter().map(volume).collect();
+    stack::private_up(shard, running, &stack::of_running(running)).await?;
     shard.sys.mdv_mount(running.uuid).await?;
     stack::up(&shard.sys, &volumes).await?;
     announce(shard, running).await;

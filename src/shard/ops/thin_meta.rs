@@ -8,10 +8,8 @@
 
 use cores::rt;
 
-use crate::engine::pool::numbers;
-use crate::engine::stack::{self as private, LowWater};
-use crate::error::{Failure, Fault, Refusal, Why};
-use crate::model::dm::{Dm, Role, Table};
+use crate::error::{Failure, Fault, Why};
+use crate::model::dm::{Dm, Role};
 use crate::shard::ops::{save, stack};
 use crate::shard::{Running, Shard};
 use crate::sys::{Sys, Target};
@@ -24,7 +22,7 @@ pub async fn up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failu
     if !active.contains(&Dm::Private(pool, Role::ThinPool)) {
         // A repair that was cut off begins anew.
         shard.sys.deactivate(&[Dm::Private(pool, Role::ThinMetaSpare)]).await?;
-        let tables = tables(running)?;
+        let tables = stack::recorded(running)?;
         let (_thin_pool, below) = tables.split_last().expect("a stack has a thin pool");
         shard.sys.activate(below).await?;
         rt::stage("check thin metadata");
@@ -33,15 +31,7 @@ pub async fn up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failu
             repair(shard, running).await?;
         }
     }
-    Ok(stack::private_up(shard, running, &tables(running)?).await?)
-}
-
-/// The tables of the private stack, as recorded.
-fn tables(running: &Running) -> Result<Vec<(Dm, Table)>, Refusal> {
-    let (pool, uuid) = (running.pool.borrow(), running.uuid);
-    let version = pool.members()[0].header.version;
-    private::tables(pool.record(), version, uuid, &numbers(pool.members()), LowWater::Setup)
-        .map_err(|fault| Refusal::Inconsistent { pool: uuid, what: fault.as_str() })
+    Ok(stack::private_up(shard, running, &stack::recorded(running)?).await?)
 }
 
 async fn repair<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
@@ -50,7 +40,7 @@ async fn repair<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failu
     log::error!("the metadata of a thin pool is damaged: it is repaired into the spare (pool={pool})");
     running.pool.borrow_mut().swap_thin_meta();
     let (_, table) =
-        tables(running)?.into_iter().find(|(device, _)| *device == meta).expect("a stack has thin metadata");
+        stack::recorded(running)?.into_iter().find(|(device, _)| *device == meta).expect("a stack has thin metadata");
     shard.sys.activate(&[(spare, table)]).await?;
     shard.sys.thin_repair(meta, spare).await?;
     shard.sys.flush(vec![Target::Dm(spare)]).await.into_iter().collect::<Result<(), Fault>>()?;

@@ -65,7 +65,7 @@ async fn run<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> bool {
     let pool = running.uuid;
     let seen = shard.sys.thin_pool(pool).await;
     // It may have been stopped meanwhile, or stopped and started: then this is about another one.
-    if !shard.still(running) {
+    if !shard.is_running(running) {
         return false;
     }
     let state = match seen {

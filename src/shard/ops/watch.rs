@@ -16,19 +16,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use cores::changes::Signal;
 use cores::clock::Instant;
 use cores::rt;
 
 use crate::engine::watch::Sight;
 use crate::limits::{GROW_AGAIN_AFTER_MS, WATCH_IDLE_MS_MIN, WATCH_MS_MAX};
 use crate::message::View;
-use crate::model::dm::{Dm, ThinPoolMode, ThinPoolState};
+use crate::model::dm::Dm;
 use crate::model::filesystem::{FilesystemView, Fill};
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::pool::{Availability, PoolView};
 use crate::shard::conflict::Operation;
 use crate::shard::ops::{grow_filesystem, look};
-use crate::shard::wait::Signal;
 use crate::shard::{Running, Shard};
 use crate::sys::{Kind, Sys};
 
@@ -198,11 +198,11 @@ async fn sight<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> Option<Op
     let pool = running.uuid;
     let ticket = shard.gate(pool).queue(Operation::Look);
     ticket.admitted().await;
-    if !shard.still(running) || running.pool.borrow().availability() == Availability::NoPoolChanges {
+    if !shard.is_running(running) || running.pool.borrow().availability() == Availability::NoPoolChanges {
         return None;
     }
     let (state, dirty) = match (shard.sys.thin_pool(pool).await, shard.sys.dirty().await) {
-        (Ok(state), Ok(dirty)) if can_grow(&state) => (state, dirty),
+        (Ok(state), Ok(dirty)) if state.can_map() => (state, dirty),
         (Ok(_), Ok(_)) => return Some(None),
         (Err(fault), _) | (_, Err(fault)) => {
             log::warn!("{fault}");
@@ -219,11 +219,6 @@ async fn sight<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> Option<Op
         look::refresh(shard, running, &reach).await;
     }
     Some(Some(sight))
-}
-
-/// Growth writes: to a full thin pool that takes a minute and fails.
-const fn can_grow(state: &ThinPoolState) -> bool {
-    matches!(state.mode, ThinPoolMode::ReadWrite) && !state.needs_check
 }
 
 /// A filesystem has said how full it is. Growing goes on by itself.

@@ -11,9 +11,9 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::ops::Range;
-use std::task::{Poll, Waker};
+
+use cores::changes::Signal;
 
 use crate::limits::PHYSICAL_BLOCK_BYTES_MAX;
 use crate::model::device::{BlockSizes, DeviceNumber};
@@ -89,7 +89,7 @@ pub(super) fn split(range: &Range<u64>, unit: u64, size: u64) -> [Range<u64>; 3]
 #[derive(Debug, Default)]
 pub(super) struct Busy {
     held: RefCell<Vec<(DeviceNumber, Range<u64>)>>,
-    waiting: RefCell<Vec<Waker>>,
+    released: Signal,
 }
 
 /// Bytes that are held until this is dropped.
@@ -102,14 +102,8 @@ pub(super) struct Held<'a> {
 impl Busy {
     /// Waits until none of the ranges is held, then holds all of them.
     pub(super) async fn hold(&self, ranges: Vec<(DeviceNumber, Range<u64>)>) -> Held<'_> {
-        poll_fn(|context| {
-            if ranges.iter().any(|range| self.meets(range)) {
-                self.waiting.borrow_mut().push(context.waker().clone());
-                return Poll::Pending;
-            }
-            Poll::Ready(())
-        })
-        .await;
+        let is_free = || !ranges.iter().any(|range| self.meets(range));
+        self.released.until(|| is_free().then_some(())).await;
         self.held.borrow_mut().extend(ranges.iter().cloned());
         Held { busy: self, ranges }
     }
@@ -123,8 +117,7 @@ impl Busy {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.busy.held.borrow_mut().retain(|range| !self.ranges.contains(range));
-        let waiting = std::mem::take(&mut *self.busy.waiting.borrow_mut());
-        waiting.into_iter().for_each(Waker::wake);
+        self.busy.released.raise();
     }
 }
 

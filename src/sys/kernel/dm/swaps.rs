@@ -4,18 +4,15 @@
 //! wait for it, and find out that one has begun meanwhile. Deliberately absent: which pool. They take moments.
 
 use std::cell::Cell;
-use std::time::Duration;
 
-use cores::rt;
-
-/// How often is looked whether a swap has ended. One takes some milliseconds.
-const LOOK: Duration = Duration::from_millis(1);
+use cores::changes::Signal;
 
 /// The swaps of one core.
 #[derive(Debug, Default)]
 pub(super) struct Swaps {
     begun: Cell<u64>,
     ended: Cell<u64>,
+    news: Signal,
 }
 
 /// A moment in which none was under way: how many there had been.
@@ -34,10 +31,7 @@ impl Swaps {
 
     /// Waits until none is under way.
     pub(super) async fn none(&self) -> Before {
-        while self.begun.get() != self.ended.get() {
-            rt::sleep(LOOK).await;
-        }
-        Before(self.begun.get())
+        self.news.until(|| (self.begun.get() == self.ended.get()).then(|| Before(self.begun.get()))).await
     }
 
     /// Whether one has begun since then.
@@ -49,6 +43,7 @@ impl Swaps {
 impl Drop for Swap<'_> {
     fn drop(&mut self) {
         self.0.ended.set(self.0.ended.get() + 1);
+        self.0.news.raise();
     }
 }
 

@@ -8,11 +8,10 @@
 //! links when they have their reply, if udev is well.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use cores::changes::Signal;
 use cores::rt;
 
 use super::cookie::Cookie;
@@ -36,27 +35,7 @@ pub(super) struct Waits {
 struct Pending {
     devices: Vec<Dm>,
     over: Cell<bool>,
-    waiting: RefCell<Vec<Waker>>,
-}
-
-impl Pending {
-    async fn until_over(&self) {
-        poll_fn(|context| {
-            if self.over.get() {
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().push(context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
-    fn end(&self) {
-        self.over.set(true);
-        // Taken out first: a waker may run code that waits again.
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        waiting.into_iter().for_each(Waker::wake);
-    }
+    ended: Signal,
 }
 
 impl Waits {
@@ -66,13 +45,14 @@ impl Waits {
 
     /// Waits beside for what was done to these devices.
     pub(super) fn watch(self: &Rc<Self>, devices: Vec<Dm>, cookie: Cookie) {
-        let pending = Rc::new(Pending { devices, over: Cell::new(false), waiting: RefCell::default() });
+        let pending = Rc::new(Pending { devices, over: Cell::new(false), ended: Signal::default() });
         self.pending.borrow_mut().push(Rc::clone(&pending));
         let waits = Rc::clone(self);
         rt::spawn("udev", async move {
             waits.wait(&pending.devices, cookie).await;
             waits.pending.borrow_mut().retain(|other| !Rc::ptr_eq(other, &pending));
-            pending.end();
+            pending.over.set(true);
+            pending.ended.raise();
         })
         .detach();
     }
@@ -82,7 +62,7 @@ impl Waits {
         let meant = |pending: &&Rc<Pending>| pending.devices.iter().any(|device| device.pool() == pool);
         let now: Vec<_> = self.pending.borrow().iter().filter(meant).cloned().collect();
         for pending in now {
-            pending.until_over().await;
+            pending.ended.until(|| pending.over.get().then_some(())).await;
         }
     }
 
