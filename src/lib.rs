@@ -3,7 +3,7 @@
 //! The modules form a staircase; each uses only what stands above it (`tests/tidy.rs` checks):
 //!
 //! ```text
-//! limits, units        numbers and their types
+//! limits, units, zoo   numbers and their types; mistakes that tests plant
 //! model                plain values
 //! error, message       what crosses a core
 //! format               bytes <-> values of the Stratis metadata, pure
@@ -19,6 +19,7 @@
 
 pub mod limits;
 pub mod units;
+pub mod zoo;
 
 pub mod model;
 

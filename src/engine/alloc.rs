@@ -47,15 +47,15 @@ pub struct Short {
 pub struct NotFree(pub DeviceSegment);
 
 impl Allocator {
-    /// What is free of a recorded tier, on devices of these sizes. A device without a size counts as
-    /// one that has no sectors.
+    /// What is free of a recorded tier, on devices of these sizes. Of a device without a size nothing is given out:
+    /// it is on record before it has joined, and what is kept on it for an integrity layer is no matter here.
     ///
     /// # Errors
     /// When the record gives a sector out twice, or one that no device has.
     pub fn rebuild(tier: &Devices, sizes: &BTreeMap<DevUuid, Sectors>) -> Result<Self, NotFree> {
         let mut allocator = Self::default();
         for device in &tier.devs {
-            let size = sizes.get(&device.uuid).copied().unwrap_or(Sectors::ZERO);
+            let Some(size) = sizes.get(&device.uuid).copied() else { continue };
             allocator.add(device.uuid, DATA_START, size);
             for Segment { start, length } in device.integrity_meta_allocs.iter().copied() {
                 allocator.take(DeviceSegment { parent: device.uuid, start, length })?;

@@ -18,6 +18,7 @@ use crate::model::filesystem::{FilesystemRecord, FilesystemSpec, Fill};
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
 use crate::units::{Bytes, Sectors};
+use crate::zoo::{Bug, planted};
 
 /// Size of a filesystem for which no size was asked: 1 TiB.
 pub const DEFAULT_SECTORS: Sectors = Sectors(2_147_483_648);
@@ -127,6 +128,8 @@ impl Filesystems {
         ids_seen: impl IntoIterator<Item = ThinId>,
     ) -> Self {
         let next_id = ids_seen.into_iter().map(|id| id.0 + 1).max().unwrap_or(0);
+        let found_ids = found.iter().map(|filesystem| filesystem.record.thin_id.0 + 1).max().unwrap_or(0);
+        let next_id = if planted(Bug::LostIdsReused) { found_ids } else { next_id };
         let table = found.into_iter().map(|filesystem| (filesystem.record.uuid, filesystem)).collect();
         Self { pool, table, lost, reserved: Vec::new(), growing: Vec::new(), next_id }
     }

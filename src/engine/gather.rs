@@ -20,6 +20,7 @@ use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::{MetadataVersion, StoppedDevice, StoppedPoolView};
 use crate::units::Sectors;
+use crate::zoo::{Bug, planted};
 
 /// The devices found so far with one pool's signature.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -192,7 +193,7 @@ fn assemble(
     for device in record.devices() {
         let mut found = devices.iter().copied().filter(|read| read.header.device == device.uuid);
         members.extend(found.next().map(member));
-        if found.next().is_some() {
+        if found.next().is_some() && !planted(Bug::TwinIsTaken) {
             return Err(Refusal::Inconsistent { pool, what: "a device is there twice" });
         }
     }
@@ -205,7 +206,7 @@ fn assemble(
         .copied()
         .filter(|read| !record.devices().any(|device| device.uuid == read.header.device))
         .collect();
-    if strangers.iter().any(|read| read.has_record()) {
+    if strangers.iter().any(|read| read.has_record() || planted(Bug::StrangerRefuses)) {
         return Err(Refusal::Inconsistent { pool, what: "a device that the newest record does not list has a record" });
     }
     if members.iter().any(|member| member.header.size > member.candidate.size) {

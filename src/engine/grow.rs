@@ -25,6 +25,7 @@ use crate::format::record::{Device, DeviceSegment, PoolRecord};
 use crate::model::dm::{Table, ThinFeature, ThinPoolMode, ThinPoolState};
 use crate::model::ids::DevUuid;
 use crate::units::Sectors;
+use crate::zoo::{Bug, planted};
 
 /// Sectors of a block of thin metadata, in which the kernel counts them.
 const META_BLOCK: u64 = 8;
@@ -172,7 +173,7 @@ impl<'a> Ground<'a> {
             blocks = reach.min(blocks + self.pace.step);
         }
         let low_water = self.low_water(blocks);
-        let short = blocks.saturating_sub(used) <= low_water;
+        let short = blocks.saturating_sub(used) <= low_water || planted(Bug::SmallPoolIsFull);
         let left = self.free.free();
         let nothing = (short && self.recorded() <= blocks && left < DATA_BLOCK)
             || (self.is_meta_low(state) && left < DATA_BLOCK + DATA_BLOCK);

@@ -30,6 +30,7 @@ use crate::model::name::Name;
 use crate::model::pool::{Availability, MetadataVersion, PoolView, StoppedDevice, StoppedPoolView};
 use crate::model::token::{Encryption, TokenChange, Tokens};
 use crate::units::{Bytes, Sectors};
+use crate::zoo::{Bug, planted};
 
 /// A device of the pool.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -170,6 +171,9 @@ impl Pool {
 
     /// Lowers the availability, and shows the pool as it then is.
     pub fn degrade(&mut self, to: Availability) -> PoolView {
+        if planted(Bug::AvailabilityNotKept) {
+            return PoolView { availability: to, ..self.view() };
+        }
         self.availability = self.availability.max(to);
         self.view()
     }

@@ -16,6 +16,7 @@ use crate::limits::{MDA_SECTORS_MAX, SECTORS_MAX};
 use crate::model::ids::{DevUuid, PoolUuid};
 use crate::model::pool::MetadataVersion;
 use crate::units::{SECTOR_BYTES, Sectors};
+use crate::zoo::{Bug, planted};
 
 /// Bytes of a signature block: one sector.
 pub const BLOCK_BYTES: usize = 512;
@@ -250,6 +251,9 @@ fn parse(block: &[u8; BLOCK_BYTES]) -> Result<StaticHeader, HeaderFault> {
 pub fn choose(first: Result<Decoded, Unreadable>, second: Result<Decoded, Unreadable>, device: Sectors) -> Choice {
     use Decoded::{Bad, Good, NoMagic};
     match (first, second) {
+        (Ok(Good(_)), Ok(Bad(_))) | (Ok(Bad(_)), Ok(Good(_))) if planted(Bug::OneBadCopyRefuses) => {
+            Choice::Refused(HeaderFault::Checksum)
+        }
         (Ok(Good(first)), Ok(Good(second))) => between(first, second, device),
         (Ok(Good(header)), Ok(NoMagic | Bad(_)) | Err(Unreadable)) => {
             Choice::Use { header, repair: Some(Which::Second) }
@@ -278,7 +282,7 @@ fn between(first: StaticHeader, second: StaticHeader, device: Sectors) -> Choice
     if first.initialized != second.initialized {
         return if first.initialized > second.initialized { first_wins } else { second_wins };
     }
-    if !first.agrees(&StaticHeader { size: first.size, ..second }) {
+    if planted(Bug::GrownCopiesDisagree) || !first.agrees(&StaticHeader { size: first.size, ..second }) {
         return Choice::Refused(HeaderFault::Disagree);
     }
     match (first.size <= device, second.size <= device) {

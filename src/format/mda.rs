@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::format::header::{HEADER_SECTORS, MDA_SECTORS, StaticHeader};
 use crate::units::{SECTOR_BYTES, Sectors};
+use crate::zoo::{Bug, planted};
 
 /// Regions of a metadata area.
 pub const REGIONS: usize = 4;
@@ -52,7 +53,7 @@ const SECONDS_MAX: u64 = u64::MAX / 2;
 impl WallStamp {
     /// The stamp of the next save: now, or just after the last one where the clock stands behind it.
     pub fn next(now: Self, last: Option<Self>) -> Self {
-        let Some(last) = last else { return now };
+        let Some(last) = last.filter(|_| !planted(Bug::ClockRules)) else { return now };
         let after = match last.nanoseconds + 1 {
             NANOSECONDS_IN_SECOND => Self { seconds: last.seconds + 1, nanoseconds: 0 },
             nanoseconds => Self { seconds: last.seconds, nanoseconds },
@@ -237,6 +238,10 @@ fn parse(region: &[u8]) -> Result<Option<(WallStamp, &[u8])>, Damage> {
 
 /// The newest good record: the pair that holds it (0 or 1), its time, and itself.
 pub fn newest(regions: &[Region; REGIONS]) -> Option<(usize, WallStamp, &[u8])> {
+    let torn = |pair: usize| [pair, pair + PRIMARIES].iter().all(|at| matches!(regions[*at], Region::Torn(_)));
+    if planted(Bug::PairCostsDevice) && (torn(0) || torn(1)) {
+        return None;
+    }
     let good = regions.iter().enumerate().filter_map(|(region, content)| match content {
         Region::Record { time, json } => Some((region % PRIMARIES, *time, json.as_slice())),
         Region::Empty | Region::Torn(_) => None,

@@ -127,7 +127,7 @@ impl FromStr for Dm {
 }
 
 /// What a linear line lies on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Below {
     /// A device of the pool.
     Device(DeviceNumber),
@@ -136,7 +136,7 @@ pub enum Below {
 }
 
 /// A feature argument of the thin-pool target, in the order of their names.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ThinFeature {
     /// `error_if_no_space`
     ErrorIfNoSpace,
@@ -158,7 +158,7 @@ impl ThinFeature {
 }
 
 /// One line of a linear table: `length` sectors, starting at `start` of what is below.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct LinearLine {
     /// Sectors of this line. Lines follow each other without gaps from 0.
     pub length: Sectors,
@@ -169,7 +169,7 @@ pub struct LinearLine {
 }
 
 /// A whole table.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Table {
     /// `linear`, one or more lines.
     Linear(Vec<LinearLine>),
@@ -229,7 +229,7 @@ impl Table {
 }
 
 /// What a thin pool still does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ThinPoolMode {
     /// Everything.
     ReadWrite,

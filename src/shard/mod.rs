@@ -37,6 +37,7 @@ use crate::shard::ops::watch::Watches;
 use crate::sys::Sys;
 use crate::sys::passphrase::Readers;
 use crate::units::Bytes;
+use crate::zoo::{Bug, planted};
 
 /// Where the other roles are in the mesh.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +142,7 @@ impl<S: Sys> Shard<S> {
         let availability = running.pool.borrow().availability();
         match availability {
             Availability::Full => Ok(running),
+            Availability::NoRequests if planted(Bug::DegradedChanges) => Ok(running),
             Availability::NoRequests | Availability::NoPoolChanges => {
                 Err(Refusal::PoolUnavailable { pool, availability })
             }
@@ -158,7 +160,9 @@ impl<S: Sys> Shard<S> {
 
     fn send(&self, to: usize, message: Message) {
         // An outbox is larger than all calls in flight can fill it; see limits::OUTBOX_MAX.
-        self.endpoint.send(to, Lane::Normal, message).map_err(|_| ()).expect("an outbox holds every answer owed");
+        let overtakes = planted(Bug::ReplyOvertakes) && matches!(message, Message::Reply(_));
+        let lane = if overtakes { Lane::Urgent } else { Lane::Normal };
+        self.endpoint.send(to, lane, message).map_err(|_| ()).expect("an outbox holds every answer owed");
     }
 
     /// Shows changes to clients.
@@ -217,7 +221,7 @@ impl<S: Sys> Shard<S> {
         self.send(self.places.bus, Message::Claim(Box::new(claim)));
         let answer = self.claimed.until(|| {
             let mut claims = self.claims.borrow_mut();
-            let place = claims.iter().position(|claimed| claimed.pool == pool)?;
+            let place = claims.iter().position(|claimed| claimed.pool == pool || planted(Bug::AnswersSwapped))?;
             claims.remove(place)
         });
         answer.await.outcome

@@ -19,6 +19,7 @@ use crate::model::pool::Availability;
 use crate::shard::conflict::Operation;
 use crate::shard::{Shard, bug, news, ops};
 use crate::sys::Sys;
+use crate::zoo::{Bug, planted};
 
 /// Messages taken from the rings in one turn, so that operations get their turns too.
 const BATCH: usize = 64;
@@ -77,6 +78,7 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
     let operation = rt::spawn(ops::task(&wish), async move {
         rt::account();
         rt::timed("queue", ticket.admitted()).await;
+        let ticket = Some(ticket).filter(|_| !planted(Bug::TicketDropped));
         let outcome = ops::carry(&runs, wish, descriptors).await;
         // The ticket goes with the task, also when it panics.
         drop(ticket);
@@ -101,7 +103,9 @@ fn accept<S: Sys>(shard: &Rc<Shard<S>>, request: Request) {
             // Its availability may have gone down.
             answers.show_pool(&running);
         }
-        answers.send(answers.places.bus, Message::Reply(Box::new(Reply { call, outcome })));
+        if !planted(Bug::ReplyLost) || !matches!(outcome, Err(Failure::Faulted(_))) {
+            answers.send(answers.places.bus, Message::Reply(Box::new(Reply { call, outcome })));
+        }
         left(&answers);
     })
     .detach();

@@ -22,7 +22,7 @@ fn description(text: &str) -> KeyDescription {
     KeyDescription::try_from(text).expect("a description")
 }
 
-fn key(text: &str) -> Mechanism {
+pub(crate) fn key(text: &str) -> Mechanism {
     Mechanism::Key(description(text))
 }
 

@@ -5,18 +5,28 @@
 //! tearing what was not flushed (several seeds), or only the process dying. The next boot must show
 //! the state before the operation or the state after it, and after it if it was replied to.
 
+mod crash;
+mod deeds;
 mod devices;
 mod encryption;
+mod errors;
 mod events;
 mod extend;
+mod faults;
 mod format;
 mod fsgrow;
+mod history;
 mod limit;
 mod metadata;
 mod names;
+mod office;
+mod requests;
 mod reverts;
 mod snapshots;
+mod sound;
 mod strict;
+#[path = "../support/mod.rs"]
+mod support;
 mod trouble;
 mod version1;
 mod world;
@@ -26,9 +36,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cores::deterministic::Ended;
+use sound::sound as nothing_left_over;
+use stratisd::engine::grow::Pace;
 use stratisd::error::{Failure, Refusal};
 use stratisd::message::{Answer, Wish};
-use stratisd::model::dm::{Dm, Role, Table};
 use stratisd::model::ids::{DevUuid, PoolUuid, ThinId};
 use stratisd::shard::wait::all;
 use stratisd::sys::sim::Machine;
@@ -39,6 +50,16 @@ const DISK: Sectors = Sectors(8_388_608);
 const SEED: u64 = 1;
 /// Ways to lose what was not flushed that are tried at each point; the first is losing nothing.
 const CRASHES: u64 = 16;
+
+/// A number of the environment.
+fn given(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|number| number.parse().ok())
+}
+
+/// The seed of this run: `SEED`, or any. Whoever uses it says it.
+fn seed() -> u64 {
+    given("SEED").unwrap_or_else(|| fastrand::u64(..))
+}
 
 fn machine() -> Machine {
     let machine = Machine::new(SEED);
@@ -150,69 +171,13 @@ fn every_crash_point(before: Before, wish: fn(&Seen) -> Wish) {
 }
 
 fn every_crash_point_of(machine: fn() -> Machine, before: Before, wish: fn(&Seen) -> Wish) {
-    let whole = machine();
-    let (actions, ended) = attempt(&whole, before, wish, None);
-    ended.finished().expect("the operation succeeds when nothing fails");
-    assert_eq!(whole.bugs(), Vec::<String>::new());
-    whole.kill();
-    whole.crash(0);
-    let done = look(SEED, &whole);
-    let untouched = machine();
-    let preparing = untouched.clone();
-    live(SEED, &untouched, move |driver| async move { prepare(&driver, &preparing, before).await }).finished();
-    untouched.crash(0);
-    let undone = look(SEED, &untouched);
-    assert_ne!(done, undone, "the operation changes what clients see");
-
-    for point in 1..=actions {
-        for crash in 0..CRASHES {
-            let machine = machine();
-            let (_, ended) = attempt(&machine, before, wish, Some(point));
-            let replied = matches!(ended, Ended::Finished(Ok(_)));
-            // Crash 0 is the process dying: the kernel keeps what it was given, tables stay active.
-            if crash == 0 {
-                machine.kill()
-            } else {
-                machine.crash(crash)
-            }
-            let at = format!("{before:?}, action {point} of {actions}, crash {crash}");
-            interchangeable(&machine, before, &at);
-            let seen = look(SEED + crash, &machine);
-            assert!(seen == undone || seen == done, "half an operation: {at}\n{seen:#?}\n{:#?}", machine.trace());
-            assert!(!replied || seen == done, "a replied operation is lost: {at}");
-            nothing_left_over(&machine, &seen, &at);
-            usable(&machine, &seen, &at);
-        }
-    }
-}
-
-/// Before anybody repairs anything, devices of a pool that was there can be read by others.
-fn interchangeable(machine: &Machine, before: Before, at: &str) {
-    for disk in ["/dev/a", "/dev/b"] {
-        let signed = machine.bytes(disk, Sectors(1), Sectors(1)).iter().any(|byte| *byte != 0);
-        if before != Before::Nothing && signed {
-            assert_eq!(strict::accepts(machine, disk), Ok(()), "{disk}: {at}");
-        }
-    }
-}
-
-/// Every volume has its filesystem, and a pool that is not there has left no signature.
-fn nothing_left_over(machine: &Machine, seen: &Seen, at: &str) {
-    assert_eq!(machine.bugs(), Vec::<String>::new(), "{at}");
-    if let Some((_, filesystems)) = seen.running.get(&pool()) {
-        let volumes = machine.volumes(pool()).expect("a running pool has a thin pool");
-        assert_eq!(volumes.len(), filesystems.len(), "a volume without a filesystem: {at} {volumes:?}");
-        let formatted = volumes.values().all(|uuid| uuid.is_some_and(|uuid| filesystems.keys().any(|id| id.0 == uuid)));
-        assert!(formatted, "a filesystem without its XFS: {at} {volumes:?}");
-        let cache = machine.tables().get(&Dm::Private(pool(), Role::CacheSub)).map(Table::length);
-        assert_eq!(machine.cache_data(pool()), cache, "a cache works with all that it has: {at}");
-    }
-    if seen.running.is_empty() && seen.stopped.is_empty() {
-        for disk in ["/dev/a", "/dev/b"] {
-            let header = machine.bytes(disk, Sectors(0), Sectors(16));
-            assert!(header.iter().all(|byte| *byte == 0), "a signature is left on {disk}: {at}");
-        }
-    }
+    let machine = machine();
+    let own = machine.clone();
+    let prepare = move |driver: Rc<Driver>| async move { prepare(&driver, &own, before).await };
+    let run = crash::run((Pace::default(), SEED), &machine, prepare, move |seen| Some(wish(seen)));
+    assert!(matches!(run.outcome, Some(Ok(_))), "the operation succeeds when nothing fails: {:?}", run.outcome);
+    let tally = crash::verify(&run, usable, &format!("{before:?}"));
+    assert!(tally.changed == 1, "the operation changes what clients see");
 }
 
 /// What came up can be worked with.

@@ -31,6 +31,8 @@ use stratisd::shard::{Places, Shard, turn};
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
 
+use crate::office::Office;
+
 const SHARDS: usize = 2;
 const BUS: usize = 0;
 const EVENT: usize = 1;
@@ -51,7 +53,9 @@ pub(crate) struct Seen {
 pub(crate) struct Driver {
     endpoint: Rc<Endpoint<Message>>,
     directory: RefCell<Directory>,
-    views: RefCell<Vec<View>>,
+    seen: RefCell<Seen>,
+    /// Where clients come in, if there are any.
+    office: Option<Rc<Office>>,
     replies: RefCell<BTreeMap<CallId, Result<Answer, Failure>>>,
     settled: Cell<usize>,
     refreshed: RefCell<BTreeMap<CallId, usize>>,
@@ -64,9 +68,7 @@ impl Driver {
     pub(crate) async fn call(&self, wish: Wish) -> Result<Answer, Failure> {
         let call = CallId(self.next_call.get());
         self.next_call.set(call.0 + 1);
-        let to = FIRST_SHARD + home(wish.pool(), SHARDS);
-        let request = Message::Request(Box::new(Request { call, wish, descriptors: Descriptors::default() }));
-        self.endpoint.send(to, Lane::Normal, request).map_err(|_| ()).expect("the outbox has room");
+        self.send(Box::new(Request { call, wish, descriptors: Descriptors::default() }));
         self.changed.until(|| self.replies.borrow_mut().remove(&call)).await
     }
 
@@ -74,7 +76,7 @@ impl Driver {
     pub(crate) async fn refresh(&self) -> Result<Answer, Failure> {
         let call = CallId(self.next_call.get());
         self.next_call.set(call.0 + 1);
-        self.endpoint.send(EVENT, Lane::Normal, Message::Refresh(call)).map_err(|_| ()).expect("the outbox has room");
+        self.send_refresh(call);
         let all = || (self.refreshed.borrow().get(&call) == Some(&SHARDS)).then_some(Ok(Answer::Set));
         self.changed.until(|| all().or_else(|| self.replies.borrow_mut().remove(&call))).await
     }
@@ -97,11 +99,25 @@ impl Driver {
 
     /// What clients see now.
     pub(crate) fn seen(&self) -> Seen {
-        let mut seen = Seen::default();
-        for view in self.views.borrow().iter() {
-            apply(&mut seen, view);
+        self.seen.borrow().clone()
+    }
+
+    /// A request of a client goes to the home of its pool.
+    pub(crate) fn send(&self, request: Box<Request>) {
+        let to = FIRST_SHARD + home(request.wish.pool(), SHARDS);
+        self.endpoint.send(to, Lane::Normal, Message::Request(request)).map_err(|_| ()).expect("the outbox has room");
+    }
+
+    /// A client wants every device looked at.
+    pub(crate) fn send_refresh(&self, call: CallId) {
+        self.endpoint.send(EVENT, Lane::Normal, Message::Refresh(call)).map_err(|_| ()).expect("the outbox has room");
+    }
+
+    /// A client reads: sizes in use are looked at.
+    pub(crate) fn send_look(&self) {
+        for shard in FIRST_SHARD..FIRST_SHARD + SHARDS {
+            self.endpoint.send(shard, Lane::Normal, Message::Look).map_err(|_| ()).expect("the outbox has room");
         }
-        seen
     }
 
     async fn serve(self: Rc<Self>) {
@@ -118,10 +134,18 @@ impl Driver {
     fn handle(&self, from: usize, message: Message) {
         match message {
             Message::Reply(reply) => {
+                if let Some(office) = &self.office {
+                    return office.handle_reply(self, *reply);
+                }
                 let Reply { call, outcome } = *reply;
                 self.replies.borrow_mut().insert(call, outcome);
             }
-            Message::Views(views) => self.views.borrow_mut().extend(views),
+            Message::Views(views) => {
+                views.iter().for_each(|view| apply(&mut self.seen.borrow_mut(), view));
+                if let Some(office) = &self.office {
+                    office.handle_views(self, views);
+                }
+            }
             Message::Claim(claim) => {
                 if let Some(claimed) = self.directory.borrow_mut().handle(*claim) {
                     let answer = Message::Claimed(Box::new(claimed));
@@ -130,7 +154,13 @@ impl Driver {
             }
             Message::Settled => self.settled.set(self.settled.get() + 1),
             Message::Stop | Message::Stopped => {}
-            Message::Refreshed(call) => *self.refreshed.borrow_mut().entry(call).or_default() += 1,
+            Message::Refreshed(call) => {
+                *self.refreshed.borrow_mut().entry(call).or_default() += 1;
+                let all = self.refreshed.borrow()[&call] == SHARDS;
+                if let Some(office) = self.office.as_ref().filter(|_| all) {
+                    office.handle_reply(self, Reply { call, outcome: Ok(Answer::Set) });
+                }
+            }
             Message::Request(_) | Message::Event(_) | Message::Claimed(_) | Message::Look | Message::Refresh(_) => {
                 panic!("nobody sends this to the bus")
             }
@@ -200,13 +230,19 @@ fn apply(seen: &mut Seen, view: &View) {
 
 /// Boots a daemon over a machine and waits until everything found is settled.
 pub(crate) async fn boot(machine: &Machine, pace: Pace) -> Rc<Driver> {
+    open(machine, pace, None).await
+}
+
+/// The same with an office for clients.
+pub(crate) async fn open(machine: &Machine, pace: Pace, office: Option<Rc<Office>>) -> Rc<Driver> {
     let sizes = Sizes { ring_slots: 4, outbox_max: OUTBOX_MAX };
     let mut endpoints = mesh(FIRST_SHARD + SHARDS, sizes).into_iter().map(Rc::new);
     let mut next = || endpoints.next().expect("the mesh has an endpoint for each role");
     let driver = Rc::new(Driver {
         endpoint: next(),
         directory: RefCell::default(),
-        views: RefCell::default(),
+        seen: RefCell::default(),
+        office,
         replies: RefCell::default(),
         settled: Cell::new(0),
         refreshed: RefCell::default(),

@@ -5,10 +5,52 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::client::{Client, Objects, Properties, Signal};
+use super::client::{BusError, Client, Objects, Properties, Signal};
 use super::introspection::golden;
 use super::value::Value;
 use super::{REVISIONS, TOP, interface};
+
+/// A connection on which one listens and reads.
+pub(crate) trait Source {
+    /// Asks for all signals of the daemon.
+    fn subscribe(&self);
+    /// Returns when everything is here that was announced before.
+    fn ping(&self);
+    /// What was announced. It is taken out.
+    fn signals(&self) -> Vec<Signal>;
+    /// `GetManagedObjects`.
+    fn objects(&self) -> Objects;
+    /// `Properties.Get`.
+    fn get(&self, path: &str, interface: &str, property: &str) -> Result<Value, BusError>;
+    /// `Properties.GetAll`.
+    fn get_all(&self, path: &str, interface: &str) -> Result<Properties, BusError>;
+}
+
+impl Source for Client {
+    fn subscribe(&self) {
+        Self::subscribe(self);
+    }
+
+    fn ping(&self) {
+        Self::ping(self, TOP).expect("the daemon answers a ping");
+    }
+
+    fn signals(&self) -> Vec<Signal> {
+        Self::signals(self)
+    }
+
+    fn objects(&self) -> Objects {
+        Self::objects(self)
+    }
+
+    fn get(&self, path: &str, interface: &str, property: &str) -> Result<Value, BusError> {
+        Self::get(self, path, interface, property)
+    }
+
+    fn get_all(&self, path: &str, interface: &str) -> Result<Properties, BusError> {
+        Self::get_all(self, path, interface)
+    }
+}
 
 /// Object, interface and name of a property.
 type Place = (String, String, String);
@@ -29,7 +71,7 @@ pub(crate) struct Picture {
 
 impl Picture {
     /// Subscribes, and asks for everything, while nothing goes on.
-    pub(crate) fn first(client: &Client) -> Self {
+    pub(crate) fn first(client: &impl Source) -> Self {
         client.subscribe();
         let (objects, manager) = (client.objects(), BTreeMap::new());
         let mut picture = Self { objects, manager, heard: 0, stale: BTreeSet::new(), silent: silent() };
@@ -38,8 +80,8 @@ impl Picture {
     }
 
     /// Takes in all that has been announced, and reads what was called out of date.
-    pub(crate) fn listen(&mut self, client: &Client) {
-        client.ping(TOP).expect("the daemon answers a ping");
+    pub(crate) fn listen(&mut self, client: &impl Source) {
+        client.ping();
         self.hear(client);
         while let Some((path, interface, name)) = self.stale.pop_first() {
             let value = client.get(&path, &interface, &name);
@@ -52,7 +94,7 @@ impl Picture {
 
     /// That a fresh listing says the same, on every revision.
     #[track_caller]
-    pub(crate) fn assert_current(&mut self, client: &Client, context: &str) {
+    pub(crate) fn assert_current(&mut self, client: &impl Source, context: &str) {
         let objects = loop {
             self.listen(client);
             let objects = client.objects();
@@ -70,7 +112,7 @@ impl Picture {
     }
 
     /// Every revision of what the top object says.
-    fn read_manager(&mut self, client: &Client) -> BTreeMap<String, Properties> {
+    fn read_manager(&mut self, client: &impl Source) -> BTreeMap<String, Properties> {
         let mut all = BTreeMap::new();
         for revision in 0..REVISIONS {
             let name = interface("Manager", revision);
@@ -103,7 +145,8 @@ impl Picture {
         if path == TOP { self.manager.get_mut(interface) } else { self.objects.get_mut(path)?.get_mut(interface) }
     }
 
-    fn hear(&mut self, client: &Client) {
+    /// Takes in what has been announced so far.
+    pub(crate) fn hear(&mut self, client: &impl Source) {
         for Signal { path, member, body } in client.signals() {
             self.heard += 1;
             match member.as_str() {

@@ -223,7 +223,7 @@ fn append_one(iter: &mut IterAppend<'_>, signature: &str) {
 }
 
 /// The complete types of a signature.
-fn split(signature: &str) -> Vec<&str> {
+pub(crate) fn split(signature: &str) -> Vec<&str> {
     let (mut types, mut start, mut depth) = (Vec::new(), 0, 0);
     for (index, letter) in signature.char_indices() {
         match letter {

@@ -33,6 +33,7 @@ use crate::sys::encryption::Encryption;
 use crate::sys::{Kind, Opening, Sys, Target, Write, WriteData};
 use crate::units::Sectors;
 use crate::xfs::Log;
+use crate::zoo::{Bug, planted};
 
 /// The superblock of thin-pool metadata.
 const THIN_META_HEAD: Sectors = Sectors(8);
@@ -80,6 +81,7 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, asked: Asked) -> Outcome {
     let outcome = create(shard, &asked, candidates).await;
     match &outcome {
         Ok(_) => shard.claim(Claim::Commit(asked.pool)),
+        Err(_) if planted(Bug::ClaimStays) => {}
         Err(_) => shard.claim(Claim::Release(asked.pool)),
     }
     outcome
@@ -111,7 +113,9 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
     save::fits(&plan.record)?;
     let running = running(&plan);
     if let Err(failure) = make(shard, &plan, &running).await {
-        unwind(shard, &plan).await;
+        if !planted(Bug::FailedCreationStays) {
+            unwind(shard, &plan).await;
+        }
         return Err(failure);
     }
     commit(shard, running).await
@@ -121,7 +125,8 @@ async fn create<S: Sys>(shard: &Rc<Shard<S>>, asked: &Asked, candidates: Vec<Can
 fn plan(asked: &Asked, candidates: Vec<Candidate>, kind: Kind, pace: Pace) -> Result<Plan, Refusal> {
     let initialized = rt::wall().seconds;
     let of = (asked.pool, MetadataVersion::V2);
-    let member = |candidate| Member::new(candidate, of, DevUuid::from_random(rt::random()), FLAG_CREATING, initialized);
+    let mark = if planted(Bug::NoCreatingMark) { 0 } else { FLAG_CREATING };
+    let member = |candidate| Member::new(candidate, of, DevUuid::from_random(rt::random()), mark, initialized);
     let members: Vec<Member> = candidates.into_iter().map(member).collect();
     let sizes: Vec<(DevUuid, Sectors)> =
         members.iter().map(|member| (member.header.device, member.header.size)).collect();
@@ -266,16 +271,17 @@ pub async fn clear_marks<S: Sys>(shard: &Shard<S>, running: &Running) {
 }
 
 /// Takes back whatever was done. What cannot be taken back is logged: such a device keeps its mark, and
-/// the next start wipes it.
+/// the next start wipes it. So none is wiped that is still in a table, which nobody would know to whom it belongs.
 async fn unwind<S: Sys>(shard: &Shard<S>, plan: &Plan) {
     rt::stage("unwind");
     let numbers: Vec<DeviceNumber> = plan.members.iter().map(|member| member.candidate.number).collect();
-    let steps = [
-        stack::all_down(&shard.sys, plan.pool).await,
-        shard.sys.scrap(plan.pool).await,
-        wipe_signed(shard, &plan.members).await,
-    ];
-    for fault in steps.into_iter().filter_map(Result::err) {
+    let undone: Result<(), Fault> = async {
+        stack::all_down(&shard.sys, plan.pool).await?;
+        shard.sys.scrap(plan.pool).await?;
+        wipe_signed(shard, &plan.members).await
+    }
+    .await;
+    if let Err(fault) = undone {
         log::error!("a creation could not be taken back whole (pool={}): {fault}", plan.pool);
     }
     for number in numbers {

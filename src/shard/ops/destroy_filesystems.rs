@@ -19,6 +19,7 @@ use crate::model::pool::Availability;
 use crate::shard::ops::{Outcome, intents, records, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
+use crate::zoo::{Bug, planted};
 
 /// Destroys the named filesystems, all or none of them unless the machine fails half-way.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, named: Vec<FsUuid>) -> Outcome {
@@ -114,10 +115,14 @@ async fn see_through<S: Sys>(
     orphans: &[FilesystemRecord],
 ) -> Result<(), Fault> {
     rt::stage("adopt snapshots");
-    for orphan in orphans {
+    for orphan in orphans.iter().filter(|_| !planted(Bug::OriginInMemory)) {
         records::save(&shard.sys, pool, orphan).await?;
     }
     rt::stage("delete volumes");
+    if planted(Bug::IntentFirst) {
+        let ids: Vec<ThinId> = gone.iter().map(|intent| intent.thin_id).collect();
+        intents::drop_durably(&shard.sys, pool, &ids).await?;
+    }
     for intent in gone {
         intents::delete(&shard.sys, pool, intent.thin_id).await?;
     }

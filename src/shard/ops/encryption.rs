@@ -20,6 +20,7 @@ use crate::shard::ops::{Outcome, save};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 use crate::sys::encryption::Encryption;
+use crate::zoo::{Bug, planted};
 
 /// Changes what unlocks a pool.
 pub async fn change<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, change: &TokenChange) -> Outcome {
@@ -50,7 +51,10 @@ pub async fn encrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, tokens: Token
     }
     running.pool.borrow().encryptable()?;
     rt::stage("write header");
-    machine.set_tokens(pool, &tokens).await?;
+    let early = tokens.clone();
+    if !planted(Bug::EncryptedBeforeHeader) {
+        machine.set_tokens(pool, &early).await?;
+    }
     // Every address on the cap device becomes another one.
     let _alone = shard.alone(pool).await;
     running.pool.borrow_mut().set_tokens(tokens);
@@ -58,6 +62,9 @@ pub async fn encrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, tokens: Token
         running.pool.borrow_mut().decrypt();
         again(shard, &running).await;
         return Err(failure);
+    }
+    if planted(Bug::EncryptedBeforeHeader) {
+        machine.set_tokens(pool, &early).await?;
     }
     shard.show_pool(&running);
     Ok(Answer::Set)
@@ -96,7 +103,9 @@ pub async fn decrypt<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
         return Err(failure);
     }
     rt::stage("erase header");
-    if let Err(fault) = machine.erase(pool).await {
+    if !planted(Bug::HeaderAfterDecryption)
+        && let Err(fault) = machine.erase(pool).await
+    {
         log::error!("a plain pool keeps the header of an encrypted one until it is next started: {fault}");
     }
     shard.show_pool(&running);

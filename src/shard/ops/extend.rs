@@ -30,6 +30,7 @@ use crate::shard::ops::{stack, thin_pool};
 use crate::shard::turn::{left, milliseconds};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
+use crate::zoo::{Bug, planted};
 
 /// What of a pool's growth is under way.
 #[derive(Debug, Default)]
@@ -159,6 +160,9 @@ async fn prepare<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> Result<
     let state = shard.sys.thin_pool(pool).await?;
     let before = running.pool.borrow_mut().enter_next(&state, shard.pace.get());
     if let Some(before) = before {
+        if planted(Bug::TableBeforeRecord) {
+            stack::stretch_below(shard, running).await?;
+        }
         if let Err(failure) = checked(shard, running).await {
             running.pool.borrow_mut().unmake_room(before);
             return Err(failure);

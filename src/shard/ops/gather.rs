@@ -14,7 +14,7 @@ use crate::message::{Claim, View};
 use crate::model::device::{Candidate, DeviceNumber, Tier};
 use crate::model::ids::PoolUuid;
 use crate::probe::{self, Said};
-use crate::shard::ops::{headers, start_pool};
+use crate::shard::ops::{headers, stack, start_pool};
 use crate::shard::wait::all;
 use crate::shard::{Shard, news};
 use crate::sys::{Opening, Sys, patience};
@@ -147,6 +147,12 @@ async fn start_or_list<S: Sys>(
     if start_pool::comes_up(shard, pool, &ready.record).await? {
         start_pool::start(shard, pool, *ready).await?;
     } else {
+        if !shard.sys.active(pool).await?.is_empty()
+            && let Err(fault) = stack::all_down(&shard.sys, pool).await
+        {
+            // What a start that was cut off has put up, or a stop has not taken down. What is in use stays.
+            log::warn!("a stopped pool keeps a part of its stack (pool={pool}): {fault}");
+        }
         list(shard, pool, devices).await;
     }
     Ok(())
@@ -176,7 +182,7 @@ async fn clean_up<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]
     log::warn!("a {what} was cut off: its {} devices are wiped (pool={pool})", devices.len());
     let numbers = start_pool::numbers(devices);
     let wiped: Result<(), Failure> = async {
-        crate::shard::ops::stack::all_down(&shard.sys, pool).await?;
+        stack::all_down(&shard.sys, pool).await?;
         shard.sys.scrap(pool).await?;
         for device in devices {
             shard.sys.open(&device.candidate, Opening::Member).await?;

@@ -14,6 +14,7 @@ use crate::model::device::DeviceNumber;
 use crate::shard::wait::all;
 use crate::sys::{Sys, Target, Write, WriteData};
 use crate::units::Sectors;
+use crate::zoo::{Bug, planted};
 
 /// Clears the metadata areas of new devices, then gives them their signatures. Durable at the end.
 pub async fn initialise<S: Sys>(sys: &S, devices: &[(DeviceNumber, StaticHeader)]) -> Result<(), Fault> {
@@ -22,7 +23,9 @@ pub async fn initialise<S: Sys>(sys: &S, devices: &[(DeviceNumber, StaticHeader)
         let target = Target::Device(*number);
         (0..REGIONS).map(move |region| bytes(target, geometry.start(region), mda::empty_sector())).collect::<Vec<_>>()
     };
-    put(sys, devices.iter().flat_map(clear).collect()).await?;
+    if !planted(Bug::AreasNotCleared) {
+        put(sys, devices.iter().flat_map(clear).collect()).await?;
+    }
     sign(sys, devices).await
 }
 
@@ -55,6 +58,9 @@ pub async fn put<S: Sys>(sys: &S, batch: Vec<Write>) -> Result<(), Fault> {
     targets.sort_unstable();
     targets.dedup();
     sys.write(batch).await.into_iter().collect::<Result<(), Fault>>()?;
+    if planted(Bug::FlushForgotten) {
+        return Ok(());
+    }
     sys.flush(targets).await.into_iter().collect()
 }
 

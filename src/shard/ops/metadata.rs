@@ -4,6 +4,7 @@
 //! read back. Deliberately absent: refusing a pool that takes no more changes; that is one to look at.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use cores::rt;
 
@@ -12,12 +13,14 @@ use crate::error::{Fault, Refusal};
 use crate::format::header::StaticHeader;
 use crate::format::mda::{self, WallStamp};
 use crate::format::{filesystem, record};
+use crate::limits::DEVICE_WAIT_MS;
 use crate::message::Answer;
 use crate::model::device::DeviceNumber;
 use crate::model::ids::PoolUuid;
 use crate::probe;
 use crate::shard::ops::Outcome;
 use crate::shard::ops::headers::wrong;
+use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
@@ -33,11 +36,15 @@ async fn written<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<Vec<u8>,
     rt::stage("read metadata");
     let devices: Vec<(DeviceNumber, StaticHeader)> =
         running.pool.borrow().members().iter().map(|member| (member.candidate.number, member.header)).collect();
+    // A device that is gone or hangs has nothing to say; the others have.
+    let read = |(number, header): &(DeviceNumber, StaticHeader)| {
+        let (sys, number, header) = (shard.sys.clone(), *number, *header);
+        let wait = Duration::from_millis(DEVICE_WAIT_MS);
+        async move { rt::within(wait, probe::regions(&sys, number, &header)).await }
+    };
     let mut newest: Option<(WallStamp, Vec<u8>)> = None;
-    for (number, header) in devices {
-        // A device that is gone has nothing to say; the others have.
-        if let Ok(regions) = probe::regions(&shard.sys, number, &header).await
-            && let Some((_, time, json)) = mda::newest(&regions)
+    for regions in all(devices.iter().map(read)).await.into_iter().flatten().flatten() {
+        if let Some((_, time, json)) = mda::newest(&regions)
             && newest.as_ref().is_none_or(|(before, _)| *before < time)
         {
             newest = Some((time, json.to_vec()));

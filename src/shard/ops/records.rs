@@ -14,6 +14,7 @@ use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::shard::ops::headers::wrong;
 use crate::sys::{Folder, Sys};
+use crate::zoo::{Bug, planted};
 
 const HERE: Folder = Folder::Filesystems;
 const TEMPORARY: &str = ".temp";
@@ -22,8 +23,13 @@ const TEMPORARY: &str = ".temp";
 pub async fn save<S: Sys>(sys: &S, pool: PoolUuid, record: &FilesystemRecord) -> Result<(), Fault> {
     let temporary = format!("{}{TEMPORARY}", record.uuid.simple());
     sys.mdv_write(pool, HERE, &temporary, &filesystem::encode(record)).await?;
-    sys.mdv_sync(pool, HERE, &temporary).await?;
+    if !planted(Bug::ContentNotSynced) {
+        sys.mdv_sync(pool, HERE, &temporary).await?;
+    }
     sys.mdv_rename(pool, HERE, &temporary, &filesystem::file_name(record.uuid)).await?;
+    if planted(Bug::FolderNotSynced) {
+        return Ok(());
+    }
     sys.mdv_sync_folder(pool, HERE).await
 }
 
@@ -61,7 +67,8 @@ pub async fn read_all<S: Sys>(sys: &S, pool: PoolUuid) -> Result<Records, Fault>
         log::error!("a filesystem is left out: {what} (pool={pool} file={file})");
     };
     let mut found: Vec<(String, FilesystemRecord)> = Vec::with_capacity(files.len());
-    let (cut_off, files): (Vec<String>, Vec<String>) = files.into_iter().partition(|file| file.ends_with(TEMPORARY));
+    let is_cut_off = |file: &String| file.ends_with(TEMPORARY) && !planted(Bug::TempFileUpsets);
+    let (cut_off, files): (Vec<String>, Vec<String>) = files.into_iter().partition(is_cut_off);
     for file in cut_off {
         log::info!("a save that was cut off is removed (pool={pool} file={file})");
         sys.mdv_remove(pool, HERE, &file).await?;

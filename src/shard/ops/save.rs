@@ -32,6 +32,7 @@ use crate::shard::ops::headers::{self, bytes, wrong};
 use crate::shard::{Running, Shard};
 use crate::sys::{Sys, Target, patience};
 use crate::units::{SECTOR_BYTES, Sectors};
+use crate::zoo::{Bug, planted};
 
 /// Which saves were asked for, and how they ended.
 #[derive(Debug, Default)]
@@ -118,7 +119,8 @@ impl InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.saver.end(self.last, self.result.take().unwrap_or_else(|| Err(cut_off())));
+        let last = if planted(Bug::SaveCoversLate) { self.saver.asked.get() } else { self.last };
+        self.saver.end(last, self.result.take().unwrap_or_else(|| Err(cut_off())));
     }
 }
 
@@ -148,7 +150,7 @@ async fn save<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> 
         log::error!("no device takes the record of a pool any more (pool={})", running.uuid);
     }
     let nowhere = || Fault::new("save the record of", format!("pool {}", running.uuid), Why::NoDevice { total });
-    saved.then_some(()).ok_or_else(nowhere)
+    (saved || planted(Bug::NoDeviceIsEnough)).then_some(()).ok_or_else(nowhere)
 }
 
 impl Reaches {
@@ -199,7 +201,7 @@ fn start<S: Sys>(shard: &Shard<S>, running: &Running, save: &Save) -> Result<Vec
         if !member.bad || !any_in_order {
             awaited.push(device);
         }
-        if !shard.outstanding.borrow_mut().insert(member.candidate.number) {
+        if !shard.outstanding.borrow_mut().insert(member.candidate.number) && !planted(Bug::WrittenTwice) {
             running.saver.reaches.add(Reach::late(device, save.time));
             continue;
         }
@@ -289,7 +291,11 @@ async fn write<S: Sys>(sys: &S, member: &Member, encoded: &[u8], durable: &mut b
     for copy in [0, PRIMARIES] {
         let start = Geometry::of(&member.header).start(member.older + copy);
         let mda::Pieces { first, rest } = mda::pieces(encoded, start, member.candidate.blocks.physical);
-        for (start, data) in rest.into_iter().chain([first]) {
+        let mut pieces: Vec<_> = rest.into_iter().chain([first]).collect();
+        if planted(Bug::HeaderBeforeData) {
+            pieces.reverse();
+        }
+        for (start, data) in pieces {
             let (start, data) = widen(sys, member, start, data).await?;
             headers::put(sys, vec![bytes(target, start, data)]).await?;
         }

@@ -18,6 +18,7 @@ use crate::shard::ops::{Outcome, records, thin_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 use crate::units::Sectors;
+use crate::zoo::{Bug, planted};
 
 /// Changes how far a filesystem may grow.
 pub async fn size_limit<S: Sys>(
@@ -113,7 +114,9 @@ pub async fn overprovisioning<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, allo
         return Ok(Answer::Identity);
     };
     if let Err(failure) = checked(shard, &running).await {
-        running.pool.borrow_mut().unset_overprovisioning(before);
+        if !planted(Bug::NotTakenBack) {
+            running.pool.borrow_mut().unset_overprovisioning(before);
+        }
         return Err(failure);
     }
     shard.show_pool(&running);

@@ -18,6 +18,7 @@ use crate::model::name::Name;
 use crate::shard::ops::{Outcome, save, set, stop_pool};
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
+use crate::zoo::{Bug, planted};
 
 /// Gives a filesystem another name.
 pub async fn filesystem<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, filesystem: FsUuid, name: Name) -> Outcome {
@@ -31,7 +32,9 @@ pub async fn filesystem<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, filesystem
     set::save_record(shard, &running, record).await?;
     rt::stage("path");
     let of_pool = running.pool.borrow().name().clone();
-    shard.sys.announce((pool, &of_pool), (record.uuid, &record.name, record.thin_id)).await;
+    if !planted(Bug::OldPathStays) {
+        shard.sys.announce((pool, &of_pool), (record.uuid, &record.name, record.thin_id)).await;
+    }
     set::show_record(shard, &running, record.clone())?;
     log::info!("filesystem has another name (pool={pool} filesystem={filesystem} name={:?})", name.as_str());
     Ok(Answer::Set)

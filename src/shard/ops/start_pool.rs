@@ -36,6 +36,7 @@ use crate::shard::wait::all;
 use crate::shard::{Running, Shard, news};
 use crate::sys::{Kind, Opening, Sys, Target, patience};
 use crate::units::{Bytes, Sectors};
+use crate::zoo::{Bug, planted};
 
 /// Starts a stopped pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, unlock: bool, remove_cache: bool) -> Outcome {
@@ -121,7 +122,7 @@ fn of_our_kind<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
 /// unlocked it. A daemon before this one may have; then its stack is up.
 pub async fn comes_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, record: &PoolRecord) -> Result<bool, Fault> {
     let unlocked = !record.is_encrypted() || shard.sys.active(pool).await?.contains(&Dm::Private(pool, Role::ThinPool));
-    Ok(record.started() && unlocked)
+    Ok(record.started() && (unlocked || planted(Bug::LockedComesUp)))
 }
 
 async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Result<(), Refusal> {
@@ -169,7 +170,7 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
         let told_anew = tokens.is_some_and(|tokens| engine.set_tokens(tokens));
         engine.set_started(true) || told_anew
     };
-    if changed {
+    if changed && !planted(Bug::StartNotSaved) {
         save::durable(shard, &running).await?;
     }
     make_good(shard, &running, &worn).await;
@@ -213,7 +214,7 @@ fn limit_if_uneven(running: &Running) {
 /// Makes good what is damaged or behind of the copies that devices hold. It is no reason to refuse the pool that
 /// this fails, because it was no reason before.
 async fn make_good<S: Sys>(shard: &Shard<S>, running: &Running, worn: &Worn) {
-    if *worn == Worn::default() {
+    if *worn == Worn::default() || planted(Bug::BadCopyStays) {
         return;
     }
     rt::stage("repair copies");
@@ -264,7 +265,7 @@ async fn mark_leaving<S: Sys>(shard: &Shard<S>, member: &Member) {
 /// Wipes devices that were joining or leaving the pool when that was cut off. One that stays as it is is tried
 /// again by the next start.
 async fn wipe_left_over<S: Sys>(shard: &Shard<S>, pool: PoolUuid, devices: &[Candidate]) {
-    for device in devices {
+    for device in devices.iter().filter(|_| !planted(Bug::LeftOverStays)) {
         log::warn!("a device is wiped that was joining or leaving the pool (pool={pool} device={})", device.path);
         let wiped: Result<(), Failure> = async {
             shard.sys.open(device, Opening::Member).await?;

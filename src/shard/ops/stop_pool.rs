@@ -17,6 +17,7 @@ use crate::model::pool::Availability;
 use crate::shard::ops::{Outcome, save, stack};
 use crate::shard::{Running, Shard, news};
 use crate::sys::Sys;
+use crate::zoo::{Bug, planted};
 
 /// Stops a running pool.
 pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
@@ -29,7 +30,9 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) -> Outcome {
     rt::stage("take down");
     let _grows_no_more = shard.alone(pool).await;
     if let Err(fault) = take_down(shard, &running).await {
-        put_back(shard, &running).await;
+        if !planted(Bug::StopHalfWay) {
+            put_back(shard, &running).await;
+        }
         return Err(fault.into());
     }
     rt::stage("backstore");
@@ -116,10 +119,12 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Answer {
     };
     // Known before they are closed: closing makes the machine report them, and that is no news then.
     news::runs_no_more(shard, pool, candidates.clone());
-    for candidate in &candidates {
+    for candidate in candidates.iter().filter(|_| !planted(Bug::DescriptorStays)) {
         shard.sys.close(candidate.number, false).await;
     }
-    shard.claim(Claim::ReleaseName(pool));
+    if !planted(Bug::NameStays) {
+        shard.claim(Claim::ReleaseName(pool));
+    }
     views.push(View::Stopped(stopped));
     shard.show(views);
     log::info!("pool stopped (pool={pool})");

@@ -14,10 +14,12 @@ use cores::rt;
 use crate::error::Why;
 use crate::model::ids::PoolUuid;
 use crate::model::pool::Availability;
+use crate::shard::conflict::Operation;
 use crate::shard::ops::extend;
 use crate::shard::turn::left;
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
+use crate::zoo::{Bug, planted};
 
 /// Looks at the thin pool of a running pool, soon.
 pub fn look<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
@@ -25,13 +27,17 @@ pub fn look<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid) {
     running.extension.heard.set(running.extension.heard.get() + 1);
     running.extension.since.set(running.extension.since.get().or(Some(rt::now())));
     if let Some(again) = shard.looks.borrow_mut().get_mut(&pool) {
-        *again = true;
+        *again = !planted(Bug::EventForgotten);
         return;
     }
     shard.looks.borrow_mut().insert(pool, false);
     shard.busy.set(shard.busy.get() + 1);
     let (looks, waits) = (Rc::clone(shard), Rc::clone(shard));
+    let waits_for = planted(Bug::EventsWait).then(|| shard.gate(pool).queue(Operation::LifeCycle));
     let looked = rt::spawn_urgent("thin pool", async move {
+        if let Some(ticket) = &waits_for {
+            ticket.admitted().await;
+        }
         loop {
             while let Some(running) = looks.running(pool)
                 && run(&looks, &running).await

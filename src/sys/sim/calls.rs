@@ -101,6 +101,8 @@ impl SimSys {
         effect: impl FnOnce(&mut State) -> Result<T, Why>,
     ) -> Result<T, Fault> {
         self.pause().await;
+        drop(self.alive().await);
+        self.machine.watched();
         let pass = self.alive().await.gate.pass(|| format!("{doing} {subject}"));
         let outcome = match pass {
             Pass::Go => effect(&mut *self.alive().await),
@@ -142,6 +144,8 @@ impl SimSys {
     async fn submit(&self, write: &Write) -> Result<Inflight<'_>, Fault> {
         let subject = || subject(write.target, write.start);
         let fault = |why| Fault::new("write", subject(), why);
+        drop(self.alive().await);
+        self.machine.watched();
         let pass = self.alive().await.gate.pass(|| format!("write {}", subject()));
         let errno = match pass {
             Pass::Go => None,

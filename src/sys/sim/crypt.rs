@@ -5,6 +5,8 @@
 //!
 //! Deliberately absent: unlocking. Any method opens any pool.
 
+use std::rc::Rc;
+
 use super::calls::SimSys;
 use super::medium::UNIT_BYTES;
 use super::state::{KERNEL, State};
@@ -22,7 +24,7 @@ use crate::units::Sectors;
 const HEADER_MARK: &[u8; 8] = b"sim-luks";
 
 /// One header.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Header {
     mark: u64,
     tokens: Tokens,
@@ -68,7 +70,7 @@ impl State {
     }
 
     fn set_key(&mut self, key: &KeyDescription, passphrase: Passphrase) -> KeyChange {
-        match self.keys.insert(key.clone(), passphrase) {
+        match self.keys.insert(key.clone(), Rc::new(passphrase)) {
             None => KeyChange::New,
             Some(before) if self.keys.get(key) == Some(&before) => KeyChange::Same,
             Some(_) => KeyChange::Replaced,

@@ -15,7 +15,7 @@ use crate::model::ids::PoolUuid;
 use crate::sys::DeviceEvent;
 
 /// News that nobody has heard yet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct News {
     /// `None` until somebody listens.
     devices: Option<Vec<DeviceEvent>>,

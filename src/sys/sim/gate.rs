@@ -26,7 +26,7 @@ pub(super) enum Pass {
 }
 
 /// The gate.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Gate {
     actions: u64,
     trace: VecDeque<String>,
@@ -36,6 +36,13 @@ pub(super) struct Gate {
     stop: Option<u64>,
     frozen: bool,
     delay_max: Duration,
+}
+
+/// A copy keeps the count and has neither plans nor a trace.
+impl Clone for Gate {
+    fn clone(&self) -> Self {
+        Self { actions: self.actions, trace_max: 0, ..Self::new(self.delay_max) }
+    }
 }
 
 impl Gate {

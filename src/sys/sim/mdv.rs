@@ -16,7 +16,7 @@ use crate::sys::Folder;
 
 type Names = BTreeMap<(Folder, String), u64>;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Step {
     Create(Folder, String, u64),
     Rename(Folder, String, String),
@@ -43,14 +43,14 @@ impl Step {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Content {
     durable: Vec<u8>,
     now: Vec<u8>,
 }
 
 /// One metadata volume.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct MdvStore {
     /// The UUID of its XFS.
     pub(super) uuid: Uuid,

@@ -8,6 +8,8 @@
 //! Deliberately absent: a length, and damage to sectors that nobody wrote.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 
 use super::dice::Dice;
 use crate::sys::WriteData;
@@ -18,7 +20,7 @@ pub(super) const UNIT_BYTES: usize = 512;
 const _: () = assert!(UNIT_BYTES as u64 == SECTOR_BYTES);
 
 /// A unit's content without the zeroes that it ends with: most of what is written is short.
-type Unit = Box<[u8]>;
+type Unit = Rc<[u8]>;
 
 /// A content that may be lost.
 #[derive(Clone, Debug)]
@@ -42,9 +44,9 @@ struct Kept {
 /// Sectors.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Medium {
-    /// Units that are not zero.
-    durable: BTreeMap<u64, Kept>,
-    pending: BTreeMap<u64, Vec<Version>>,
+    /// Units that are not zero. Shared with copies of this until one of them changes.
+    durable: Rc<BTreeMap<u64, Kept>>,
+    pending: Rc<BTreeMap<u64, Vec<Version>>>,
 }
 
 impl Medium {
@@ -117,12 +119,12 @@ impl Medium {
         if data.is_empty() && !self.pending.contains_key(&at) && !self.durable.contains_key(&at) {
             return; // Lost or not, the unit reads the same.
         }
-        self.pending.entry(at).or_default().push(Version { data: data.into(), write, ended: None });
+        Rc::make_mut(&mut self.pending).entry(at).or_default().push(Version { data: data.into(), write, ended: None });
     }
 
     /// Ends a write that was started on this range.
     pub(super) fn end(&mut self, write: u64, start: Sectors, count: Sectors, now: u64) {
-        for (_, versions) in self.pending.range_mut(start.0..start.0 + count.0) {
+        for (_, versions) in Rc::make_mut(&mut self.pending).range_mut(start.0..start.0 + count.0) {
             for version in versions.iter_mut().filter(|version| version.write == write) {
                 version.ended = Some(now);
             }
@@ -131,7 +133,10 @@ impl Medium {
 
     /// Makes durable what had ended at `until`.
     pub(super) fn flush(&mut self, until: u64) {
-        let Self { durable, pending, .. } = self;
+        if self.pending.is_empty() {
+            return;
+        }
+        let (durable, pending) = (Rc::make_mut(&mut self.durable), Rc::make_mut(&mut self.pending));
         pending.retain(|at, versions| {
             let kept = versions.iter().rposition(|version| version.ended.is_some_and(|ended| ended <= until));
             if let Some(newest) = kept {
@@ -144,25 +149,45 @@ impl Medium {
 
     /// The writer is gone, the kernel is not: every write that was started ends.
     pub(super) fn end_all(&mut self, now: u64) {
-        for version in self.pending.values_mut().flatten() {
-            version.ended.get_or_insert(now);
+        if !self.pending.is_empty() {
+            Rc::make_mut(&mut self.pending).values_mut().flatten().for_each(|version| {
+                version.ended.get_or_insert(now);
+            });
         }
     }
 
     /// The power fails.
     pub(super) fn lose(&mut self, dice: &mut Dice) {
-        for (at, mut versions) in std::mem::take(&mut self.pending) {
-            let kept = dice.index(versions.len());
+        for (at, versions) in std::mem::take(&mut self.pending).iter() {
+            let kept = dice.kept(versions.iter().map(|version| version.write));
             if kept > 0 {
-                settle(&mut self.durable, at, versions.swap_remove(kept - 1));
+                settle(Rc::make_mut(&mut self.durable), *at, versions[kept - 1].clone());
             }
         }
     }
 
+    /// Whether a write to one of these sectors is under way.
+    pub(super) fn is_being_written(&self, start: Sectors, count: Sectors) -> bool {
+        let mut versions = self.pending.range(start.0..start.0 + count.0).flat_map(|(_, versions)| versions);
+        versions.any(|version| version.ended.is_none())
+    }
+
     /// Writes one unit durably, past everything pending: the kernel itself did.
     pub(super) fn engrave(&mut self, write: u64, at: Sectors, unit: &[u8; UNIT_BYTES]) {
-        self.pending.remove(&at.0);
-        settle(&mut self.durable, at.0, Version { data: short(unit).into(), write, ended: Some(write) });
+        if self.pending.contains_key(&at.0) {
+            Rc::make_mut(&mut self.pending).remove(&at.0);
+        }
+        settle(Rc::make_mut(&mut self.durable), at.0, Version { data: short(unit).into(), write, ended: Some(write) });
+    }
+}
+
+/// What a reader would see after a power loss that loses everything it may; who wrote it does not count.
+impl Hash for Medium {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.durable.len().hash(state);
+        for (at, kept) in &*self.durable {
+            (at, &kept.data).hash(state);
+        }
     }
 }
 

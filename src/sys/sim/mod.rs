@@ -17,6 +17,7 @@ mod disks;
 mod events;
 mod fill;
 mod gate;
+mod image;
 mod mdv;
 mod medium;
 mod mounted;
@@ -34,6 +35,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use self::dice::Dice;
+use self::image::Watcher;
 use self::state::State;
 use crate::error::Why;
 use crate::model::device::{BlockSizes, DeviceNumber, DevicePath};
@@ -58,6 +61,7 @@ const DELAY_MAX: Duration = Duration::from_micros(1_000);
 #[derive(Clone)]
 pub struct Machine {
     state: Rc<RefCell<State>>,
+    watcher: Watcher,
 }
 
 impl fmt::Debug for Machine {
@@ -69,16 +73,20 @@ impl fmt::Debug for Machine {
 impl Machine {
     /// A machine without disks for a test; every choice follows from the seed.
     pub fn new(seed: u64) -> Self {
-        Self { state: Rc::new(RefCell::new(State::new(seed, DELAY_MAX))) }
+        Self::of(State::new(seed, DELAY_MAX))
     }
 
     /// The machine of a daemon that was started with `--sim`: every absolute path is an empty disk
     /// of 4 TiB, and nothing takes time.
     pub fn daemon() -> Self {
-        let machine = Self { state: Rc::new(RefCell::new(State::new(0, Duration::ZERO))) };
+        let machine = Self::of(State::new(0, Duration::ZERO));
         machine.state().conjures = Some(CONJURED_SIZE);
         machine.state().gate.forget_all();
         machine
+    }
+
+    fn of(state: State) -> Self {
+        Self { state: Rc::new(RefCell::new(state)), watcher: Watcher::default() }
     }
 
     fn state(&self) -> RefMut<'_, State> {
@@ -271,7 +279,8 @@ impl Machine {
     /// The power fails, and comes back. What was not flushed is kept or lost, unit by unit, as the
     /// seed says; dm tables, opens and mounts are gone; what was planned to fail or stop is not.
     pub fn crash(&self, seed: u64) {
-        self.state().crash(seed);
+        let mut state = self.state();
+        state.dice = state.crash(Dice::new(seed));
     }
 
     /// The process ends. What it had submitted ends by itself, dm tables stay active, its opens and

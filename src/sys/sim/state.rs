@@ -11,6 +11,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::crypt::Header;
@@ -71,7 +72,7 @@ pub(super) const KERNEL: u64 = 0;
 const FRESH_SECTORS: Sectors = Sectors(8);
 
 /// Everything.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) gate: Gate,
     pub(super) dice: Dice,
@@ -94,14 +95,14 @@ pub(super) struct State {
     pub(super) stack: Stack,
     pub(super) thin: BTreeMap<Place, ThinStore>,
     /// How much of its data device each cache works with since it was last made active.
-    caches: BTreeMap<PoolUuid, Sectors>,
+    pub(super) caches: BTreeMap<PoolUuid, Sectors>,
     /// Pools whose origin was written without the cache that they had: what that holds is out of date.
-    passed_by: BTreeSet<PoolUuid>,
+    pub(super) passed_by: BTreeSet<PoolUuid>,
     /// Headers of encryption layers.
     pub(super) headers: BTreeMap<Place, Header>,
-    pub(super) keys: BTreeMap<KeyDescription, Passphrase>,
+    pub(super) keys: BTreeMap<KeyDescription, Rc<Passphrase>>,
     /// By the place of the superblock and the write that made it.
-    mdv: BTreeMap<(Place, u64), MdvStore>,
+    pub(super) mdv: BTreeMap<(Place, u64), MdvStore>,
     /// How active thin pools fill.
     pub(super) fills: BTreeMap<PoolUuid, Fill>,
     pub(super) mounted: BTreeMap<PoolUuid, (Place, u64)>,
@@ -162,9 +163,9 @@ impl State {
 
     // ---- the process and the power ----------------------------------------------------------
 
-    /// The power fails. Only what is durable is there afterwards, and by luck some of the rest.
-    pub(super) fn crash(&mut self, seed: u64) {
-        let mut dice = Dice::new(seed);
+    /// The power fails. Only what is durable is there afterwards, and by luck some of the rest. Gives back what
+    /// came of the dice.
+    pub(super) fn crash(&mut self, mut dice: Dice) -> Dice {
         for disk in self.disks.values_mut() {
             disk.medium.lose(&mut dice);
         }
@@ -181,8 +182,8 @@ impl State {
         self.mounted.clear();
         self.news.ailing.clear();
         self.fills.clear();
-        self.dice = dice;
         self.reopen("the power failed");
+        dice
     }
 
     /// The process ends. The kernel goes on: what was started ends, tables stay, and the mounts of
@@ -281,6 +282,7 @@ impl State {
         for spot in &spots {
             self.writable(spot, write.target)?;
         }
+        self.alone(&spots, write.target);
         let id = self.tick();
         let mut done = 0;
         for spot in &spots {
@@ -316,6 +318,17 @@ impl State {
             && self.is_mounted(device)
         {
             self.bug(format!("a write to {device} at {}, which is mounted", write.start));
+        }
+    }
+
+    /// Which of two writes to one place that are under way together comes last is nobody's choice.
+    fn alone(&mut self, spots: &[Spot], target: Target) {
+        for spot in spots {
+            if let Ground::Disk(number) = spot.ground
+                && self.disks.get(&number).is_some_and(|disk| disk.medium.is_being_written(spot.start, spot.count))
+            {
+                self.bug(format!("a write to {target:?} at {} while another one is under way there", spot.start));
+            }
         }
     }
 

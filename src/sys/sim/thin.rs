@@ -28,7 +28,7 @@ const STALE_END: Sectors = Sectors(1 << 21);
 const LOG_RECORD: [u8; 4] = [0xfe, 0xed, 0xba, 0xbe];
 const LOG_OPERATIONS: usize = 43;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 enum Change {
     Create(ThinId, u64),
     Delete(ThinId),
@@ -44,7 +44,7 @@ impl Change {
 }
 
 /// What is on a volume.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Content {
     pub(super) medium: Medium,
     /// Whether it is that of a filesystem that was mounted when it was copied, and not unmounted since.
@@ -60,7 +60,7 @@ pub(super) struct Content {
 }
 
 /// What is wrong with the metadata of a thin pool.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Damage {
     /// All that counts can still be read.
     Repairable,
@@ -69,7 +69,7 @@ pub enum Damage {
 }
 
 /// The metadata of one thin pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct ThinStore {
     /// Says on the metadata device that it is this one's.
     pub(super) mark: u64,

@@ -1,0 +1,260 @@
+//! A small universe: two pools, three disks, three filesystems, and all that clients can do there. All sequences of
+//! one and of two deeds from each start, with every crash point of the last one.
+//!
+//! Invariant: what a deed does follows from what clients see before it, so a sequence has a name that replays it.
+
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use stratisd::engine::grow::Pace;
+use stratisd::message::Wish;
+use stratisd::model::device::DevicePath;
+use stratisd::model::filesystem::FilesystemSpec;
+use stratisd::model::ids::{FsUuid, PoolUuid};
+use stratisd::model::pool::IntegritySpec;
+use stratisd::model::token::{Slot, TokenChange};
+use stratisd::sys::sim::Machine;
+use stratisd::units::Sectors;
+
+use crate::crash::{Tally, run, verify};
+use crate::encryption::{key, tokens};
+use crate::errors;
+use crate::world::{Driver, Seen, live, name};
+
+/// What is asked for, or nothing where there is nothing to ask it of.
+type Deed = fn(&Seen) -> Option<Wish>;
+
+fn p() -> PoolUuid {
+    PoolUuid::from_random([7; 16])
+}
+
+fn q() -> PoolUuid {
+    PoolUuid::from_random([8; 16])
+}
+
+/// A pool gets an id that none has had.
+fn create(seen: &Seen, pool: PoolUuid, called: &str, disks: &[&str], encrypted: bool) -> Option<Wish> {
+    let known = seen.running.contains_key(&pool) || seen.stopped.contains_key(&pool);
+    let pool = if known { PoolUuid::from_random([9; 16]) } else { pool };
+    let (devices, encryption) = (paths(disks), encrypted.then(tokens));
+    Some(Wish::CreatePool { pool, name: name(called), devices, integrity: IntegritySpec::default(), encryption })
+}
+
+fn paths(disks: &[&str]) -> Vec<DevicePath> {
+    disks.iter().map(|disk| DevicePath::try_from(*disk).expect("absolute")).collect()
+}
+
+fn start(pool: PoolUuid, unlock: bool, remove_cache: bool) -> Option<Wish> {
+    Some(Wish::StartPool { pool, unlock, remove_cache })
+}
+
+fn make(pool: PoolUuid, called: &str) -> Option<Wish> {
+    let spec = FilesystemSpec { name: name(called), size: Some(Sectors(1_048_576)), size_limit: None };
+    Some(Wish::CreateFilesystems(pool, vec![spec]))
+}
+
+fn find(seen: &Seen, pool: PoolUuid, called: &str) -> Option<FsUuid> {
+    let (_, all) = seen.running.get(&pool)?;
+    all.iter().find(|(_, name)| *name == called).map(|(uuid, _)| *uuid)
+}
+
+fn device(seen: &Seen, path: &str) -> Option<stratisd::model::ids::DevUuid> {
+    let line = seen.settings.iter().find(|line| line.contains(&format!(" at {path} in ")))?;
+    line.split(' ').next()?.parse().ok()
+}
+
+#[rustfmt::skip]
+const DEEDS: &[(&str, Deed)] = &[
+    ("create p on b", |seen| create(seen, p(), "p", &["/dev/b"], false)),
+    ("create p on a and b", |seen| create(seen, p(), "p", &["/dev/a", "/dev/b"], false)),
+    ("create p encrypted", |seen| create(seen, p(), "p", &["/dev/a"], true)),
+    ("create q on c", |seen| create(seen, q(), "q", &["/dev/c"], false)),
+    ("create q on b and c", |seen| create(seen, q(), "q", &["/dev/b", "/dev/c"], false)),
+    ("create q as p", |seen| create(seen, q(), "p", &["/dev/c"], false)),
+    ("destroy p", |_| Some(Wish::DestroyPool(p()))),
+    ("destroy q", |_| Some(Wish::DestroyPool(q()))),
+    ("stop p", |_| Some(Wish::StopPool(p()))),
+    ("stop q", |_| Some(Wish::StopPool(q()))),
+    ("start p", |_| start(p(), false, false)),
+    ("start p unlocked", |_| start(p(), true, false)),
+    ("start p without cache", |_| start(p(), false, true)),
+    ("start q", |_| start(q(), false, false)),
+    ("make x in p", |_| make(p(), "x")),
+    ("make z in p", |_| make(p(), "z")),
+    ("make x in q", |_| make(q(), "x")),
+    ("destroy x", |seen| Some(Wish::DestroyFilesystems(p(), vec![find(seen, p(), "x")?]))),
+    ("destroy y", |seen| Some(Wish::DestroyFilesystems(p(), vec![find(seen, p(), "y")?]))),
+    ("snapshot x as y", |seen| Some(Wish::SnapshotFilesystem(p(), find(seen, p(), "x")?, name("y")))),
+    ("snapshot x as z", |seen| Some(Wish::SnapshotFilesystem(p(), find(seen, p(), "x")?, name("z")))),
+    ("snapshot y as z", |seen| Some(Wish::SnapshotFilesystem(p(), find(seen, p(), "y")?, name("z")))),
+    ("rename x to y", |seen| Some(Wish::SetFilesystemName(p(), find(seen, p(), "x")?, name("y")))),
+    ("rename y to z", |seen| Some(Wish::SetFilesystemName(p(), find(seen, p(), "y")?, name("z")))),
+    ("rename p to q", |_| Some(Wish::SetPoolName(p(), name("q")))),
+    ("rename p to r", |_| Some(Wish::SetPoolName(p(), name("r")))),
+    ("rename q to p", |_| Some(Wish::SetPoolName(q(), name("p")))),
+    ("add b to p", |_| Some(Wish::AddDataDevices(p(), paths(&["/dev/b"])))),
+    ("add c to p", |_| Some(Wish::AddDataDevices(p(), paths(&["/dev/c"])))),
+    ("cache b for p", |_| Some(Wish::InitCache(p(), paths(&["/dev/b"])))),
+    ("cache c for p", |_| Some(Wish::InitCache(p(), paths(&["/dev/c"])))),
+    ("more cache c for p", |_| Some(Wish::AddCacheDevices(p(), paths(&["/dev/c"])))),
+    ("grow a", |seen| Some(Wish::GrowDevice(p(), device(seen, "/dev/a")?))),
+    ("limit x", |seen| Some(Wish::SetSizeLimit(p(), find(seen, p(), "x")?, Some(Sectors(4_194_304))))),
+    ("merge y", |seen| Some(Wish::SetMerge(p(), find(seen, p(), "y")?, true))),
+    ("tag a", |seen| Some(Wish::SetUserInfo(p(), device(seen, "/dev/a")?, Some(name("mine"))))),
+    ("no overprovisioning in p", |_| Some(Wish::SetOverprovisioning(p(), false))),
+    ("more filesystems in p", |_| Some(Wish::SetFsLimit(p(), 200))),
+    ("encrypt p", |_| Some(Wish::EncryptPool(p(), tokens()))),
+    ("encrypt p anew", |_| Some(Wish::ReencryptPool(p()))),
+    ("decrypt p", |_| Some(Wish::DecryptPool(p()))),
+    ("bind p", |_| Some(Wish::ChangeTokens(p(), TokenChange::Bind(key("two"), Slot::Free)))),
+];
+
+/// What stands before the first deed, on disks that others have used before.
+const STARTS: &[(&str, &[Deed])] = &[
+    ("bare disks", &[]),
+    (
+        "p with x and y",
+        &[
+            |seen| create(seen, p(), "p", &["/dev/a"], false),
+            |_| make(p(), "x"),
+            |seen| Some(Wish::SnapshotFilesystem(p(), find(seen, p(), "x")?, name("y"))),
+        ],
+    ),
+    (
+        "p, and q stopped",
+        &[
+            |seen| create(seen, q(), "q", &["/dev/c"], false),
+            |_| make(q(), "x"),
+            |_| Some(Wish::StopPool(q())),
+            |seen| create(seen, p(), "p", &["/dev/a", "/dev/b"], false),
+            |_| make(p(), "x"),
+        ],
+    ),
+];
+
+/// A machine with what stands before the first deed. `/dev/a` has grown since.
+fn prepared(steps: &'static [Deed]) -> Machine {
+    let machine = Machine::new(1);
+    for disk in ["/dev/a", "/dev/b", "/dev/c"] {
+        machine.add_disk(disk, Sectors(8_388_608));
+    }
+    let before =
+        create(&Seen::default(), PoolUuid::from_random([5; 16]), "before", &["/dev/a", "/dev/b", "/dev/c"], false);
+    let before = before.expect("a wish");
+    live(1, &machine, |driver| async move { driver.call(before).await }).finished().expect("it is created");
+    machine.crash_way(0);
+    for disk in ["/dev/a", "/dev/b", "/dev/c"] {
+        machine.scribble(disk, Sectors(0), &[0; 8192]);
+    }
+    live(1, &machine, move |driver| async move {
+        for step in steps {
+            let wish = step(&driver.seen()).expect("there is what a start acts on");
+            driver.call(wish).await.expect("what stands before is made");
+        }
+    })
+    .finished();
+    machine.crash_way(0);
+    machine.resize_disk("/dev/a", Sectors(16_777_216));
+    machine
+}
+
+/// What comes of the first deed is no matter here.
+async fn done(driver: &Driver, deed: Option<Deed>) {
+    if let Some(wish) = deed.and_then(|deed| deed(&driver.seen())) {
+        let _refused_or_not = driver.call(wish).await;
+    }
+}
+
+/// What came up can be worked with.
+fn usable(machine: &Machine, seen: &Seen, at: &str) {
+    let next = match (seen.running.keys().next(), seen.stopped.keys().next()) {
+        (Some(pool), _) => make(*pool, "fresh"),
+        // Only those that are locked say no to being started without being unlocked.
+        (None, Some(_)) => return,
+        (None, None) => create(seen, p(), "fresh", &["/dev/a", "/dev/b"], false),
+    };
+    machine.kill();
+    let next = next.expect("a wish");
+    let outcome = live(3, machine, move |driver| async move { driver.call(next).await }).finished();
+    assert!(outcome.is_ok(), "not usable: {at} {outcome:?}");
+}
+
+/// One sequence: nothing or one deed, and then one with all its crash points.
+fn sequence(start: usize, first: Option<usize>, last: usize) -> Tally {
+    let (from, steps) = STARTS[start];
+    let (deed, first_deed) = (DEEDS[last].1, first.map(|first| DEEDS[first].1));
+    let machine = prepared(steps);
+    let before = first.map_or("nothing", |first| DEEDS[first].0);
+    let at = format!("from {from}, after {before}: {}", DEEDS[last].0);
+    let run = run((Pace::default(), 2), &machine, move |driver| async move { done(&driver, first_deed).await }, deed);
+    verify(&run, usable, &at)
+}
+
+/// All sequences.
+fn all() -> Vec<(usize, Option<usize>, usize)> {
+    let firsts = || std::iter::once(None).chain((0..DEEDS.len()).map(Some));
+    let of = |start| firsts().flat_map(move |first| (0..DEEDS.len()).map(move |last| (start, first, last)));
+    (0..STARTS.len()).flat_map(of).collect()
+}
+
+/// Tries sequences on two threads, and says how many states that were, and how fast.
+fn explore(sequences: &[(usize, Option<usize>, usize)], what: &str) {
+    let began = Instant::now();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let (mut tally, mut broken) = (Tally::default(), Vec::new());
+        while let Some((start, first, last)) = sequences.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match catch_unwind(|| sequence(*start, *first, *last)) {
+                Ok(tried) => tally.add(tried),
+                Err(panic) => broken.push(errors::text(&*panic)),
+            }
+        }
+        (tally, broken)
+    };
+    let (mut tally, mut broken) = (Tally::default(), Vec::new());
+    thread::scope(|scope| {
+        for worker in [scope.spawn(work), scope.spawn(work)] {
+            let (tried, failed) = worker.join().expect("panics are caught");
+            tally.add(tried);
+            broken.extend(failed);
+        }
+    });
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{what}: {tally}, {:.0} states/min", tally.states as f64 * 60.0 / seconds);
+    broken.sort();
+    assert!(broken.is_empty(), "{} sequences break promises, one of them:\n{}", broken.len(), broken[0]);
+}
+
+#[test]
+fn sequences_of_two_deeds_are_all_or_nothing() {
+    let seed = crate::seed();
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let space = all();
+    let drawn: Vec<_> =
+        (0..crate::given("SEQUENCES").unwrap_or(240)).map(|_| space[dice.usize(..space.len())]).collect();
+    println!("SEED={seed}: {} of {} sequences", drawn.len(), space.len());
+    explore(&drawn, "a slice");
+}
+
+#[test]
+fn single_deeds_are_all_or_nothing() {
+    let space: Vec<_> = all().into_iter().filter(|(_, first, _)| first.is_none()).collect();
+    println!("{} sequences", space.len());
+    explore(&space, "single deeds");
+}
+
+#[test]
+#[ignore = "takes minutes: make test-long"]
+fn all_sequences_of_two_deeds_are_all_or_nothing() {
+    let space = all();
+    println!(
+        "{} sequences: {} starts, {} deeds and nothing, {} deeds",
+        space.len(),
+        STARTS.len(),
+        DEEDS.len(),
+        DEEDS.len()
+    );
+    explore(&space, "all");
+}
