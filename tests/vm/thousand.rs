@@ -14,6 +14,8 @@ use crate::support::interface;
 
 /// Filesystems, unless `POINTS` says otherwise.
 const COUNT: u64 = 1_000;
+/// What udev may take for all of them, and a client waits for a reply: a second or two for each.
+const UDEV_S: u32 = 1_800;
 /// A quarter of the pool: a filesystem may take 16 MiB with everything that the pool keeps for itself.
 const USED_MIB_MAX: u64 = 16 << 10;
 
@@ -21,7 +23,7 @@ const USED_MIB_MAX: u64 = 16 << 10;
 #[ignore = "`make test-long` runs it: udev needs a quarter of an hour and more"]
 fn vm() {
     // The disk is a sparse file: the host gives what is written.
-    host::run(module_path!(), &Spec { disks: &["64G"], limit_s: 3_600, memory_mib: 2_560, ..SPEC });
+    host::run(module_path!(), &Spec { disks: &["64G"], limit_s: 5_400, memory_mib: 2_560, ..SPEC });
 }
 
 #[test]
@@ -39,6 +41,8 @@ fn play(guest: &mut Guest) {
     client.set(&pool, &interface("pool", 9), "FsLimit", COUNT).expect("there is room");
     limit::create(&pool, 0..count, None);
     println!("thousand: {count} filesystems of 1 TiB after {:.0?}", started.elapsed());
+    udev::settle_within(UDEV_S);
+    println!("thousand: udev had dealt with them after {:.0?}", started.elapsed());
     let filesystems = client.family("filesystem");
     assert_eq!(filesystems.len() as u64, count);
     let used = used_mib();
@@ -59,21 +63,21 @@ fn play(guest: &mut Guest) {
 /// Takes them over, stops and starts them, and takes them over again.
 fn come_and_go(guest: &mut Guest, count: u64) {
     take_over(guest, count);
-    udev::settle();
+    udev::settle_within(UDEV_S);
     let client = guest.client();
-    client.patience.set(Duration::from_secs(1_800));
+    client.patience.set(Duration::from_secs(UDEV_S.into()));
     let began = Instant::now();
     assert!(client.stop_pool("p", "name").done().0);
     println!("thousand: stopped after {:.1?}", began.elapsed());
     assert_eq!(dm::names(), Vec::<String>::new());
-    udev::settle();
+    udev::settle_within(UDEV_S);
     let began = Instant::now();
     assert!(client.start_pool("p", "name").done().0);
     println!("thousand: started after {:.1?}", began.elapsed());
     let booked = guest.log().lines().rfind(|line| line.contains("request done")).unwrap_or_default().to_owned();
     println!("thousand: {booked}");
     assert_eq!(client.family("filesystem").len() as u64, count);
-    udev::settle();
+    udev::settle_within(UDEV_S);
     println!("thousand: udev had dealt with them after {:.1?}", began.elapsed());
     take_over(guest, count);
     guest.expect_quiet();

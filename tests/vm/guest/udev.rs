@@ -10,7 +10,13 @@ use super::{processes, run, send};
 /// Waits until udevd has nothing left to do.
 #[track_caller]
 pub(crate) fn settle() {
-    run("udevadm", &["settle", "--timeout=60"]);
+    settle_within(60);
+}
+
+/// The same where there is much to do.
+#[track_caller]
+pub(crate) fn settle_within(seconds: u32) {
+    run("udevadm", &["settle", &format!("--timeout={seconds}")]);
 }
 
 /// What udevd knows of a device: its properties, one a line.
