@@ -157,7 +157,7 @@ fn as_recorded(machine: &Machine, disks: &[Disk], pool: PoolUuid, at: &str) {
     let sizes: BTreeMap<DevUuid, Sectors> = own.iter().map(|(header, _)| (header.device, header.size)).collect();
     assert_eq!(check::check(&record, version, &sizes), Ok(()), "a record that cannot be: {at}");
     let numbers = own.iter().map(|(header, disk)| (header.device, machine.number(&disk.path.to_string()))).collect();
-    let wanted = stack::tables(&record, version, pool, &numbers, stack::LowWater::Setup);
+    let wanted = stack::tables(&record, version, pool, &numbers);
     let wanted: BTreeMap<Dm, Table> =
         wanted.unwrap_or_else(|fault| panic!("no tables: {fault:?}: {at}")).into_iter().collect();
     for (device, table) in machine.tables().iter().filter(|(device, _)| device.pool() == pool) {
