@@ -79,6 +79,7 @@ test-long: deps ## a million broken messages; ten thousand filesystems; a thousa
 	FUZZ_INPUTS=1000000 $(CARGO) test --release --lib bus::tests::wire
 	$(CARGO) test --release --test bus large:: -- --ignored --test-threads=1
 	VM=required POINTS=100 $(CARGO) test --test vm kill::
+	VM=required POINTS=100 $(CARGO) test --test vm cut::
 	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
 	@grep '^thousand:' target/vm/logs/thousand/output
 
