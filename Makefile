@@ -81,6 +81,7 @@ test-long: deps ## a million broken messages; 10,000 filesystems; in virtual mac
 	VM=required POINTS=200 $(CARGO) test --test vm wander::
 	VM=required POINTS=300 $(CARGO) test --test vm kill::
 	VM=required POINTS=300 $(CARGO) test --test vm power::
+	VM=required POINTS=100 $(CARGO) test --test vm cut::
 	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
 	@grep '^thousand:' target/vm/logs/thousand/output
 

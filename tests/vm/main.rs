@@ -67,7 +67,6 @@ mod grow;
 mod life;
 mod limit;
 mod links;
-mod metadata;
 mod restart;
 mod revert;
 mod sectors;
