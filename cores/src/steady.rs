@@ -3,8 +3,9 @@
 //! for it.
 //!
 //! Invariant: a thread that was made steady asks the kernel for memory without starting I/O, a piece
-//! of its stack is in memory for good, and it runs before all ordinary threads. Deliberately absent: what such a
-//! thread does in between; it must not ask for memory of the process, because only the stack is held.
+//! of its stack is in memory for good. Deliberately absent: what such a thread does in between; it must not ask for
+//! memory of the process, because only the stack is held, and one that goes first must do little: it takes the CPU from
+//! its own core, too.
 
 use std::hint::black_box;
 use std::io;
@@ -19,8 +20,7 @@ const NICE: libc::c_int = -20;
 /// Makes the calling thread steady.
 ///
 /// # Errors
-/// The kernel is too old, the process may not (it needs `CAP_SYS_RESOURCE` and `CAP_SYS_NICE`), or memory cannot be
-/// locked.
+/// The kernel is too old, the process may not (it needs `CAP_SYS_RESOURCE`), or memory cannot be locked.
 pub fn make() -> io::Result<()> {
     hold_stack()?;
     let (on, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
@@ -29,6 +29,15 @@ pub fn make() -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
+    Ok(())
+}
+
+/// Makes the calling thread steady, and has it run before all ordinary ones.
+///
+/// # Errors
+/// As `make`; it needs `CAP_SYS_NICE`, too.
+pub fn make_first() -> io::Result<()> {
+    make()?;
     schedule(libc::SCHED_RR, 1)
 }
 

@@ -38,10 +38,11 @@ impl Lanes {
     pub(super) fn new(cpu: Option<usize>) -> io::Result<Self> {
         let lane = |name, threads| Lane::new(name, threads, LANE_QUEUE_MAX, cpu);
         // These suspend devices, if only for the moment in which the kernel swaps tables.
-        let steady = |name, threads| Lane::prepared(name, threads, LANE_QUEUE_MAX, cpu, steady::make);
+        let steady = |name, threads, prepare| Lane::prepared(name, threads, LANE_QUEUE_MAX, cpu, prepare);
         Ok(Self {
-            events: steady("events", 1)?,
-            dm: steady("dm", BLOCKING_THREADS)?,
+            events: steady("events", 1, steady::make_first)?,
+            // What clients ask for may be much.
+            dm: steady("dm", BLOCKING_THREADS, steady::make)?,
             mount: lane("mount", BLOCKING_THREADS)?,
             mounted: lane("mounted", BLOCKING_THREADS)?,
             probe: lane("probe", PROBE_THREADS)?,

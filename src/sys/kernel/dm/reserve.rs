@@ -59,7 +59,7 @@ impl Reserves {
 impl Reserve {
     fn new(cpu: Option<usize>) -> io::Result<Self> {
         // They suspend devices, if only for the moment in which the kernel swaps tables.
-        let lane = |name| Lane::prepared(name, 1, LANE_QUEUE_MAX, cpu, steady::make);
+        let lane = |name| Lane::prepared(name, 1, LANE_QUEUE_MAX, cpu, steady::make_first);
         Ok(Self { urgent: lane("urgent")?, below: lane("below")?, swaps: Swaps::default() })
     }
 }
