@@ -19,7 +19,7 @@ use crate::support::{MIB, PROPERTIES, TOP, interface};
 use crate::{aftermath, reader, scenario};
 
 /// Steps, unless `POINTS` says otherwise; `make test-long` has more.
-const STEPS: u64 = 30;
+const STEPS: u64 = 12;
 /// Filesystems at once.
 const FILESYSTEMS_MAX: usize = 8;
 const FILE_BYTES_MAX: u64 = 4 * MIB;
