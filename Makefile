@@ -24,7 +24,7 @@ PACKAGES := libblkid-dev libclang-dev libdbus-1-dev libdevmapper-dev libglib2.0-
 	busybox-static cpio cryptsetup-bin dbus dmsetup e2fsprogs fdisk kmod qemu-system-x86 \
 	thin-provisioning-tools udev xfsprogs
 
-.PHONY: build deps packages test test-long demo bench install clean help
+.PHONY: build deps packages test test-long zoo demo bench install clean help
 .DEFAULT_GOAL := build
 # In order, also under `make -j`: cargo uses every CPU by itself.
 .NOTPARALLEL:
@@ -75,15 +75,20 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 	fi
 
 # What takes longer than all the rest: udev needs most of a second for each of a thousand volumes, a power cut half a minute.
-test-long: deps ## a million broken messages; 10,000 filesystems; in virtual machines: 300 kills, 300 power cuts, 200 random steps, 1,000 filesystems in a pool (hours)
+test-long: deps ## a million broken messages; 10,000 filesystems; 2,000 histories and every pair of operations; in virtual machines: 300 kills, 300 power cuts, 200 random steps, 1,000 filesystems in a pool (hours)
 	FUZZ_INPUTS=1000000 $(CARGO) test --release --lib bus::tests::wire
 	$(CARGO) test --release --test bus large:: -- --ignored --test-threads=1
+	HISTORIES=2000 $(CARGO) test --test sim history:: -- --nocapture
+	$(CARGO) test --test sim deeds::all -- --ignored --nocapture
 	VM=required POINTS=200 $(CARGO) test --test vm wander::
 	VM=required POINTS=300 $(CARGO) test --test vm kill::
 	VM=required POINTS=300 $(CARGO) test --test vm power::
 	VM=required POINTS=100 $(CARGO) test --test vm cut::
 	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
 	@grep '^thousand:' target/vm/logs/thousand/output
+
+zoo: ## plants the mistakes of src/zoo.rs one by one and says which are found (half an hour)
+	$(CARGO) test --features zoo --test sim zoo:: -- --ignored --nocapture
 
 demo: packages build ## a pool, a filesystem, a restart: in a minute, on files, nothing of this machine is touched
 	tests/demo.sh

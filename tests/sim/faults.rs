@@ -45,8 +45,9 @@ pub(crate) struct Struck<'a> {
 pub(crate) struct Wounds {
     pub(crate) death: Option<Death>,
     sick: BTreeSet<String>,
-    /// Disks that are not plugged in.
-    pub(crate) pulled: usize,
+    pulled: usize,
+    /// Disks were pulled in this life, and some may have come back.
+    pub(crate) came_back: bool,
     mounted: BTreeSet<(PoolUuid, FsUuid)>,
     /// Users write, so filesystems grow.
     pub(crate) filled: bool,
@@ -111,6 +112,7 @@ impl Wounds {
     pub(crate) fn end(&mut self, machine: &Machine, death: Death) {
         self.heal(machine);
         self.death = None;
+        self.came_back = false;
         if death == Death::Power {
             self.mounted.clear();
             self.ailing.clear();
@@ -177,6 +179,7 @@ impl Struck<'_> {
         let path = self.dice.choice(&disks)?.path.to_string();
         self.machine.unplug(&path);
         self.wounds.pulled += 1;
+        self.wounds.came_back = true;
         Some(format!(": {path}"))
     }
 

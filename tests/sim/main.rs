@@ -30,6 +30,8 @@ mod support;
 mod trouble;
 mod version1;
 mod world;
+#[cfg(feature = "zoo")]
+mod zoo;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

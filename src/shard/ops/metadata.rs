@@ -4,7 +4,6 @@
 //! read back. Deliberately absent: refusing a pool that takes no more changes; that is one to look at.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use cores::rt;
 
@@ -13,7 +12,6 @@ use crate::error::{Fault, Refusal};
 use crate::format::header::StaticHeader;
 use crate::format::mda::{self, WallStamp};
 use crate::format::{filesystem, record};
-use crate::limits::DEVICE_WAIT_MS;
 use crate::message::Answer;
 use crate::model::device::DeviceNumber;
 use crate::model::ids::PoolUuid;
@@ -22,7 +20,7 @@ use crate::shard::ops::Outcome;
 use crate::shard::ops::headers::wrong;
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard};
-use crate::sys::Sys;
+use crate::sys::{Sys, patience};
 
 /// The pool's record: as it would be written now, or as it was last written.
 pub async fn pool<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, current: bool) -> Outcome {
@@ -39,8 +37,7 @@ async fn written<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<Vec<u8>,
     // A device that is gone or hangs has nothing to say; the others have.
     let read = |(number, header): &(DeviceNumber, StaticHeader)| {
         let (sys, number, header) = (shard.sys.clone(), *number, *header);
-        let wait = Duration::from_millis(DEVICE_WAIT_MS);
-        async move { rt::within(wait, probe::regions(&sys, number, &header)).await }
+        async move { patience::in_time(probe::regions(&sys, number, &header)).await }
     };
     let mut newest: Option<(WallStamp, Vec<u8>)> = None;
     for regions in all(devices.iter().map(read)).await.into_iter().flatten().flatten() {
