@@ -97,13 +97,14 @@ impl Kind {
 impl Wounds {
     /// Everything works again.
     pub(crate) fn heal(&mut self, machine: &Machine) {
+        // A disk may be sick and pulled.
+        for _ in 0..std::mem::take(&mut self.pulled) {
+            machine.plug();
+        }
         for disk in std::mem::take(&mut self.sick) {
             machine.fail_writes(&disk, None);
             machine.fail_reads(&disk, None);
             machine.hang(&disk, false);
-        }
-        for _ in 0..std::mem::take(&mut self.pulled) {
-            machine.plug();
         }
         machine.set_write_time(std::time::Duration::ZERO);
     }

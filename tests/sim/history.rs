@@ -235,6 +235,7 @@ impl World {
         let (seen, disks) = (life.driver.seen(), Disk::all(&life.world.machine));
         let waits = |pool: &&PoolUuid| recorded(&disks, **pool).is_some_and(|record| record.started());
         excused.extend(seen.stopped.keys().filter(waits));
+        excused.extend(&life.world.wounds.borrow().ailing);
         let pulled = life.world.wounds.borrow().came_back;
         Ok(Left { seen, flying, death, excused, pulled })
     }
@@ -270,12 +271,19 @@ impl Life {
     async fn strike(&self, dice: &mut fastrand::Rng) -> Result<(), String> {
         let kind = Kind::draw(dice);
         let seen = self.driver.seen();
-        let wounds = &mut *self.world.wounds.borrow_mut();
-        let struck = kind.strike(Struck { dice, machine: &self.world.machine, seen: &seen, wounds });
+        let struck = {
+            let wounds = &mut *self.world.wounds.borrow_mut();
+            kind.strike(Struck { dice, machine: &self.world.machine, seen: &seen, wounds })
+        };
         if let Some(what) = struck {
             self.world.say(format!("** {what} (must survive: {})", kind.survives));
             self.world.tell(|told| told.strikes += 1);
             self.hurt.set(self.hurt.get() || kind.hurts);
+        }
+        if self.world.wounds.borrow().came_back {
+            // Who works with a disk that is pulled meets a fault; others hear of it first.
+            self.hurt.set(self.hurt.get() || !self.office.is_idle());
+            rt::sleep(REST).await;
         }
         Ok(())
     }
@@ -490,7 +498,8 @@ impl Left {
         }
         let excused = |pool: &PoolUuid| touched.pools.contains(pool) || self.excused.contains(pool);
         for (pool, listed) in self.seen.stopped.iter().filter(|(pool, _)| !excused(pool)) {
-            if now.stopped.get(pool).is_none_or(|then| then.0 != listed.0) {
+            // The name is on disks that may have been pulled.
+            if now.stopped.get(pool).is_none_or(|then| then.0 != listed.0 && !self.pulled) {
                 return Err(about("a stopped pool is lost", pool));
             }
         }
@@ -550,7 +559,7 @@ impl Left {
         };
         let fleeting = |line: &str| {
             let size = line.contains(" has ");
-            let space = line.ends_with("no space");
+            let space = line.ends_with("no space") || line.contains(" no_");
             let origin = touched.origins.contains(&pool) && line.contains(" of ");
             size || space || origin
         };

@@ -58,9 +58,9 @@ fn given(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|number| number.parse().ok())
 }
 
-/// The seed of this run: `SEED`, or any. Whoever uses it says it.
+/// The seed of this run: `SEED`, or always the same, so that what fails is what has changed.
 fn seed() -> u64 {
-    given("SEED").unwrap_or_else(|| fastrand::u64(..))
+    given("SEED").unwrap_or(1)
 }
 
 fn machine() -> Machine {
