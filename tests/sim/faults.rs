@@ -46,7 +46,7 @@ pub(crate) struct Wounds {
     pub(crate) death: Option<Death>,
     sick: BTreeSet<String>,
     pulled: usize,
-    /// Disks were pulled in this life, and some may have come back.
+    /// Disks were not to be seen in this life, and some may have come back.
     pub(crate) came_back: bool,
     mounted: BTreeSet<(PoolUuid, FsUuid)>,
     /// Users write, so filesystems grow.
@@ -163,6 +163,8 @@ impl Struck<'_> {
     fn refuses_reads(&mut self) -> Option<String> {
         let disk = self.disk();
         self.machine.fail_reads(&disk, Some(libc::EIO));
+        // Whoever cannot be read is not listed.
+        self.wounds.came_back = true;
         self.wounds.sick.insert(disk.clone());
         Some(format!(": {disk}"))
     }

@@ -16,7 +16,7 @@ use dbus::{Message, MessageType};
 use stratisd::bus::core::Bus;
 use stratisd::bus::queue::Out;
 use stratisd::descriptors::Descriptors;
-use stratisd::error::Failure;
+use stratisd::error::{Failure, Why};
 use stratisd::limits::LOOK_AGAIN_AFTER_S;
 use stratisd::message::{CallId, Reply, View, Wish};
 
@@ -109,7 +109,10 @@ impl Office {
 
     pub(crate) fn handle_reply(&self, driver: &Driver, reply: Reply) {
         let wish = self.flying.borrow_mut().remove(&reply.call);
-        if let Err(Failure::Faulted(fault)) = &reply.outcome {
+        // A user may be faster and mount what was found unused.
+        if let Err(Failure::Faulted(fault)) = &reply.outcome
+            && fault.why != Why::Errno(libc::EBUSY)
+        {
             self.faults.borrow_mut().push(format!("{wish:?}: {fault}"));
         }
         self.bus.borrow_mut().handle_reply(reply);
