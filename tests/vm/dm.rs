@@ -227,7 +227,7 @@ fn threads_that_swap_tables_are_steady() {
         let status = fs::read_to_string("/proc/self/status").expect("a process knows itself");
         (stats.collect::<Vec<_>>(), status.lines().find(|line| line.starts_with("VmLck")).map(str::to_owned))
     });
-    for name in ["(urgent)", "(dm)"] {
+    for name in ["(events)", "(dm)"] {
         let flags = |stat: &String| stat.split_once(name)?.1.split_ascii_whitespace().nth(6)?.parse::<u64>().ok();
         let flags: Vec<u64> = threads.iter().filter_map(flags).collect();
         assert!(flags.iter().any(|flags| flags & NO_IO != 0), "{name}: {flags:x?} of {threads:#?}");
