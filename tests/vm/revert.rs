@@ -36,11 +36,12 @@ fn schedule(client: &Client, snapshot: &str) {
 /// Panics unless a filesystem is whole, has the UUID that its object shows, and is found under its name. Its device.
 fn examine(client: &Client, name: &str) -> PathBuf {
     let path = find(client, name).expect("it is there");
+    // Before that, the link may be one of the volume's former life, which goes.
+    udev::settle();
     let device = files::node(client, &path);
     files::check_xfs(&device);
     let uuid = run("blkid", &["--probe", "--output", "value", "--match-tag", "UUID", text(&device)]);
     assert_eq!(uuid.trim().replace('-', ""), property(client, &path, "Uuid"));
-    udev::settle();
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(real(Path::new(&property(client, &path, "Devnode"))), real(&device), "the link leads to it");
     device
