@@ -27,12 +27,12 @@ const HUNTS: &[Hunt] = &[
     Hunt {
         name: "histories",
         arguments: &["--exact", "history::random_histories_keep_every_promise"],
-        variables: &[("SEED", "1"), ("HISTORIES", "1000")],
+        variables: &[("SEED", "1"), ("HISTORIES", "300")],
     },
     Hunt {
         name: "sequences",
         arguments: &["--exact", "deeds::sequences_of_two_deeds_are_all_or_nothing"],
-        variables: &[("SEED", "1"), ("SEQUENCES", "1500")],
+        variables: &[("SEED", "1"), ("SEQUENCES", "600")],
     },
     Hunt { name: "a test of its own", arguments: &["--skip", "deeds::", "--skip", "history::"], variables: &[] },
 ];
