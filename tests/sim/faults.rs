@@ -72,7 +72,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "a user mounts a filesystem", survives: "what is mounted is not destroyed or stopped", often: 4, hurts: false, strike: |it| it.mount() },
     Kind { name: "a user writes", survives: "it grows as it may", often: 4, hurts: false, strike: |it| it.write() },
     Kind { name: "a disk grows", survives: "nothing changes but what is shown of it", often: 2, hurts: false, strike: |it| it.grow() },
-    Kind { name: "a thin pool takes no changes any more", survives: "its pool says so within a second, whatever goes on", often: 2, hurts: true, strike: |it| it.ail() },
+    Kind { name: "a thin pool takes no changes any more", survives: "every promise but that its requests are done", often: 2, hurts: true, strike: |it| it.ail() },
     Kind { name: "thin metadata are damaged", survives: "the pool, repaired by its next start", often: 2, hurts: true, strike: |it| it.damage() },
     Kind { name: "writes are slow", survives: "everything", often: 3, hurts: false, strike: |it| it.slow() },
     Kind { name: "a copy of a signature rots", survives: "everything, and the next start makes it good", often: 3, hurts: false, strike: |it| it.rot_signature() },

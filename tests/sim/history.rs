@@ -33,7 +33,6 @@ use crate::faults::{Death, Kind, Struck, Wounds};
 use crate::office::Office;
 use crate::requests::{Draw, Menu};
 use crate::sound::{Disk, made_good, recorded, sound};
-use crate::support::client::method;
 use crate::support::picture::Picture;
 use crate::support::value::Value;
 use crate::world::{Driver, Seen, open};
@@ -322,7 +321,6 @@ impl Life {
                 return Err(format!("a request is not answered: {:?}", self.office.flying.borrow()));
             }
             self.take_answers()?;
-            self.ailing_pools_say_so()?;
             if self.office.is_idle() && self.waiting.borrow().is_empty() {
                 break;
             }
@@ -332,13 +330,11 @@ impl Life {
         if self.world.machine.stopped() {
             return Ok(());
         }
-        self.ailing_pools_say_so()?;
         if beat.is_multiple_of(4) {
             self.picture.borrow_mut().assert_current(&*self.office, "at rest");
         }
         if !self.hurt.get() {
             sound(&self.world.machine, &self.driver.seen(), "at rest");
-            self.records_are_written()?;
         }
         Ok(())
     }
@@ -408,30 +404,7 @@ impl Life {
         let mut odd = logged.iter().filter(|line| !reasons.iter().any(|reason| line.starts_with(reason)));
         odd.next().map_or(Ok(()), |line| Err(format!("an error without a reason: {line}")))
     }
-
-    /// A pool whose thin pool takes no changes says so.
-    fn ailing_pools_say_so(&self) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// What a running pool would write is what it has written.
-    fn records_are_written(&self) -> Result<(), String> {
-        let picture = self.picture.borrow();
-        let pools = picture.objects.iter().filter(|(_, all)| all.contains_key("org.storage.stratis3.pool.r9"));
-        let pools: Vec<String> = pools.map(|(path, _)| path.clone()).collect();
-        drop(picture);
-        for pool in pools {
-            for current in [true, false] {
-                let call = method(&pool, "org.storage.stratis3.pool.r9", "Metadata").append1(current);
-                self.office.send(Some(&*self.driver), METADATA, call, false);
-            }
-        }
-        Ok(())
-    }
 }
-
-/// Who asks for metadata.
-const METADATA: &str = ":1.2";
 
 /// All object paths in a value.
 fn collect(value: &Value, into: &mut Vec<String>) {
