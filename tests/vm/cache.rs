@@ -20,7 +20,7 @@ use crate::support::value::Value;
 use crate::support::{GIB, MIB, interface};
 
 /// Rounds of kills, and the longest time after which one comes.
-const ROUNDS: u64 = 4;
+const ROUNDS: u64 = 2;
 const DELAY_MICROS_MAX: u64 = 250_000;
 
 scenario!(

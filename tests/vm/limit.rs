@@ -21,7 +21,7 @@ use crate::support::client::{Client, method};
 use crate::support::{MIB, PROPERTIES, interface};
 
 /// Kills, unless `POINTS` says otherwise; and the longest time after which one comes.
-const POINTS: u64 = 10;
+const POINTS: u64 = 5;
 const DELAY_MICROS_MAX: u64 = 120_000;
 
 /// A filesystem of 512 MiB, in bytes.

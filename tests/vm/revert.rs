@@ -17,7 +17,7 @@ use crate::support::client::{Client, method, start_pool_arguments};
 use crate::support::{MIB, TOP, interface};
 
 /// Kills, unless `POINTS` says otherwise.
-const KILLS: u64 = 6;
+const KILLS: u64 = 4;
 
 fn property(client: &Client, filesystem: &str, name: &str) -> String {
     client.get(filesystem, &interface("filesystem", 9), name).expect("it can be read").text().to_owned()

@@ -23,7 +23,7 @@ use crate::{aftermath, load};
 /// What a snapshot may take of the pool: some superblocks, and what a replay of the log writes.
 const SNAPSHOT_BYTES_MAX: u64 = 8 * MIB;
 /// Daemons that are killed, unless `POINTS` says otherwise.
-const KILLS: u64 = 10;
+const KILLS: u64 = 6;
 
 /// Takes a snapshot that must be new; its path.
 fn take(client: &Client, pool: &str, origin: &str, name: &str) -> String {
