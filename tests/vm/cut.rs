@@ -5,8 +5,8 @@
 //! the number of rounds, `SEED` repeats a run as far as timing allows. Deliberately absent: operations of clients, see
 //! `kill` and `power`; and every point at which this can happen, which the simulation tries.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,13 +14,14 @@ use std::thread;
 use std::time::Duration;
 
 use crate::extend::blocks_of;
+use crate::extend::{check, pattern};
 use crate::guest::{Guest, dm, files, run, state};
 use crate::host::{Machine, SPEC, Spec};
 use crate::kill::{number, seed};
 use crate::power::until;
-use crate::scenario;
 use crate::support::MIB;
 use crate::support::daemon::PATIENCE;
+use crate::{halves, scenario};
 
 /// Rounds, unless `POINTS` says otherwise; `make test-long` has more.
 const KILLS: u64 = 3;
@@ -45,19 +46,12 @@ scenario!(
     kill
 );
 
-/// Both halves; unlike other scenarios this one boots often.
-mod a_machine_that_loses_power_goes_on_growing {
-    #[test]
-    fn vm() {
-        super::host(module_path!());
-    }
-
-    #[test]
-    #[ignore = "the half of a scenario that runs in the virtual machine"]
-    fn guest() {
-        crate::guest::play(super::cut);
-    }
-}
+halves!(
+    /// Unlike other scenarios this one boots often.
+    a_machine_that_loses_power_goes_on_growing,
+    host,
+    cut
+);
 
 fn kill(guest: &mut Guest) {
     let (points, seed) = (number("POINTS").unwrap_or(KILLS), seed());
@@ -157,19 +151,6 @@ fn write(path: &Path, at: u64, count: u64) {
         file.write_all(&buffer[start..start + length]).unwrap_or_else(|error| panic!("{mib} MiB: {error}"));
     }
     file.sync_all().expect("what is written reaches the disk");
-}
-
-fn check(path: &Path, mib: u64) {
-    let mut file = File::open(path).expect("it was written");
-    let mut piece = vec![0; usize::try_from(MIB).expect("a MiB fits")];
-    for at in 0..mib {
-        file.read_exact(&mut piece).unwrap_or_else(|error| panic!("{} at {at} MiB: {error}", path.display()));
-        assert!(piece.iter().all(|byte| *byte == pattern(at)), "{} at {at} MiB", path.display());
-    }
-}
-
-fn pattern(mib: u64) -> u8 {
-    u8::try_from(mib % 251).expect("a remainder")
 }
 
 fn host(module: &str) {

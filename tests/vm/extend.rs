@@ -139,11 +139,11 @@ fn write(path: &Path, stop: &AtomicBool) -> Written {
     Written { mib, slowest: times.into_iter().rev().take(3).collect() }
 }
 
-fn pattern(mib: u64) -> u8 {
+pub(crate) fn pattern(mib: u64) -> u8 {
     u8::try_from(mib % 251).expect("a remainder")
 }
 
-fn check(path: &Path, mib: u64) {
+pub(crate) fn check(path: &Path, mib: u64) {
     let mut file = File::open(path).expect("it was written");
     let mut piece = vec![0; usize::try_from(MIB).expect("a MiB fits")];
     for at in 0..mib {

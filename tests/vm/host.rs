@@ -318,14 +318,24 @@ impl Drop for Permit {
 #[macro_export]
 macro_rules! scenario {
     ($(#[$doc:meta])* $name:ident, $spec:expr, $play:expr $(,)?) => {
+        $crate::halves!($(#[$doc])* $name, |module| $crate::host::run(module, &$spec), $play);
+    };
+}
+
+/// The same with a host half of its own, which is given the module; last, why only who asks for it has it run.
+#[macro_export]
+macro_rules! halves {
+    ($(#[$doc:meta])* $name:ident, $host:expr, $play:expr $(; $by_hand:literal)?) => {
         $(#[$doc])*
         mod $name {
             #[allow(unused_imports, reason = "a short scenario uses few of them")]
             use super::*;
 
             #[test]
+            $(#[ignore = $by_hand])?
             fn vm() {
-                $crate::host::run(module_path!(), &$spec);
+                let host: fn(&str) = $host;
+                host(module_path!());
             }
 
             #[test]

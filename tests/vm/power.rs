@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::guest::{Guest, files};
+use crate::halves;
 use crate::host::{Machine, SPEC, Spec};
 use crate::kill::{number, seed};
 use crate::load::{self, Load};
@@ -43,19 +44,12 @@ const WORKING: &str = "working";
 /// Tells the guest that it is the last boot: to look, and to end.
 const LAST: &str = "last";
 
-/// Both halves; unlike other scenarios this one boots often.
-mod a_machine_that_loses_power_forgets_nothing_it_answered {
-    #[test]
-    fn vm() {
-        super::host(module_path!());
-    }
-
-    #[test]
-    #[ignore = "the half of a scenario that runs in the virtual machine"]
-    fn guest() {
-        crate::guest::play(super::play);
-    }
-}
+halves!(
+    /// Unlike other scenarios this one boots often.
+    a_machine_that_loses_power_forgets_nothing_it_answered,
+    host,
+    play
+);
 
 fn host(module: &str) {
     let Some(mut machine) = Machine::prepare(module, &MACHINE) else { return };

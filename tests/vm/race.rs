@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use crate::extend::{self, FULL, GROWS, LOW, LOW_WATER, STEP, TOLD_FULL, count, figures, told};
 use crate::guest::lab::Lab;
 use crate::guest::udev::Frozen;
-use crate::guest::{self, Guest, SYSTEM_BUS, dm, files, run, state};
+use crate::guest::{Guest, SYSTEM_BUS, dm, files, run, state};
+use crate::halves;
 use crate::host::{self, SPEC, Spec};
 use crate::support::client::Client;
 use crate::support::{MIB, interface};
@@ -51,50 +52,26 @@ struct Race {
     frozen: bool,
 }
 
-/// A hundred growths.
-mod of_a_hundred_growths {
-    #[test]
-    #[ignore = "a measurement: by hand"]
-    fn vm() {
-        super::host::run(module_path!(), &super::MACHINE);
-    }
+halves!(
+    /// A hundred growths.
+    of_a_hundred_growths,
+    |module| host::run(module, &MACHINE),
+    |guest| play(guest, HUNDRED); "a measurement: by hand"
+);
 
-    #[test]
-    #[ignore = "the half of a scenario that runs in the virtual machine"]
-    fn guest() {
-        super::guest::play(|guest| super::play(guest, super::HUNDRED));
-    }
-}
+halves!(
+    /// A thousand.
+    of_a_thousand_growths,
+    |module| host::run(module, &MACHINE),
+    |guest| play(guest, THOUSAND); "a measurement: by hand"
+);
 
-/// A thousand.
-mod of_a_thousand_growths {
-    #[test]
-    #[ignore = "a measurement: by hand"]
-    fn vm() {
-        super::host::run(module_path!(), &super::MACHINE);
-    }
-
-    #[test]
-    #[ignore = "the half of a scenario that runs in the virtual machine"]
-    fn guest() {
-        super::guest::play(|guest| super::play(guest, super::THOUSAND));
-    }
-}
-
-/// The same with a udevd that does nothing.
-mod of_a_thousand_growths_while_udevd_hangs {
-    #[test]
-    #[ignore = "a measurement: by hand"]
-    fn vm() {
-        super::host::run(module_path!(), &super::MACHINE);
-    }
-
-    #[test]
-    #[ignore = "the half of a scenario that runs in the virtual machine"]
-    fn guest() {
-        super::guest::play(|guest| super::play(guest, super::Race { frozen: true, ..super::THOUSAND }));
-    }
-}
+halves!(
+    /// The same with a udevd that does nothing.
+    of_a_thousand_growths_while_udevd_hangs,
+    |module| host::run(module, &MACHINE),
+    |guest| play(guest, Race { frozen: true, ..THOUSAND }); "a measurement: by hand"
+);
 
 fn play(guest: &mut Guest, race: Race) {
     run("modprobe", &["brd", "rd_nr=2", &format!("rd_size={}", KEPT_MIB << 10)]);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::guest::files::{self, text};
 use crate::guest::{Guest, dm, run, state, udev, used};
+use crate::halves;
 use crate::host::{Machine, SPEC, Spec};
 use crate::kill::seed;
 use crate::power::until;
@@ -38,19 +39,12 @@ const MACHINE: Spec = Spec { disks: &["2G", "2G"], limit_s: 300, ..SPEC };
 /// In the guest, `/out` comes before it. It tells the host that work goes on.
 const WORKING: &str = "working";
 
-/// Both halves; unlike other scenarios this one is cut off.
-mod what_is_made_on_used_disks_is_whole_after_copies_and_cuts {
-    #[test]
-    fn vm() {
-        super::host(module_path!());
-    }
-
-    #[test]
-    #[ignore = "the half of a scenario that runs in the virtual machine"]
-    fn guest() {
-        crate::guest::play(|guest| if guest.boot() == 1 { super::work(guest) } else { super::look_after(guest) });
-    }
-}
+halves!(
+    /// Unlike other scenarios this one is cut off.
+    what_is_made_on_used_disks_is_whole_after_copies_and_cuts,
+    host,
+    |guest| if guest.boot() == 1 { work(guest) } else { look_after(guest) }
+);
 
 fn host(module: &str) {
     let Some(mut machine) = Machine::prepare(module, &MACHINE) else { return };
