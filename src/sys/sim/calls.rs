@@ -382,6 +382,8 @@ impl Sys for SimSys {
     async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
         let seen = self.ask("read the state of the thin pool of", pool, |state| state.thin_pool(pool)).await;
         self.alive().await.news.unanswered.remove(&pool);
+        // Whoever hears of it hears of what was so.
+        self.pause().await;
         seen
     }
 
