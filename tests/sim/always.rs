@@ -5,7 +5,9 @@
 //!
 //! Deliberately absent: what is so only when nothing is under way (`sound`).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use stratisd::format::{filesystem, intent};
 use stratisd::model::dm::{Below, Dm, Table};
@@ -16,6 +18,18 @@ use stratisd::units::Sectors;
 
 use crate::sound::{Disk, durable};
 
+/// What was found wrong first.
+pub(crate) type Odd = Rc<RefCell<Option<String>>>;
+
+/// Looks before each action of a machine from now on, and keeps what is wrong first: a panic there would be one of the
+/// daemon's own tasks, which it survives.
+pub(crate) fn watch(machine: &Machine) -> Odd {
+    let odd = Odd::default();
+    let (into, mut always) = (Rc::clone(&odd), Always::default());
+    machine.watch(Some(Box::new(move |machine| always.look(&machine, &into))));
+    odd
+}
+
 /// Looks at a machine again and again.
 #[derive(Default)]
 pub(crate) struct Always {
@@ -24,8 +38,14 @@ pub(crate) struct Always {
 }
 
 impl Always {
-    /// What is wrong now.
-    pub(crate) fn broken(&mut self, machine: &Machine) -> Option<String> {
+    /// Keeps what is wrong now, if it is the first.
+    pub(crate) fn look(&mut self, machine: &Machine, into: &Odd) {
+        if let Some(broken) = self.broken(machine) {
+            into.borrow_mut().get_or_insert(broken);
+        }
+    }
+
+    fn broken(&mut self, machine: &Machine) -> Option<String> {
         let tables = machine.tables();
         let pools: BTreeSet<PoolUuid> = tables.keys().map(|device| device.pool()).collect();
         let ids = pools.iter().find_map(|pool| one_volume_for_two(machine, *pool));

@@ -21,7 +21,7 @@ use stratisd::error::Failure;
 use stratisd::message::{Answer, Wish};
 use stratisd::sys::sim::Machine;
 
-use crate::always::Always;
+use crate::always::{Always, Odd};
 use crate::memory::{agrees, shown_again};
 use crate::sound::{interchangeable, made_good, sound};
 use crate::world::{Driver, Seen, live_at, look};
@@ -103,9 +103,10 @@ pub(crate) fn run<P: Future<Output = ()> + 'static>(
         let (before, shown) = (own.fork(), driver.seen());
         let (moments, answered) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(false)));
         let (into, so_far) = (Rc::clone(&moments), Rc::clone(&answered));
-        let mut always = Always::default();
+        let (mut always, odd) = (Always::default(), Odd::default());
+        let keeps = Rc::clone(&odd);
         own.watch(Some(Box::new(move |machine| {
-            assert_eq!(always.broken(&machine), None, "before action {}", into.borrow().len());
+            always.look(&machine, &keeps);
             into.borrow_mut().push(Moment { machine, answered: so_far.get() });
         })));
         let mut outcome = None;
@@ -115,6 +116,7 @@ pub(crate) fn run<P: Future<Output = ()> + 'static>(
         }
         rt::sleep(REST).await;
         own.watch(None);
+        assert_eq!(*odd.borrow(), None, "during the operation");
         let after = own.fork();
         let shown = [shown, driver.seen()];
         sound(&own, &shown[1], "after the operation");

@@ -21,7 +21,7 @@ use stratisd::units::Sectors;
 use crate::crash::{Tally, run, verify};
 use crate::encryption::{key, tokens};
 use crate::errors;
-use crate::world::{Driver, Seen, live, name};
+use crate::world::{Driver, Seen, live, live_at, name};
 
 /// In these steps a pool does not take all that its disks have: what a deed enters into its record nothing else saves.
 const SMALL_STEPS: Pace = Pace { step: 256, low_water: 32 };
@@ -36,14 +36,15 @@ fn p() -> PoolUuid {
     PoolUuid::from_random([7; 16])
 }
 
+/// Of the same shard as `p`, so that the two get in each other's way there, too.
 fn q() -> PoolUuid {
-    PoolUuid::from_random([8; 16])
+    PoolUuid::from_random([11; 16])
 }
 
 /// A pool gets an id that none has had.
 fn create(seen: &Seen, pool: PoolUuid, called: &str, disks: &[&str], encrypted: bool) -> Option<Wish> {
     let known = seen.running.contains_key(&pool) || seen.stopped.contains_key(&pool);
-    let pool = if known { PoolUuid::from_random([9; 16]) } else { pool };
+    let pool = if known { PoolUuid::from_random([10; 16]) } else { pool };
     let (devices, encryption) = (paths(disks), encrypted.then(tokens));
     Some(Wish::CreatePool { pool, name: name(called), devices, integrity: IntegritySpec::default(), encryption })
 }
@@ -138,10 +139,17 @@ pub(crate) const STARTS: &[(&str, &[Deed])] = &[
             |_| make(p(), "x"),
         ],
     ),
+    (
+        "p with a cache and nothing else",
+        &[
+            |seen| create(seen, p(), "p", &["/dev/a", "/dev/b"], false),
+            |_| Some(Wish::InitCache(p(), paths(&["/dev/c"]))),
+        ],
+    ),
 ];
 
 /// A machine with what stands before the first deed. `/dev/a` has grown since.
-pub(crate) fn prepared(steps: &'static [Deed]) -> Machine {
+pub(crate) fn prepared(steps: &'static [Deed], pace: Pace) -> Machine {
     let machine = Machine::new(1);
     for disk in ["/dev/a", "/dev/b", "/dev/c"] {
         machine.add_disk(disk, Sectors(8_388_608));
@@ -154,7 +162,7 @@ pub(crate) fn prepared(steps: &'static [Deed]) -> Machine {
     for disk in ["/dev/a", "/dev/b", "/dev/c"] {
         machine.scribble(disk, Sectors(0), &[0; 8192]);
     }
-    live(1, &machine, move |driver| async move {
+    live_at(pace, 1, &machine, move |driver| async move {
         for step in steps {
             let wish = step(&driver.seen()).expect("there is what a start acts on");
             driver.call(wish).await.expect("what stands before is made");
@@ -191,7 +199,7 @@ fn usable(machine: &Machine, seen: &Seen, at: &str) {
 fn sequence(pace: Pace, (start, first, last): Sequence) -> Tally {
     let (from, steps) = STARTS[start];
     let (deed, first_deed) = (DEEDS[last].1, first.map(|first| DEEDS[first].1));
-    let machine = prepared(steps);
+    let machine = prepared(steps, pace);
     let before = first.map_or("nothing", |first| DEEDS[first].0);
     let at = format!("from {from}, after {before}: {}", DEEDS[last].0);
     let run = run((pace, 2), &machine, move |driver| async move { done(&driver, first_deed).await }, deed);

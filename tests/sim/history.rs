@@ -32,7 +32,7 @@ use stratisd::model::ids::{FsUuid, PoolUuid};
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
 
-use crate::always::Always;
+use crate::always::{Odd, watch};
 use crate::errors;
 use crate::faults::{Death, Kind, Struck, Wounds};
 use crate::memory::{are_recorded, is_recorded, unclaimed};
@@ -59,6 +59,8 @@ const EVENT_PATIENCE: Duration = Duration::from_secs(2);
 const EVENT_PATIENCE_WITH_DISKS: Duration = Duration::from_secs(50);
 /// In these steps pools of every second history grow, in blocks of a MiB; those of the others have all at once.
 const SMALL_STEPS: Pace = Pace { step: 256, low_water: 64 };
+/// So often thin pools raise events while requests wait for long.
+const STIR: Duration = Duration::from_secs(5);
 /// Who asks what is recorded.
 const READER: &str = ":1.5";
 /// How long what an operation starts in the background is let run.
@@ -109,7 +111,7 @@ struct World {
     told: Cell<Told>,
     beats: RefCell<Vec<u64>>,
     /// What was found wrong while something was under way.
-    odd: Rc<RefCell<Option<String>>>,
+    odd: Odd,
 }
 
 /// What clients saw when a life ended, and what was in flight.
@@ -140,8 +142,10 @@ struct Life {
 pub(crate) fn live(seed: u64, beats: &[u64]) -> Result<Told, Broken> {
     let machine = Machine::new(seed);
     for (index, disk) in DISKS.iter().enumerate() {
-        machine.add_disk(disk, Sectors(4_194_304 + 1_048_576 * index as u64));
+        // The first has room for the least that a pool needs, so it fills up.
+        machine.add_disk(disk, Sectors(2_097_152 + 1_572_864 * index as u64));
     }
+    let odd = watch(&machine);
     let world = Rc::new(World {
         machine,
         menu: Menu::new(),
@@ -150,14 +154,8 @@ pub(crate) fn live(seed: u64, beats: &[u64]) -> Result<Told, Broken> {
         story: RefCell::default(),
         told: Cell::default(),
         beats: RefCell::new(beats.iter().rev().copied().collect()),
-        odd: Rc::default(),
+        odd,
     });
-    let (mut always, odd) = (Always::default(), Rc::clone(&world.odd));
-    world.machine.watch(Some(Box::new(move |machine| {
-        if let Some(broken) = always.broken(&machine) {
-            odd.borrow_mut().get_or_insert(broken);
-        }
-    })));
     errors::forget();
     let lived = catch_unwind(AssertUnwindSafe(|| world.lives()));
     let story = world.story.borrow().clone();
@@ -358,14 +356,15 @@ impl Life {
 
     /// Waits until everything is answered, and what follows has come to rest; then looks at all of it.
     async fn rest(&self, beat: u64) -> Result<(), String> {
-        let began = rt::now();
+        let (began, mut stirred) = (rt::now(), rt::now());
         loop {
             if self.world.machine.stopped() {
                 return Ok(());
             }
             let waits = rt::now().since(began);
-            if !waits.is_zero() && waits.as_millis().is_multiple_of(5_000) {
+            if rt::now().since(stirred) > STIR {
                 raise(&self.world.machine, &self.driver);
+                stirred = rt::now();
             }
             if waits > PATIENCE / 2 {
                 // A disk that hangs holds up who wants to make something of it, until it goes on.

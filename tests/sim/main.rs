@@ -30,6 +30,7 @@ mod sound;
 mod strict;
 #[path = "../support/mod.rs"]
 mod support;
+mod together;
 mod trouble;
 mod version1;
 mod world;

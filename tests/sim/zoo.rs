@@ -30,9 +30,14 @@ const HUNTS: &[Hunt] = &[
         variables: &[],
     },
     Hunt {
+        name: "two at once",
+        arguments: &["--exact", "together::two_deeds_at_once_are_two_deeds_in_some_order"],
+        variables: &[("SEED", "1"), ("PAIRS", "3000")],
+    },
+    Hunt {
         name: "histories",
         arguments: &["--exact", "history::random_histories_keep_every_promise"],
-        variables: &[("SEED", "1"), ("HISTORIES", "300")],
+        variables: &[("SEED", "1"), ("HISTORIES", "700")],
     },
     Hunt {
         name: "sequences",
@@ -41,10 +46,13 @@ const HUNTS: &[Hunt] = &[
     },
     Hunt {
         name: "a test of its own",
-        arguments: &["--skip", "deeds::", "--skip", "failing::", "--skip", "history::"],
+        arguments: &["--skip", "deeds::", "--skip", "failing::", "--skip", "together::", "--skip", "history::"],
         variables: &[],
     },
 ];
+
+/// Why some are not found within five minutes.
+const NOT_FOUND: &[(&str, &str)] = &[];
 
 /// How a mistake was found.
 struct Found {
@@ -117,7 +125,10 @@ fn nearly_all_of_the_zoo_is_found() {
             let seconds = began.elapsed().as_secs();
             let line = match &outcome {
                 Some(Found { hunt, what }) => format!("by {hunt}: {what}"),
-                None => "NOT FOUND".to_owned(),
+                None => {
+                    let known = NOT_FOUND.iter().find(|(name, _)| *name == row.name);
+                    format!("NOT FOUND: {}", known.map_or("it is not known why", |(_, why)| why))
+                }
             };
             println!("{:22} {:5} {seconds:4} s {line}", row.name, format!("{:?}", row.origin));
             found.lock().expect("nobody panics with it").push((row.origin, outcome.map(|found| found.hunt)));
