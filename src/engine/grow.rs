@@ -2,8 +2,9 @@
 //!
 //! What it gets next is on record ahead of need: the record lists a step more of thin data than the thin pool has,
 //! and the linear devices below have it too. When the pool runs low, all that is left to do is to give it a longer
-//! table; after that the next step is entered, saved and put below. Metadata and its spare grow with it, as the
-//! backing space and the limit of filesystems want it, and double when they run low.
+//! table; after that the next step is entered, saved and put below. It gets so many steps at once that as much is
+//! left beyond its mark (`mark`) as was written until the answer. Metadata and its spare grow with it, as the backing
+//! space and the limit of filesystems want it, and double when they run low.
 //!
 //! A part of the backing space is kept for metadata (`size::room`); data gets that last, when there is nothing else.
 //! Only when the pool runs low and nothing at all is left does it stop to wait for space: from then on a write that
@@ -18,6 +19,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::alloc::Allocator;
+use crate::engine::mark::{Mark, Speed};
 use crate::engine::size::{self, DATA_BLOCK, DATA_CHUNK, LOW_WATER_BLOCKS};
 use crate::engine::space::{self, Flex, Space};
 use crate::format::header::DATA_START;
@@ -33,6 +35,8 @@ const META_BLOCK: u64 = 8;
 const LOW_PART: u64 = 2;
 /// What is kept ahead is so many times what is free then, if that is more than a step, and 50 GiB at most.
 const AHEAD_LOW_WATERS: u64 = 16;
+/// Or so many times a mark that was raised: half of that is there at least, and lets it double.
+const AHEAD_RAISED: u64 = 4;
 /// One that has all there is says so when at most one part in so many is free.
 const LAST_PART: u64 = 16;
 
@@ -57,10 +61,12 @@ impl Pace {
         sectors(self.step.max(self.low_water.saturating_mul(LOW_PART))).min(DATA_CHUNK)
     }
 
-    /// How much is kept ahead. A pool that grows in steps that are small against its low water gets them often, and
-    /// what makes each of them possible waits for the disks; so many are entered together.
-    pub fn ahead(&self) -> u64 {
-        self.step.max(self.low_water.saturating_mul(AHEAD_LOW_WATERS).min(DATA_CHUNK.0 / DATA_BLOCK.0))
+    /// How much is kept ahead of a pool with this mark. One that grows in steps that are small against it gets them
+    /// often, and what makes each of them possible waits for the disks; so many are entered together.
+    pub fn ahead(&self, mark: u64) -> u64 {
+        let usual = self.low_water.saturating_mul(AHEAD_LOW_WATERS);
+        let raised = if mark > self.low_water { mark.saturating_mul(AHEAD_RAISED) } else { 0 };
+        self.step.max(usual.max(raised).min(DATA_CHUNK.0 / DATA_BLOCK.0))
     }
 }
 
@@ -136,6 +142,7 @@ pub struct Ground<'a> {
     fs_limit: u64,
     total: Sectors,
     pace: Pace,
+    speed: Speed,
 }
 
 impl<'a> Ground<'a> {
@@ -152,7 +159,13 @@ impl<'a> Ground<'a> {
     ) -> Self {
         let tier = &record.backstore.data_tier.blockdev;
         let free = Allocator::rebuild(tier, sizes).expect("the record has passed its check");
-        Self { record, free, usable: usable(record, sizes), fs_limit, total, pace }
+        Self { record, free, usable: usable(record, sizes), fs_limit, total, pace, speed: Speed::default() }
+    }
+
+    /// The same, for a pool that fills at that speed.
+    pub const fn at(mut self, speed: Speed) -> Self {
+        self.speed = speed;
+        self
     }
 
     /// What a thin pool is brought up as: with the `blocks` that it has used so far, or, where nobody knows, with
@@ -161,7 +174,7 @@ impl<'a> Ground<'a> {
         let recorded = self.recorded();
         let blocks = blocks.filter(|blocks| (1..=recorded).contains(blocks)).unwrap_or(recorded);
         let waits = !self.record.thin_features().contains(&ThinFeature::ErrorIfNoSpace);
-        Shape { blocks, low_water: self.low_water(blocks), waits }
+        Shape { blocks, low_water: self.low_water(blocks, 0), waits }
     }
 
     /// What a thin pool that is so is to be.
@@ -169,10 +182,12 @@ impl<'a> Ground<'a> {
         let mut blocks = state.data_total;
         let used = state.data_used;
         let reach = backed.data.0 / DATA_BLOCK.0;
-        while blocks < reach && blocks.saturating_sub(used) <= self.low_water(blocks) {
+        let usual = (self.low_water(blocks, 0), self.pace.low_water);
+        let Mark { raised, late } = Mark::of(state, usual, self.speed.mark, reach);
+        while blocks < reach && blocks.saturating_sub(used) <= self.low_water(blocks, raised).saturating_add(late) {
             blocks = reach.min(blocks + self.pace.step);
         }
-        let low_water = self.low_water(blocks);
+        let low_water = self.low_water(blocks, raised);
         let short = blocks.saturating_sub(used) <= low_water || planted(Bug::SmallPoolIsFull);
         let left = self.free.free();
         let nothing = (short && self.recorded() <= blocks && left < DATA_BLOCK)
@@ -196,8 +211,8 @@ impl<'a> Ground<'a> {
         let kept = size::room(self.usable, meta);
         let ahead = self.recorded().saturating_sub(shape.blocks);
         // More is entered when half of it is used, so not with each small step.
-        let few = ahead <= self.pace.ahead() / 2;
-        let wanted = sectors(if few { self.pace.ahead() - ahead } else { 0 });
+        let whole = self.pace.ahead(shape.low_water).max(self.speed.ahead);
+        let wanted = sectors(if ahead <= whole / 2 { whole - ahead } else { 0 });
         let mut data = wanted.min(left.saturating_sub(kept).floor_to(DATA_BLOCK));
         let short = shape.blocks.saturating_sub(state.data_used) <= shape.low_water;
         if data == Sectors::ZERO && ahead == 0 && short {
@@ -233,11 +248,12 @@ impl<'a> Ground<'a> {
         state.meta_total != 0 && asks && self.meta().0 <= state.meta_total * META_BLOCK
     }
 
-    /// At how many free blocks a thin pool of so many says so.
-    fn low_water(&self, blocks: u64) -> u64 {
+    /// At how many free blocks a thin pool of so many says so, if its mark was raised to this.
+    fn low_water(&self, blocks: u64, raised: u64) -> u64 {
         let kept = size::room(self.usable, self.meta());
         let gets_more = blocks < self.recorded() || self.free.free().saturating_sub(kept) >= DATA_BLOCK;
-        self.pace.low_water.min(blocks / if gets_more { LOW_PART } else { LAST_PART })
+        let of = |part| self.pace.low_water.min(blocks / part);
+        if gets_more { of(LOW_PART).max(raised) } else { of(LAST_PART) }
     }
 
     fn meta(&self) -> Sectors {
@@ -524,7 +540,26 @@ mod tests {
         pool.settle();
         assert!(pool.free_blocks() > SMALL.low_water);
         let ahead = pool.ground().recorded() - pool.state.data_total;
-        assert!((SMALL.ahead() / 2..=SMALL.ahead()).contains(&ahead), "{ahead}");
+        assert!((SMALL.ahead(0) / 2..=SMALL.ahead(0)).contains(&ahead), "{ahead}");
+    }
+
+    #[test]
+    fn a_pool_that_fills_fast_grows_by_more_at_a_higher_mark() {
+        let mut pool = Pool::new(&[1_024 * GIB], SMALL);
+        pool.settle();
+        let fill_to = |pool: &mut Pool, free: u64| {
+            let before = pool.state.data_total;
+            pool.state.data_used = before - free;
+            pool.settle();
+            (pool.state.data_total - before, pool.state.low_water, pool.free_blocks())
+        };
+        assert_eq!(fill_to(&mut pool, 32), (16, 32, 48), "it was looked at at once");
+        assert_eq!(fill_to(&mut pool, 28), (16, 32, 44), "with little delay");
+        assert_eq!(fill_to(&mut pool, 1), (160, 128, 161), "31 were written: as many are free beyond the mark");
+        assert_eq!(fill_to(&mut pool, 128), (16, 128, 144), "the mark stays");
+        let (recorded, wanted) = (pool.ground().recorded(), SMALL.ahead(128));
+        assert!(wanted == 512 && recorded - pool.state.data_total > wanted / 2);
+        assert_eq!(pool.ground().at_start(Some(pool.state.data_total)).low_water, 32, "until it is started anew");
     }
 
     #[test]
@@ -585,6 +620,9 @@ mod tests {
                 let is_low = pool.free_blocks() <= pool.state.low_water;
                 prop_assert!(!is_low || nothing_left);
                 prop_assert_eq!(pool.state.waits, !is_low);
+                let mark = pool.state.low_water;
+                let is_doubled = mark.is_multiple_of(low_water) && (mark / low_water).is_power_of_two();
+                prop_assert!(mark <= low_water || is_doubled);
             }
         }
     }

@@ -14,6 +14,7 @@ pub mod gather;
 pub mod grow;
 pub mod layout;
 pub mod limit;
+pub mod mark;
 pub mod pool;
 pub mod revert;
 pub mod size;

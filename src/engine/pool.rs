@@ -14,6 +14,7 @@ use crate::engine::filesystem::{Filesystem, Filesystems, Rules};
 use crate::engine::gather::features;
 use crate::engine::grow::{self, Backed, Ground, Need, Pace, Shape};
 use crate::engine::limit::{self, Terms};
+use crate::engine::mark::Speed;
 use crate::engine::size;
 use crate::engine::space::Space;
 use crate::engine::tier::{self, Tiers};
@@ -97,6 +98,7 @@ pub struct Pool {
     availability: Availability,
     thin_pool: ThinPoolMode,
     backed: Backed,
+    speed: Speed,
     /// What the header of its encryption layer holds: there, exactly if the record says that there is one.
     tokens: Option<Tokens>,
     /// Its filesystems.
@@ -126,7 +128,8 @@ impl Pool {
     ) -> Self {
         let (availability, thin_pool) = (Availability::Full, ThinPoolMode::ReadWrite);
         let backed = Backed::all(&record);
-        Self { uuid, name, record, members, last_save, availability, thin_pool, backed, tokens: None, filesystems }
+        let (speed, tokens) = (Speed::default(), None);
+        Self { uuid, name, record, members, last_save, availability, thin_pool, backed, speed, tokens, filesystems }
     }
 
     /// Its name.
@@ -178,8 +181,10 @@ impl Pool {
         self.view()
     }
 
-    /// Takes in what its thin pool does now. Gives the modes before and now, if that is a change.
-    pub fn thin_pool_seen(&mut self, state: ThinPoolState) -> Option<(ThinPoolMode, ThinPoolMode)> {
+    /// Takes in what its thin pool does now, so many microseconds after the time before. Gives the modes before and
+    /// now, if that is a change.
+    pub fn thin_pool_seen(&mut self, state: ThinPoolState, elapsed_us: u64) -> Option<(ThinPoolMode, ThinPoolMode)> {
+        self.speed.seen(state.data_used, elapsed_us);
         let before = std::mem::replace(&mut self.thin_pool, state.mode);
         (before != state.mode).then_some((before, state.mode))
     }
@@ -222,7 +227,7 @@ impl Pool {
 
     fn ground(&self, pace: Pace) -> Ground<'_> {
         let terms = (self.fs_limit(), self.filesystems.total());
-        Ground::new(&self.record, &sizes(&self.members), terms, pace)
+        Ground::new(&self.record, &sizes(&self.members), terms, pace).at(self.speed)
     }
 
     /// For a pool that was just laid out: enters what it gets next, and tells the first table of its thin pool,
@@ -248,6 +253,11 @@ impl Pool {
         }
     }
 
+    /// What it gets next is wanted, and is on its way.
+    pub fn ask_next(&mut self) {
+        self.speed.ask();
+    }
+
     /// Enters what it gets next. Gives back what was on record before, or `None` if all is there.
     pub fn enter_next(&mut self, state: &ThinPoolState, pace: Pace) -> Option<Space> {
         let granted = {
@@ -261,6 +271,7 @@ impl Pool {
     /// What is on record is durable, and in the tables below the thin pool.
     pub fn set_backed(&mut self) {
         self.backed = Backed::all(&self.record);
+        self.speed.arrived();
     }
 
     // ---- changes --------------------------------------------------------------------------------

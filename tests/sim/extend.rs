@@ -59,6 +59,14 @@ fn waits(machine: &Machine) -> bool {
     }
 }
 
+/// At how many free blocks the thin pool says that it runs low.
+fn mark(machine: &Machine) -> u64 {
+    match &machine.tables()[&Dm::Private(pool(), Role::ThinPool)] {
+        Table::ThinPool { low_water, .. } => *low_water,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// The newest record that survives a power failure now.
 fn recorded(machine: &Machine) -> PoolRecord {
     let region = Sectors(508);
@@ -163,6 +171,33 @@ fn writers_never_meet_a_full_pool_while_clients_work_in_it() {
 }
 
 #[test]
+fn a_pool_that_fills_faster_and_faster_keeps_ahead_of_its_writer() {
+    for seed in 0..6 {
+        let machine = machine();
+        let own = machine.clone();
+        live_at(SMALL, seed, &machine, move |driver| async move {
+            let volumes = make(&driver, &["a", "b", "c"]).await;
+            let mut pause = Duration::from_micros(500);
+            for volume in volumes {
+                for block in 10..1_010 {
+                    assert!(fill(&own, volume, block..block + 1, pause).await, "seed {seed}");
+                    pause = pause * 9_993 / 10_000;
+                }
+            }
+            assert_eq!(own.outs(pool()), 0, "seed {seed}");
+            assert!(mark(&own) > SMALL.low_water, "a mark of {} does not last: seed {seed}", mark(&own));
+            // Who takes it over finds the mark where it is, and changes nothing.
+            rt::sleep(AGES).await;
+        })
+        .finished();
+        let tables = machine.tables();
+        machine.kill();
+        live_at(SMALL, seed, &machine, |_| async { rt::sleep(AGES).await }).finished();
+        assert_eq!((machine.tables(), machine.bugs()), (tables, Vec::new()), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_pool_is_full_when_nothing_is_left_and_no_longer_when_there_is_more() {
     let machine = machine();
     let own = machine.clone();
@@ -247,7 +282,7 @@ fn an_extension_that_is_cut_off_anywhere_goes_on() {
                     now <= before + 2 * PACE.step,
                     "a start takes no more than is needed: {before} {now}, {context}"
                 );
-                assert_eq!(below, now + PACE.step, "one step is ahead: {now}, {context}");
+                assert!(below >= now + PACE.step, "a step is ahead: {now} {below}, {context}");
                 is_backed(&own, &context);
                 let volume = filesystem(&driver.seen(), "a");
                 assert!(fill(&own, volume, 300..500, Duration::from_millis(3)).await, "{context}");

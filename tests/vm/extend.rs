@@ -38,7 +38,7 @@ pub(crate) const LOW: &str = "reached low water mark for data device";
 pub(crate) const GROWS: &str = "growing the data device from";
 pub(crate) const FULL: &str = "out-of-data-space";
 /// What the daemon says when a thin pool has grown, and when it is full.
-const GROWN: &str = "thin pool changed";
+pub(crate) const GROWN: &str = "thin pool changed";
 pub(crate) const TOLD_FULL: &str = "now=out_of_data_space";
 
 scenario!(

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::extend::{self, FULL, GROWS, LOW, LOW_WATER, STEP, TOLD_FULL, count, figures, told};
+use crate::extend::{self, FULL, GROWN, GROWS, LOW, LOW_WATER, STEP, TOLD_FULL, count, figures, told};
 use crate::guest::lab::Lab;
 use crate::guest::udev::Frozen;
 use crate::guest::{Guest, SYSTEM_BUS, dm, files, run, state};
@@ -45,7 +45,7 @@ const THOUSAND: Race = Race { growths: 1_000, hangs: Duration::from_secs(30), fr
 /// What is run.
 #[derive(Clone, Copy)]
 struct Race {
-    growths: u64,
+    growths: usize,
     /// For how long a format hangs.
     hangs: Duration,
     /// udevd stands still.
@@ -75,6 +75,7 @@ halves!(
 
 fn play(guest: &mut Guest, race: Race) {
     run("modprobe", &["brd", "rd_nr=2", &format!("rd_size={}", KEPT_MIB << 10)]);
+    touch("/dev/ram0");
     let disk = Lab::forgetful("/dev/ram0", "forgetful", KEPT_MIB * SECTORS, DISK_MIB * SECTORS);
     let slow = Lab::over("/dev/ram1", "slow");
     guest.start_with(&["--grow-step", &STEP.to_string(), "--low-water", &LOW_WATER.to_string()]);
@@ -100,7 +101,7 @@ fn play(guest: &mut Guest, race: Race) {
         let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || work(number, pool, stop, turns))).collect();
         let hangs = scope.spawn(|| Client::connect(SYSTEM_BUS).make_filesystem(&other, "hangs"));
         let began = Instant::now();
-        let grown = || (blocks_of(&client, pool) - first) / STEP;
+        let grown = || count(&guest.log(), GROWN);
         let mut mended = false;
         while grown() < race.growths || !mended {
             assert!(writers.iter().all(|writer| !writer.is_finished()), "a writer ended after {} growths", grown());
@@ -113,7 +114,8 @@ fn play(guest: &mut Guest, race: Race) {
         }
         hangs.join().expect("in the end it is made");
         stop.store(true, Ordering::Relaxed);
-        println!("race: {} growths in {:.1?}", grown(), began.elapsed());
+        let steps = (blocks_of(&client, pool) - first) / STEP;
+        println!("race: {} growths of {steps} steps in {:.1?}", grown(), began.elapsed());
         clients.into_iter().for_each(|client| client.join().expect("filesystems can be created and destroyed"));
         let latencies = writers.into_iter().flat_map(|writer| writer.join().expect("each write succeeds")).collect();
         (latencies, kernel.join().expect("it can be heard"))
@@ -134,6 +136,15 @@ impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Has the host give the guest the memory that a disk of it takes, which is slower than any disk.
+fn touch(disk: &str) {
+    let mut disk = OpenOptions::new().write(true).open(disk).expect("a disk of memory");
+    for _ in 0..KEPT_MIB {
+        disk.write_all(&vec![0; usize::try_from(MIB).expect("a MiB fits")]).expect("it takes what it has room for");
+    }
+    disk.sync_all().expect("memory takes it");
 }
 
 /// Writes MiB after MiB to a volume until it is told to stop; how long each took, in milliseconds.
@@ -212,8 +223,16 @@ impl Kernel {
 fn report(guest: &Guest, kernel: &Kernel, latencies: Vec<f64>) {
     let log = guest.log();
     println!("race: ms from the kernel's event to its growth: {}", figures(kernel.delays.clone()));
-    println!("race: ms from the shard's hearing of it to the end of the growth: {}", figures(told(&log, "heard_ms=")));
-    println!("race: ms in which the thin pool stood still: {}", figures(told(&log, "stood_ms=")));
+    let grown: Vec<&str> = log.lines().filter(|line| line.contains(GROWN)).collect();
+    let told = |key| told(&grown.join("\n"), key);
+    let [heard, took, stood] = ["heard_ms=", " ms=", "stood_ms="].map(told);
+    let less = |all: &[f64], part: &[f64]| all.iter().zip(part).map(|(all, part)| all - part).collect();
+    println!("race: ms from the shard's hearing of it to the end of the growth: {}", figures(heard.clone()));
+    println!("race: of these, until it was looked at: {}", figures(less(&heard, &took)));
+    println!("race: and until the table was loaded: {}", figures(less(&took, &stood)));
+    println!("race: and the thin pool stood still: {}", figures(stood));
+    println!("race: free blocks when it was looked at: {}", figures(told(" free=")));
+    println!("race: marks: {}", figures(told("low_water=")));
     let worst = latencies.iter().copied().fold(0.0, f64::max);
     println!("race: ms for a write of a MiB: {}", figures(latencies));
     println!("race: the slowest is {:.2} of what a growth of the peer costs", worst / PEER_MS);

@@ -43,6 +43,8 @@ pub struct Extension {
     pub(super) heard: Cell<u64>,
     /// Since when there is something to look at.
     pub(super) since: Cell<Option<Instant>>,
+    /// When it was last looked at.
+    pub(super) looked: Cell<Option<Instant>>,
     /// How often it should have been heard of and was not.
     pub(super) missed: Cell<u64>,
 }
@@ -131,6 +133,7 @@ fn go_ahead<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) {
     if running.extension.preparing.replace(true) {
         return;
     }
+    running.pool.borrow_mut().ask_next();
     shard.busy.set(shard.busy.get() + 1);
     let (runs, own) = (Rc::clone(shard), Rc::clone(running));
     let prepared = rt::spawn_urgent("extend", async move { prepare(&runs, &own).await });

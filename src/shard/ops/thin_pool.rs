@@ -78,7 +78,11 @@ async fn run<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) -> bool {
             return false;
         }
     };
-    let change = running.pool.borrow_mut().thin_pool_seen(state);
+    let now = rt::now();
+    let before = running.extension.looked.replace(Some(now));
+    // The first one says nothing of how fast it fills.
+    let elapsed = before.map_or(u64::MAX, |before| u64::try_from(now.since(before).as_micros()).unwrap_or(u64::MAX));
+    let change = running.pool.borrow_mut().thin_pool_seen(state, elapsed);
     if let Some((before, now)) = change {
         log::warn!("thin pool is in another mode (pool={pool} before={} now={})", before.as_str(), now.as_str());
     }
