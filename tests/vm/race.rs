@@ -55,21 +55,21 @@ halves!(
     /// A hundred growths.
     of_a_hundred_growths,
     |module| host::run(module, &MACHINE),
-    |guest| play(guest, HUNDRED); "a measurement: by hand"
+    |guest| play(guest, HUNDRED); "minutes: make test-long"
 );
 
 halves!(
     /// A thousand.
     of_a_thousand_growths,
     |module| host::run(module, &MACHINE),
-    |guest| play(guest, THOUSAND); "a measurement: by hand"
+    |guest| play(guest, THOUSAND); "minutes: make test-long"
 );
 
 halves!(
     /// The same with a udevd that does nothing.
     of_a_thousand_growths_while_udevd_hangs,
     |module| host::run(module, &MACHINE),
-    |guest| play(guest, Race { frozen: true, ..THOUSAND }); "a measurement: by hand"
+    |guest| play(guest, Race { frozen: true, ..THOUSAND }); "minutes: make test-long"
 );
 
 fn play(guest: &mut Guest, race: Race) {
