@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+/// How often each of two services has its turn.
+pub(crate) const ROUNDS: usize = 10;
+
 /// A process that is looked at through /proc.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(pub(crate) u32);
@@ -54,6 +57,23 @@ impl Times {
             threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
         });
         Self { each, wall: began.elapsed(), cpu: process.cpu() - cpu }
+    }
+
+    /// Measures two services in turns, so that what else the machine does meets both; then as `of`.
+    pub(crate) fn in_turns(mut measures: [&mut dyn FnMut() -> Self; 2]) -> [Value; 2] {
+        let mut all = measures.each_mut().map(|measure| measure());
+        for _ in 1..ROUNDS {
+            for (times, measure) in all.iter_mut().zip(&mut measures) {
+                times.add(measure());
+            }
+        }
+        all.map(Self::json)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.each.extend(other.each);
+        self.wall += other.wall;
+        self.cpu += other.cpu;
     }
 
     /// The figures, of the sorted times.

@@ -11,7 +11,7 @@ use dbus::{Message, Path};
 use serde_json::{Value, json};
 use stratisd::bus::daemon::NAME;
 
-use crate::measure::{Process, Times, ratios, timed};
+use crate::measure::{Process, ROUNDS, Times, ratios, timed};
 use crate::place::{Bus, Daemon, Service, TIMEOUT};
 use crate::{Bus as Options, Scenario};
 
@@ -179,18 +179,18 @@ fn call(client: &Channel, message: Message) -> Duration {
 }
 
 impl World<'_> {
-    /// The same call by several clients, each `calls` times in all.
-    fn calls(&self, process: Process, clients: usize, calls: usize, message: impl Fn() -> Message + Sync) -> Value {
+    /// The same call by several clients, `calls` times in all.
+    fn calls(&self, process: Process, clients: usize, calls: usize, message: impl Fn() -> Message + Sync) -> Times {
         let connect = |_| self.bus.client();
         let each = |client: Channel| (0..calls / clients).map(|_| call(&client, message())).collect();
-        Times::of(process, clients, connect, each).json()
+        Times::of(process, clients, connect, each)
     }
 
-    fn beside(&self, scenario: &str, clients: usize, daemon: Value, beside: (&str, Value)) {
-        let ratios = ratios(&daemon, &beside.1);
-        say(&json!({
-            "scenario": scenario, "clients": clients, "daemon": daemon, beside.0: beside.1, "ratio": ratios
-        }));
+    /// The same of the daemon and of the echo service.
+    fn beside_echo(&self, scenario: &str, clients: usize, measure: [&mut dyn FnMut() -> Times; 2]) {
+        let [daemon, echo] = Times::in_turns(measure);
+        let ratios = ratios(&daemon, &echo);
+        say(&json!({ "scenario": scenario, "clients": clients, "daemon": daemon, "echo": echo, "ratio": ratios }));
     }
 
     // ---- scenarios -----------------------------------------------------------------------------------
@@ -208,25 +208,34 @@ impl World<'_> {
     }
 
     fn get(&self, echo: &Service) {
-        let (path, calls) = (&self.filled.filesystem, self.options.calls);
         for clients in [1, self.options.clients] {
-            let daemon = self.calls(self.process, clients, calls, || get_call(NAME, path));
-            let beside = self.calls(echo.process, clients, calls, || get_call(&echo.name, path));
-            self.beside("get", clients, daemon, ("echo", beside));
+            self.small_calls("get", echo, clients, get_call);
         }
     }
 
     fn get_all(&self, echo: &Service) {
-        let (path, calls) = (&self.filled.filesystem, self.options.calls);
-        let daemon = self.calls(self.process, 1, calls, || get_all_call(NAME, path));
-        let beside = self.calls(echo.process, 1, calls, || get_all_call(&echo.name, path));
-        self.beside("get-all", 1, daemon, ("echo", beside));
+        self.small_calls("get-all", echo, 1, get_all_call);
+    }
+
+    fn small_calls(
+        &self,
+        scenario: &str,
+        echo: &Service,
+        clients: usize,
+        message: impl Fn(&str, &Path<'static>) -> Message + Sync,
+    ) {
+        let (path, calls) = (&self.filled.filesystem, self.options.calls / ROUNDS);
+        let mut daemon = || self.calls(self.process, clients, calls, || message(NAME, path));
+        let mut beside = || self.calls(echo.process, clients, calls, || message(&echo.name, path));
+        self.beside_echo(scenario, clients, [&mut daemon, &mut beside]);
     }
 
     fn managed_objects(&self, bare: &Service) {
         let listings = self.options.listings;
-        let beside = self.calls(bare.process, 1, listings, || list_call(&bare.name));
-        let daemon = self.calls(self.process, 1, listings, || list_call(NAME));
+        let listings = listings.div_ceil(ROUNDS);
+        let mut beside = || self.calls(bare.process, 1, listings, || list_call(&bare.name));
+        let mut daemon = || self.calls(self.process, 1, listings, || list_call(NAME));
+        let [daemon, beside] = Times::in_turns([&mut daemon, &mut beside]);
         let ratios = ratios(&daemon, &beside);
         say(&json!({
             "scenario": "managed-objects", "bytes": self.bytes, "daemon": daemon, "bare": beside, "ratio": ratios,
@@ -235,7 +244,7 @@ impl World<'_> {
     }
 
     fn mixed(&self, bare: &Service) {
-        let one = self.calls(bare.process, 1, self.options.listings, || list_call(&bare.name));
+        let one = self.calls(bare.process, 1, self.options.listings, || list_call(&bare.name)).json();
         let beside = self.reads_while_others_list(bare.process, &bare.name);
         let daemon = self.reads_while_others_list(self.process, NAME);
         let ratios = ratios(&daemon, &beside);
@@ -257,7 +266,7 @@ impl World<'_> {
                 });
             }
             let reads = self.options.listings * READS_FOR_EACH_LISTING;
-            let figures = self.calls(process, 1, reads, || get_call(name, &self.filled.filesystem));
+            let figures = self.calls(process, 1, reads, || get_call(name, &self.filled.filesystem)).json();
             stop.store(true, Ordering::Relaxed);
             figures
         })
@@ -267,7 +276,7 @@ impl World<'_> {
     /// same lengths.
     fn churn(&self, echo: &Service) {
         let clients = self.options.clients.min(self.filled.pools.len());
-        let pairs = self.options.calls / 10 / clients;
+        let pairs = self.options.calls / 10 / ROUNDS / clients;
         let connect = |index: usize| (self.bus.client(), self.filled.pools[index].clone());
         let pair = |client: &LocalConnection, pool: &Path<'static>| {
             timed(|| {
@@ -275,19 +284,21 @@ impl World<'_> {
                 destroy_filesystem(client, pool, made);
             })
         };
-        let daemon = Times::of(self.process, clients, connect, |(client, pool)| {
+        let churning = |(client, pool)| {
             let client = LocalConnection::from(client);
             (0..pairs).map(|_| pair(&client, &pool)).collect()
-        });
+        };
+        let mut daemon = || Times::of(self.process, clients, connect, churning);
         let signals = self.signals_of(|| {
             pair(&LocalConnection::from(self.bus.client()), &self.filled.pools[0]);
         });
-        let beside = Times::of(echo.process, clients, connect, |(client, _)| {
+        let echoing = |(client, _)| {
             let half = || Message::new_method_call(&echo.name, "/", "org.example.Echo", "Half").expect("valid");
             let pair = || call(&client, half().append1(&signals)) + call(&client, half());
             (0..pairs).map(|_| pair()).collect()
-        });
-        self.beside("churn", clients, daemon.json(), ("echo", beside.json()));
+        };
+        let mut beside = || Times::of(echo.process, clients, connect, echoing);
+        self.beside_echo("churn", clients, [&mut daemon, &mut beside]);
     }
 
     /// The lengths of the signals that the daemon sends because of what `happens`.

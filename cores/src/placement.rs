@@ -7,6 +7,11 @@
 //! 4..    one           one           one on each of the rest
 //! ```
 //!
+//! With two or three CPUs, unless they were named, the core of the bus is not pinned: nothing there has a CPU for
+//! itself, and a thread that must wait for its own while another one is idle makes the bus daemon and its clients wait,
+//! too. (Measured with two: eight clients read properties at 0.95 to 1.02 of the rate of an unpinned echo service
+//! instead of 0.84 to 0.94.)
+//!
 //! CPUs are taken in this order: first one thread of every physical core, then the second threads,
 //! and among those node by node, beginning with the node of the lowest CPU. So a physical core gets
 //! its second role only when every physical core has one, and what fits into one memory node stays
@@ -62,7 +67,7 @@ pub struct Wanted {
 /// One executor: where it runs and what it carries.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CoreRoles {
-    /// The CPU it is pinned to. `None` only where the process's CPUs could not be found out.
+    /// The CPU it is pinned to. `None` where the scheduler does better, or CPUs could not be found out.
     pub cpu: Option<usize>,
     /// What it carries, ascending, never empty.
     pub roles: Vec<Role>,
@@ -142,7 +147,9 @@ pub fn place(topology: &Topology, wanted: &Wanted) -> Result<Placement, Placemen
     for shard in 0..shards {
         roles[layout.for_shards[shard % free]].push(Role::Shard(shard));
     }
-    let cpus = cpus.iter().map(|cpu| Some(cpu.cpu)).chain(cpus.is_empty().then_some(None));
+    let roams = wanted.cpus.is_none() && (2..CPUS_FOR_OWN_EVENT).contains(&cpus.len());
+    let pinned = cpus.iter().enumerate().map(|(index, cpu)| (index > 0 || !roams).then_some(cpu.cpu));
+    let cpus = pinned.chain(cpus.is_empty().then_some(None));
     let cores = cpus.zip(roles).map(|(cpu, roles)| CoreRoles { cpu, roles });
     Ok(Placement { cores: cores.filter(|core| !core.roles.is_empty()).collect() })
 }
@@ -221,14 +228,15 @@ mod tests {
 
     #[test]
     fn two_cpus_both_have_a_shard_and_a_single_shard_is_not_beside_the_bus() {
-        let both = [(Some(0), vec![Bus, Event, Shard(1)]), (Some(1), vec![Shard(0)])];
-        assert_eq!(placed(&flat(2), None, None), both);
-        assert_eq!(placed(&flat(2), Some(1), None), [(Some(0), vec![Bus, Event]), (Some(1), vec![Shard(0)])]);
+        let both = |bus| [(bus, vec![Bus, Event, Shard(1)]), (Some(1), vec![Shard(0)])];
+        assert_eq!(placed(&flat(2), None, None), both(None));
+        assert_eq!(placed(&flat(2), None, Some(vec![0, 1])), both(Some(0)), "named CPUs are kept to");
+        assert_eq!(placed(&flat(2), Some(1), None), [(None, vec![Bus, Event]), (Some(1), vec![Shard(0)])]);
     }
 
     #[test]
     fn three_cpus_keep_two_for_shards() {
-        let three = [(Some(0), vec![Bus, Event]), (Some(1), vec![Shard(0)]), (Some(2), vec![Shard(1)])];
+        let three = [(None, vec![Bus, Event]), (Some(1), vec![Shard(0)]), (Some(2), vec![Shard(1)])];
         assert_eq!(placed(&flat(3), None, None), three);
     }
 
@@ -311,7 +319,8 @@ mod tests {
             prop_assert!(shards.is_none_or(|shards| shards == placement.shards()));
 
             let used: Vec<usize> = placement.cores.iter().filter_map(|core| core.cpu).collect();
-            prop_assert_eq!(used.len(), placement.cores.len());
+            let roams = wanted.cpus.is_none() && matches!(machine.cpus(), 2 | 3);
+            prop_assert_eq!(used.len() + usize::from(roams), placement.cores.len());
             prop_assert_eq!(used.iter().collect::<BTreeSet<_>>().len(), used.len());
             let mine = wanted.cpus.unwrap_or_else(|| (0..machine.cpus()).collect());
             prop_assert!(used.iter().all(|cpu| mine.contains(cpu)));

@@ -108,8 +108,9 @@ fn lost<S: Sys>(shard: &Rc<Shard<S>>, owner: Option<PoolUuid>, is_lost: impl Fn(
     }
     let mut changed = Vec::new();
     for (pool, gathered) in shard.gathered.borrow_mut().iter_mut().filter(|(pool, _)| Some(**pool) != owner) {
+        let is_lost = |number| is_lost(number) && !planted(Bug::GoneDeviceStays);
         let gone: Vec<Candidate> = gathered.candidates.iter().filter(|known| is_lost(known.number)).cloned().collect();
-        for candidate in gone.iter().filter(|_| !planted(Bug::GoneDeviceStays)) {
+        for candidate in &gone {
             gathered.remove(candidate.number);
             log::info!("device lost (pool={pool} device={})", candidate.path);
         }

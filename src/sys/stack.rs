@@ -225,7 +225,9 @@ impl Stack {
             Table::Cache { .. } => CACHED.iter().any(|role| below == Below::Dm(Dm::Private(device.pool(), *role))),
             Table::ThinPool { .. } | Table::Thin { .. } => false,
         };
-        self.tables.iter().find(|(device, table)| own != Some(**device) && on(device, table)).map(|(device, _)| *device)
+        // Private devices come first, and volumes lie on no sectors: they are not looked at, there may be thousands.
+        let mut private = self.tables.iter().take_while(|(device, _)| matches!(device, Dm::Private(..)));
+        private.find(|(device, table)| own != Some(**device) && on(device, table)).map(|(device, _)| *device)
     }
 
     /// Makes a checked device active, or gives it a longer table.
@@ -242,7 +244,9 @@ impl Stack {
             | (Table::Thin { .. }, Dm::Private(pool, Role::ThinPool)) => holder.pool() == pool,
             (Table::Cache { .. } | Table::ThinPool { .. } | Table::Thin { .. }, _) => false,
         };
-        if self.tables.iter().any(|(holder, table)| holds(holder, table)) {
+        // Nothing lies on a volume.
+        let is_private = matches!(device, Dm::Private(..));
+        if is_private && self.tables.iter().any(|(holder, table)| holds(holder, table)) {
             return Err(Why::Errno(libc::EBUSY));
         }
         self.tables.remove(&device);

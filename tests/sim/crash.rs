@@ -21,6 +21,8 @@ use stratisd::error::Failure;
 use stratisd::message::{Answer, Wish};
 use stratisd::sys::sim::Machine;
 
+use crate::always::Always;
+use crate::memory::{agrees, shown_again};
 use crate::sound::{interchangeable, made_good, sound};
 use crate::world::{Driver, Seen, live_at, look};
 
@@ -29,7 +31,7 @@ const WAYS_MAX: u64 = 16;
 /// Of so many new images one is worked with, after it was looked at.
 const WORKED_WITH: usize = 16;
 /// How long what an operation starts in the background is let run.
-const REST: Duration = Duration::from_secs(2);
+pub(crate) const REST: Duration = Duration::from_secs(2);
 
 /// How a machine stops.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,8 @@ pub(crate) struct Run {
     before: Machine,
     pub(crate) moments: Vec<Moment>,
     after: Machine,
+    /// What clients saw before it and after it.
+    shown: [Seen; 2],
     pub(crate) outcome: Option<Result<Answer, Failure>>,
 }
 
@@ -96,10 +100,12 @@ pub(crate) fn run<P: Future<Output = ()> + 'static>(
     live_at(pace, seed, machine, move |driver| async move {
         prepare(Rc::clone(&driver)).await;
         rt::sleep(REST).await;
-        let before = own.fork();
+        let (before, shown) = (own.fork(), driver.seen());
         let (moments, answered) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(false)));
         let (into, so_far) = (Rc::clone(&moments), Rc::clone(&answered));
+        let mut always = Always::default();
         own.watch(Some(Box::new(move |machine| {
+            assert_eq!(always.broken(&machine), None, "before action {}", into.borrow().len());
             into.borrow_mut().push(Moment { machine, answered: so_far.get() });
         })));
         let mut outcome = None;
@@ -109,7 +115,11 @@ pub(crate) fn run<P: Future<Output = ()> + 'static>(
         }
         rt::sleep(REST).await;
         own.watch(None);
-        Run { before, moments: moments.take(), after: own.fork(), outcome }
+        let after = own.fork();
+        let shown = [shown, driver.seen()];
+        sound(&own, &shown[1], "after the operation");
+        agrees(&driver, &own, "after the operation").await;
+        Run { before, moments: moments.take(), after, shown, outcome }
     })
     .finished()
 }
@@ -150,9 +160,15 @@ struct Allowed {
 }
 
 impl Allowed {
-    fn of(run: &Run) -> Self {
-        let both = |machine: &Machine| [End::Process, End::Way(0)].map(|end| look(1, &end.of(machine)));
-        Self { undone: both(&run.before), done: both(&run.after) }
+    fn of(run: &Run, at: &str) -> Self {
+        let both = |machine: &Machine, shown: &Seen| {
+            [(End::Process, false), (End::Way(0), true)].map(|(end, power)| {
+                let seen = look(1, &end.of(machine));
+                shown_again(shown, &seen, power, at);
+                seen
+            })
+        };
+        Self { undone: both(&run.before, &run.shown[0]), done: both(&run.after, &run.shown[1]) }
     }
 }
 
@@ -162,7 +178,7 @@ pub(crate) fn verify(run: &Run, usable: impl Fn(&Machine, &Seen, &str), at: &str
     if run.moments.is_empty() {
         return tally;
     }
-    let allowed = Allowed::of(run);
+    let allowed = Allowed::of(run, at);
     tally.changed = usize::from(allowed.undone != allowed.done);
     let whole = Moment { machine: run.after.fork(), answered: matches!(run.outcome, Some(Ok(_))) };
     // What was started on once, and whether it shows the operation.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use stratisd::model::dm::{Dm, Role, ThinPoolMode};
 use stratisd::model::ids::{FsUuid, PoolUuid};
-use stratisd::sys::sim::{Damage, Machine};
+use stratisd::sys::sim::{Damage, Machine, Written};
 use stratisd::units::{Bytes, Sectors};
 
 use crate::sound::Disk;
@@ -38,6 +38,8 @@ pub(crate) struct Struck<'a> {
     pub(crate) machine: &'a Machine,
     pub(crate) seen: &'a Seen,
     pub(crate) wounds: &'a mut Wounds,
+    /// Nobody has asked for anything that is not answered.
+    pub(crate) idle: bool,
 }
 
 /// What goes on until it is healed.
@@ -51,10 +53,16 @@ pub(crate) struct Wounds {
     mounted: BTreeSet<(PoolUuid, FsUuid)>,
     /// Users write, so filesystems grow.
     pub(crate) filled: bool,
+    /// Copies of disks of stopped pools, with the pools.
+    pub(crate) twins: Vec<(String, PoolUuid)>,
+    /// Writes take longer than usual.
+    slow: bool,
     /// Pools whose thin pool takes no changes any more, or whose metadata are damaged.
     pub(crate) ailing: BTreeSet<PoolUuid>,
 }
 
+/// The path of a copy.
+const TWIN: &str = "/dev/twin";
 const SURVIVES_ALL: &str = "all that was replied; what was not is all or nothing";
 
 #[rustfmt::skip]
@@ -66,6 +74,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "a disk gives nothing to read", survives: "running pools; others stay stopped", often: 1, hurts: true, strike: |it| it.refuses_reads() },
     Kind { name: "a disk hangs", survives: "other pools; each request is answered; no second write to it", often: 2, hurts: true, strike: |it| it.hangs() },
     Kind { name: "a disk of a stopped pool is pulled", survives: "what is listed is there", often: 3, hurts: false, strike: |it| it.pull() },
+    Kind { name: "a disk of a stopped pool is copied to another", survives: "the pool: it stays stopped as long as both are there", often: 2, hurts: false, strike: |it| it.copy() },
     Kind { name: "device events are lost", survives: "what is listed is there", often: 2, hurts: false, strike: |it| { it.machine.lose_events(); Some(String::new()) } },
     Kind { name: "udev reports every disk again", survives: "nothing changes", often: 3, hurts: false, strike: |it| it.touch() },
     Kind { name: "a thin pool raises events for nothing", survives: "nothing changes", often: 3, hurts: false, strike: |it| it.raise() },
@@ -106,7 +115,16 @@ impl Wounds {
             machine.fail_reads(&disk, None);
             machine.hang(&disk, false);
         }
+        for (copy, _) in std::mem::take(&mut self.twins) {
+            machine.remove_disk(&copy);
+        }
         machine.set_write_time(std::time::Duration::ZERO);
+        self.slow = false;
+    }
+
+    /// Whether something goes on for which even a pool's own writes wait.
+    pub(crate) fn slow_down(&self) -> bool {
+        self.slow || !self.sick.is_empty()
     }
 
     /// What goes with the life of the daemon, or with the power.
@@ -186,6 +204,19 @@ impl Struck<'_> {
         Some(format!(": {path}"))
     }
 
+    fn copy(&mut self) -> Option<String> {
+        let stopped = |disk: &Disk| disk.header().is_some_and(|header| self.seen.stopped.contains_key(&header.pool));
+        let disks: Vec<_> = Disk::all(self.machine).into_iter().filter(stopped).filter(|_| self.idle).collect();
+        let disk = self.dice.choice(&disks)?;
+        let (path, pool) = (disk.path.to_string(), disk.header()?.pool);
+        if !self.wounds.twins.is_empty() || path == TWIN {
+            return None;
+        }
+        self.machine.copy_disk(&path, TWIN);
+        self.wounds.twins.push((TWIN.to_owned(), pool));
+        Some(format!(": {path} of {pool}"))
+    }
+
     fn touch(&mut self) -> Option<String> {
         self.machine.disks().iter().for_each(|disk| self.machine.touch(&disk.to_string()));
         Some(String::new())
@@ -212,16 +243,20 @@ impl Struck<'_> {
         let (pool, filesystem) = *self.dice.choice(&all)?;
         let there = self.seen.running.get(&pool)?.1.contains_key(&filesystem);
         let used = Bytes(u128::from(self.dice.u64(1..4)) << 27);
-        let written = there.then(|| self.machine.write_until(pool, filesystem, used))?;
+        let sectors = used.sectors().expect("whole mebibytes");
+        let room = there.then(|| self.machine.write(pool, filesystem, Sectors::ZERO, sectors))?;
+        let written = (room == Written::Done).then(|| self.machine.write_until(pool, filesystem, used));
         self.wounds.filled = true;
         Some(format!(" {used} of {filesystem}: {written:?}"))
     }
 
     fn grow(&mut self) -> Option<String> {
         let disk = self.disk();
-        self.machine.resize_disk(&disk, Sectors(12_582_912));
+        let size = Sectors(8_388_608 + 1_048_576 * self.dice.u64(..8));
+        // None gets smaller.
+        (self.machine.size(&disk) < size).then(|| self.machine.resize_disk(&disk, size))?;
         self.machine.touch(&disk);
-        Some(format!(": {disk}"))
+        Some(format!(": {disk} to {size}"))
     }
 
     fn ail(&mut self) -> Option<String> {
@@ -241,6 +276,7 @@ impl Struck<'_> {
     fn slow(&mut self) -> Option<String> {
         let time = std::time::Duration::from_millis(self.dice.u64(1..2_000));
         self.machine.set_write_time(time);
+        self.wounds.slow = true;
         Some(format!(": {time:?} for each batch"))
     }
 

@@ -5,6 +5,7 @@
 //! tearing what was not flushed (several seeds), or only the process dying. The next boot must show
 //! the state before the operation or the state after it, and after it if it was replied to.
 
+mod always;
 mod crash;
 mod deeds;
 mod devices;
@@ -12,11 +13,13 @@ mod encryption;
 mod errors;
 mod events;
 mod extend;
+mod failing;
 mod faults;
 mod format;
 mod fsgrow;
 mod history;
 mod limit;
+mod memory;
 mod metadata;
 mod names;
 mod office;

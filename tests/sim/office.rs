@@ -6,7 +6,7 @@
 //! Invariant: what leaves is taken in the order in which it leaves, so a reply is heard after the signals before it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use stratisd::bus::queue::Out;
 use stratisd::descriptors::Descriptors;
 use stratisd::error::{Failure, Why};
 use stratisd::limits::LOOK_AGAIN_AFTER_S;
-use stratisd::message::{CallId, Reply, View, Wish};
+use stratisd::message::{Answer, CallId, Reply, View, Wish};
 
 use crate::support::client::{BusError, Objects, Properties, Signal, method, null, objects_of};
 use crate::support::picture::Source;
@@ -44,6 +44,10 @@ pub(crate) struct Office {
     pub(crate) faults: RefCell<Vec<String>>,
     /// Messages that came from clients.
     pub(crate) calls: Cell<u64>,
+    /// Requests to pools that said they take none.
+    unheeded: RefCell<BTreeSet<CallId>>,
+    /// What was done for one of these all the same.
+    pub(crate) done: RefCell<Vec<Wish>>,
 }
 
 impl Office {
@@ -58,6 +62,8 @@ impl Office {
             flying: RefCell::default(),
             faults: RefCell::default(),
             calls: Cell::new(0),
+            unheeded: RefCell::default(),
+            done: RefCell::default(),
         })
     }
 
@@ -109,6 +115,11 @@ impl Office {
 
     pub(crate) fn handle_reply(&self, driver: &Driver, reply: Reply) {
         let wish = self.flying.borrow_mut().remove(&reply.call);
+        let asked = self.unheeded.borrow_mut().remove(&reply.call);
+        let changed = !matches!(reply.outcome, Err(_) | Ok(Answer::Identity));
+        // It may have been stopped and started meanwhile.
+        let done = wish.clone().filter(|wish| asked && changed && is_refused(driver, wish));
+        self.done.borrow_mut().extend(done);
         // A user may be faster and mount what was found unused.
         if let Err(Failure::Faulted(fault)) = &reply.outcome
             && fault.why != Why::Errno(libc::EBUSY)
@@ -122,6 +133,9 @@ impl Office {
 
     fn hand_on(&self, driver: &Driver) {
         while let Some(request) = self.next_request() {
+            if is_refused(driver, &request.wish) {
+                self.unheeded.borrow_mut().insert(request.call);
+            }
             self.flying.borrow_mut().insert(request.call, request.wish.clone());
             driver.send(request);
         }
@@ -180,6 +194,37 @@ impl Office {
                 text: error.message().unwrap_or_default().to_owned(),
             }),
         }
+    }
+}
+
+/// Whether a pool takes no such request, by what it says.
+fn is_refused(driver: &Driver, wish: &Wish) -> bool {
+    let says = |what: &str| driver.says(&format!("{} {what}", wish.pool()));
+    match wish {
+        Wish::CreateFilesystems(..)
+        | Wish::DestroyFilesystems(..)
+        | Wish::AddDataDevices(..)
+        | Wish::AddCacheDevices(..)
+        | Wish::InitCache(..)
+        | Wish::GrowDevice(..)
+        | Wish::SnapshotFilesystem(..)
+        | Wish::SetFilesystemName(..)
+        | Wish::SetSizeLimit(..)
+        | Wish::SetMerge(..)
+        | Wish::SetUserInfo(..)
+        | Wish::ChangeTokens(..)
+        | Wish::EncryptPool(..)
+        | Wish::ReencryptPool(_)
+        | Wish::DecryptPool(_) => says("no_ipc_requests") || says("no_pool_changes"),
+        // These do not touch what the pool has, and are taken until nothing of it may change.
+        Wish::SetPoolName(..) | Wish::SetOverprovisioning(..) | Wish::SetFsLimit(..) => says("no_pool_changes"),
+        Wish::CreatePool { .. }
+        | Wish::DestroyPool(_)
+        | Wish::StartPool { .. }
+        | Wish::StopPool(_)
+        | Wish::Metadata(..)
+        | Wish::FilesystemMetadata(..)
+        | Wish::Keys(_) => false,
     }
 }
 

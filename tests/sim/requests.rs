@@ -22,7 +22,7 @@ use crate::support::{PROPERTIES, TOP, interface};
 const OFTEN: &[(&str, usize)] = &[
     ("CreatePool", 16), ("StartPool", 14), ("CreateFilesystems", 40), ("SnapshotFilesystem", 16), ("SetName", 6),
     ("DestroyFilesystems", 8), ("StopPool", 3), ("AddDataDevs", 4), ("InitCache", 3), ("Overprovisioning", 4),
-    ("DestroyPool", 1), ("UnlockPool", 1), ("EncryptPool", 1), ("SetKey", 0),
+    ("DestroyPool", 1), ("UnlockPool", 1), ("EncryptPool", 4), ("DecryptPool", 3), ("GrowPhysicalDevice", 4), ("SetKey", 0),
 ];
 
 /// One member in all its shapes.
@@ -59,13 +59,18 @@ impl Menu {
         Self { dishes: dishes.into_values().collect() }
     }
 
-    /// A call on something that there is; `None` where there is nothing of the kind. With it comes what it is in
-    /// words, and whether it brings a descriptor.
-    pub(crate) fn order(&self, draw: &mut Draw<'_>) -> Option<(String, Message, bool)> {
+    /// A member by chance, as its place in the list.
+    pub(crate) fn draw(&self, dice: &mut fastrand::Rng) -> usize {
         let all: usize = self.dishes.iter().map(|dish| dish.often).sum();
-        let mut left = draw.dice.usize(..all);
-        let drawn = self.dishes.iter().find(|dish| left.checked_sub(dish.often).map(|less| left = less).is_none());
-        let dish = drawn.expect("less than the sum was drawn");
+        let mut left = dice.usize(..all);
+        let drawn = self.dishes.iter().position(|dish| left.checked_sub(dish.often).map(|less| left = less).is_none());
+        drawn.expect("less than the sum was drawn")
+    }
+
+    /// A call of a member on something that there is; `None` where there is nothing of the kind. With it comes what it
+    /// is in words, and whether it brings a descriptor.
+    pub(crate) fn order(&self, member: usize, draw: &mut Draw<'_>) -> Option<(String, Message, bool)> {
+        let dish = &self.dishes[member];
         let (interface, takes) = draw.dice.choice(&dish.shapes).expect("a member has a shape");
         let path = match dish.family {
             "manager" => TOP.to_owned(),

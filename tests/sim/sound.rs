@@ -5,19 +5,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stratisd::engine::{check, stack};
+use stratisd::format::filesystem;
 use stratisd::format::header::{self, BLOCK_BYTES, Decoded, HEADER_SECTORS, StaticHeader};
 use stratisd::format::mda::{self, Geometry, REGIONS, WallStamp};
 use stratisd::format::record::{self, PoolRecord};
-use stratisd::model::device::DevicePath;
+use stratisd::model::device::{DeviceNumber, DevicePath};
 use stratisd::model::dm::{Dm, Role, Table};
-use stratisd::model::ids::{DevUuid, PoolUuid};
+use stratisd::model::ids::{DevUuid, PoolUuid, ThinId};
 use stratisd::model::pool::MetadataVersion;
 use stratisd::sys::Folder;
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
+use uuid::Uuid;
 
 use crate::strict;
 use crate::world::Seen;
+
+/// A disk, where on it, how much.
+pub(crate) type Piece = (DeviceNumber, Sectors, Sectors);
 
 /// What a disk says of itself: both copies of its signature, and its newest record.
 pub(crate) struct Disk {
@@ -79,6 +84,27 @@ pub(crate) fn recorded(disks: &[Disk], pool: PoolUuid) -> Option<PoolRecord> {
     record::decode(&newest.2).ok()
 }
 
+/// The sectors of disks that the newest record of a pool lists which no power failure takes away.
+pub(crate) fn durable(machine: &Machine, disks: &[Disk], pool: PoolUuid) -> Option<Vec<Piece>> {
+    let own = || disks.iter().filter_map(|disk| Some((disk, disk.header().filter(|header| header.pool == pool)?)));
+    let region = |disk: &Disk, geometry: &Geometry, index| {
+        mda::decode(&machine.durable_bytes(&disk.path.to_string(), geometry.start(index), geometry.length()))
+    };
+    let records = own().filter_map(|(disk, header)| {
+        let geometry = Geometry::of(&header);
+        let regions: [_; REGIONS] = std::array::from_fn(|index| region(disk, &geometry, index));
+        mda::newest(&regions).map(|(_, time, json)| (time, json.to_vec()))
+    });
+    let (_, json) = records.max_by_key(|(time, _)| *time)?;
+    let record = record::decode(&json).ok()?;
+    let numbers: BTreeMap<DevUuid, DeviceNumber> =
+        own().map(|(disk, header)| (header.device, machine.number(&disk.path.to_string()))).collect();
+    let backstore = &record.backstore;
+    let caches = backstore.cache_tier.iter().flat_map(|tier| &tier.blockdev.allocs);
+    let segments = backstore.data_tier.blockdev.allocs.iter().chain(caches).flatten();
+    Some(segments.filter_map(|it| Some((*numbers.get(&it.parent)?, it.start, it.length))).collect())
+}
+
 /// Before anybody repairs anything, devices of pools that were there can be read by others.
 pub(crate) fn interchangeable(machine: &Machine, at: &str) {
     for disk in Disk::all(machine).iter().filter(|disk| disk.newest.is_some()) {
@@ -89,29 +115,60 @@ pub(crate) fn interchangeable(machine: &Machine, at: &str) {
 
 /// All that must be so.
 pub(crate) fn sound(machine: &Machine, seen: &Seen, at: &str) {
-    assert_eq!(machine.bugs(), Vec::<String>::new(), "data would be lost: {at}");
-    let disks = Disk::all(machine);
     for (pool, (_, filesystems)) in &seen.running {
-        let volumes = machine.volumes(*pool).expect("a running pool has a thin pool");
-        assert_eq!(volumes.len(), filesystems.len(), "a volume without a filesystem: {at} {volumes:?}");
-        let own: BTreeSet<_> = volumes.values().copied().collect();
-        let wanted = filesystems.keys().map(|uuid| Some(uuid.0)).collect();
-        assert_eq!(own, wanted, "a filesystem without its XFS: {at} {volumes:?}");
         assert_eq!(machine.files(*pool, Folder::Intents), Some(vec![]), "an intent stays: {at}");
         let files: BTreeSet<String> = machine.files(*pool, Folder::Filesystems).into_iter().flatten().collect();
         let wanted = filesystems.keys().map(|uuid| format!("{}.json", uuid.simple())).collect();
         assert_eq!(files, wanted, "records are not those of the filesystems: {at}");
+        assert_eq!(volumes(machine, *pool).1, [], "a volume without a filesystem: {at}");
+    }
+    let wanted = seen.running.values().flat_map(|(pool, all)| all.values().map(move |name| format!("{pool}/{name}")));
+    let paths: BTreeSet<String> = machine.announced().into_keys().collect();
+    assert_eq!(paths, wanted.collect(), "paths are not those of the filesystems: {at}");
+    always_sound(machine, seen, at);
+}
+
+/// What must be so while something may wait for the next start of its pool, because an action failed.
+pub(crate) fn always_sound(machine: &Machine, seen: &Seen, at: &str) {
+    assert_eq!(machine.bugs(), Vec::<String>::new(), "data would be lost: {at}");
+    let disks = Disk::all(machine);
+    for name in seen.running.values().flat_map(|(pool, all)| all.values().chain([pool])) {
+        assert!(is_path_component(name), "{name:?} is no name: {at}");
+    }
+    for (pool, (_, filesystems)) in &seen.running {
+        let (own, others) = volumes(machine, *pool);
+        let wanted = filesystems.keys().map(|uuid| uuid.0).collect();
+        assert_eq!(own, wanted, "a filesystem without its XFS: {at}");
+        let noted = machine.files(*pool, Folder::Intents).expect("a running pool has its metadata volume");
+        let lost = others.iter().find(|id| !noted.contains(&id.to_string()));
+        assert_eq!(lost, None, "a volume that nobody will delete: {at}");
         let cache = machine.tables().get(&Dm::Private(*pool, Role::CacheSub)).map(Table::length);
         assert_eq!(machine.cache_data(*pool), cache, "a cache works with all that it has: {at}");
+        let (free, low) = machine.thin_room(*pool).expect("a running pool has a thin pool");
+        let full = seen.settings.contains(&format!("{pool} no space"));
+        assert!(!full || free <= low, "a pool with {free} free blocks says that it is full: {at}");
         as_recorded(machine, &disks, *pool, at);
     }
     for device in machine.tables().keys() {
         assert!(seen.running.contains_key(&device.pool()), "{device} of a pool that does not run: {at}");
     }
-    let paths: BTreeSet<String> = machine.announced().into_keys().collect();
-    let wanted = seen.running.values().flat_map(|(pool, all)| all.values().map(move |name| format!("{pool}/{name}")));
-    assert_eq!(paths, wanted.collect(), "paths are not those of the filesystems: {at}");
     owned(machine, &disks, seen, at);
+}
+
+/// The filesystems on the volumes that records name, and the volumes that none names.
+pub(crate) fn volumes(machine: &Machine, pool: PoolUuid) -> (BTreeSet<Uuid>, Vec<ThinId>) {
+    let files = machine.files(pool, Folder::Filesystems).expect("a running pool has its metadata volume");
+    let content = |file: &String| filesystem::decode(&machine.file(pool, Folder::Filesystems, file)?).ok();
+    let ids: BTreeSet<ThinId> = files.iter().filter_map(content).map(|record| record.thin_id).collect();
+    let all = machine.volumes(pool).expect("a running pool has a thin pool");
+    let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(id, _)| ids.contains(id));
+    (own.into_iter().filter_map(|(_, xfs)| xfs).collect(), others.into_iter().map(|(id, _)| id).collect())
+}
+
+/// Names become folders and links, by helpers of udev that take no others.
+fn is_path_component(name: &str) -> bool {
+    let fits = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || "#+,-.:=@_".contains(c);
+    !["", ".", ".."].contains(&name) && name.chars().all(fits)
 }
 
 /// A start has made good what copies of signatures there are.
@@ -176,4 +233,6 @@ fn as_recorded(machine: &Machine, disks: &[Disk], pool: PoolUuid, at: &str) {
         }
     }
     assert!(record.started(), "the record of a running pool says so: {at}");
+    let header = machine.tokens(pool).is_some();
+    assert_eq!(header, record.is_encrypted(), "a pool has a header exactly if its record says so: {at}");
 }

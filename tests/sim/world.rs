@@ -97,9 +97,28 @@ impl Driver {
         claimed.expect("a take is answered").outcome.is_ok()
     }
 
+    /// Whether nobody holds a claim on this name.
+    pub(crate) fn unclaimed_name(&self, name: &Name) -> bool {
+        let probe = PoolUuid::from_random([0xee; 16]);
+        let mut directory = self.directory.borrow_mut();
+        let claimed = directory.handle(Claim::Take { pool: probe, name: Some(name.clone()), devices: Vec::new() });
+        directory.handle(Claim::Release(probe));
+        claimed.expect("a take is answered").outcome.is_ok()
+    }
+
     /// What clients see now.
     pub(crate) fn seen(&self) -> Seen {
         self.seen.borrow().clone()
+    }
+
+    /// Whether clients see that this pool runs.
+    pub(crate) fn runs(&self, pool: PoolUuid) -> bool {
+        self.seen.borrow().running.contains_key(&pool)
+    }
+
+    /// Whether this line is among the settings that clients see.
+    pub(crate) fn says(&self, line: &str) -> bool {
+        self.seen.borrow().settings.contains(line)
     }
 
     /// A request of a client goes to the home of its pool.

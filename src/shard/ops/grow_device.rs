@@ -57,7 +57,13 @@ async fn grow<S: Sys>(shard: &Shard<S>, running: &Running, member: &Member, now:
     shard.sys.open(&now, Opening::Member).await?;
     rt::stage("sign");
     let header = StaticHeader { size: now.size, ..member.header };
-    headers::sign(&shard.sys, &[(now.number, header)]).await?;
+    if let Err(fault) = headers::sign(&shard.sys, &[(now.number, header)]).await {
+        // One copy may have the new size by now, and the larger one is taken for the newer.
+        if let Err(again) = headers::sign(&shard.sys, &[(now.number, member.header)]).await {
+            log::error!("the next start may find that a device has grown (device={}): {again}", now.path);
+        }
+        return Err(fault.into());
+    }
     // The record may have changed since it was looked at: the pool grows whenever it has to.
     let kept = {
         let mut pool = running.pool.borrow_mut();

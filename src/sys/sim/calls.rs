@@ -380,7 +380,9 @@ impl Sys for SimSys {
     }
 
     async fn thin_pool(&self, pool: PoolUuid) -> Result<ThinPoolState, Fault> {
-        self.ask("read the state of the thin pool of", pool, |state| state.thin_pool(pool)).await
+        let seen = self.ask("read the state of the thin pool of", pool, |state| state.thin_pool(pool)).await;
+        self.alive().await.news.unanswered.remove(&pool);
+        seen
     }
 
     async fn thin_check(&self, device: Dm) -> Result<bool, Failure> {

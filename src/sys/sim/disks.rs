@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: folders, and anything at a path that is not a disk.
 
+use super::Machine;
 use super::medium::{Medium, UNIT_BYTES};
 use super::state::State;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath, Occupant};
@@ -34,6 +35,33 @@ pub(super) struct Disk {
     /// With which error writes and flushes fail now.
     pub(super) writes_fail: Option<i32>,
     pub(super) medium: Medium,
+}
+
+impl Machine {
+    /// Somebody has copied a disk to another one, which he plugs in.
+    ///
+    /// # Panics
+    /// When there is no such disk, or the new path is not absolute.
+    pub fn copy_disk(&self, path: &str, copy: &str) {
+        let path_of_copy = DevicePath::try_from(copy).expect("an absolute path");
+        let mut state = self.state();
+        let (medium, size, blocks) = {
+            let disk = state.disk(path);
+            (disk.medium.clone(), disk.size, disk.blocks)
+        };
+        let number = state.add_disk(&path_of_copy, size, blocks);
+        state.disk_mut(copy).medium = medium;
+        state.touched(number);
+    }
+
+    /// Takes a disk out for good.
+    ///
+    /// # Panics
+    /// When there is no such disk.
+    pub fn remove_disk(&self, path: &str) {
+        self.unplug(path);
+        self.state().pulled.pop();
+    }
 }
 
 impl State {

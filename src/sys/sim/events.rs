@@ -27,6 +27,10 @@ pub(super) struct News {
     pub(super) waiting: Vec<Waker>,
     /// Thin pools that are not well: mode, and whether they need a check.
     pub(super) ailing: BTreeMap<PoolUuid, (ThinPoolMode, bool)>,
+    /// Thin pools that have raised an event since somebody asked how they are: the number of the first one.
+    pub(super) unanswered: BTreeMap<PoolUuid, u64>,
+    /// Events of thin pools so far.
+    raised: u64,
 }
 
 impl News {
@@ -39,6 +43,8 @@ impl News {
             introduced: BTreeSet::new(),
             waiting: Vec::new(),
             ailing: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+            raised: 0,
         }
     }
 
@@ -62,6 +68,10 @@ impl News {
     /// A dm device has raised an event.
     pub(super) fn raise(&mut self, device: Dm) {
         if !self.deaf {
+            self.raised += 1;
+            if let Dm::Private(pool, Role::ThinPool) = device {
+                self.unanswered.entry(pool).or_insert(self.raised);
+            }
             self.dm.insert(device);
             self.wake();
         }

@@ -30,14 +30,14 @@ impl Step {
         }
     }
 
-    fn apply(&self, names: &mut Names) {
+    /// The file that has lost its name, which it never gets back.
+    fn apply(&self, names: &mut Names) -> Option<u64> {
         match self {
-            Self::Create(folder, name, file) => drop(names.insert((*folder, name.clone()), *file)),
-            Self::Remove(folder, name) => drop(names.remove(&(*folder, name.clone()))),
+            Self::Create(folder, name, file) => names.insert((*folder, name.clone()), *file),
+            Self::Remove(folder, name) => names.remove(&(*folder, name.clone())),
             Self::Rename(folder, from, to) => {
-                if let Some(file) = names.remove(&(*folder, from.clone())) {
-                    names.insert((*folder, to.clone()), file);
-                }
+                let file = names.remove(&(*folder, from.clone()))?;
+                names.insert((*folder, to.clone()), file)
             }
         }
     }
@@ -123,7 +123,8 @@ impl MdvStore {
     }
 
     fn step(&mut self, step: Step) {
-        step.apply(&mut self.now);
+        // What lost its name may have it again after a power loss.
+        let _nameless = step.apply(&mut self.now);
         self.journal.push(step);
     }
 
@@ -143,12 +144,9 @@ impl MdvStore {
 
     fn harden(&mut self, steps: usize) {
         for step in self.journal.drain(..steps) {
-            step.apply(&mut self.durable);
-        }
-        // With nothing in the journal all names are durable, and a file without one can never be seen again.
-        if self.journal.is_empty() && self.files.len() > self.durable.len() {
-            let named: BTreeSet<u64> = self.durable.values().copied().collect();
-            self.files.retain(|file, _| named.contains(file));
+            if let Some(nameless) = step.apply(&mut self.durable) {
+                self.files.remove(&nameless);
+            }
         }
     }
 
@@ -157,6 +155,9 @@ impl MdvStore {
         self.journal.truncate(dice.index(self.journal.len()));
         self.harden(self.journal.len());
         self.now = self.durable.clone();
+        // Some were made in steps that are lost.
+        let named: BTreeSet<u64> = self.durable.values().copied().collect();
+        self.files.retain(|file, _| named.contains(file));
         for content in self.files.values_mut().filter(|content| content.now != content.durable) {
             match dice.upto(3) {
                 0 => {}

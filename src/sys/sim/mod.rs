@@ -336,6 +336,11 @@ impl Machine {
         self.state.borrow().disk(path).number
     }
 
+    /// The size of a disk.
+    pub fn size(&self, path: &str) -> Sectors {
+        self.state.borrow().disk(path).size
+    }
+
     /// What a reader of a disk sees.
     pub fn bytes(&self, path: &str, start: Sectors, count: Sectors) -> Vec<u8> {
         self.state.borrow().disk(path).medium.read(start, count)
@@ -411,6 +416,24 @@ impl Machine {
     pub fn files(&self, pool: PoolUuid, folder: Folder) -> Option<Vec<String>> {
         // The only error is that it is not mounted.
         self.state.borrow().mdv_store(pool).ok().map(|store| store.list(folder))
+    }
+
+    /// What is in a file of a mounted metadata volume. `None` while it is not mounted, or has no such file.
+    pub fn file(&self, pool: PoolUuid, folder: Folder, name: &str) -> Option<Vec<u8>> {
+        // The only errors are these two.
+        self.state.borrow().mdv_store(pool).ok()?.read(folder, name).ok()
+    }
+
+    /// Thin pools of which nobody has asked how they are since they raised an event, with the number of that event.
+    pub fn unanswered(&self) -> BTreeMap<PoolUuid, u64> {
+        self.state.borrow().news.unanswered.clone()
+    }
+
+    /// How many data blocks an active thin pool has free, and at how many it says that it runs low.
+    pub fn thin_room(&self, pool: PoolUuid) -> Option<(u64, u64)> {
+        // The only error is that it is not active.
+        let state = self.state.borrow().thin_pool(pool).ok()?;
+        Some((state.data_total.saturating_sub(state.data_used), state.low_water))
     }
 
     /// What the encryption header of a pool holds, if it has one. `None` also while the backstore is not active.
