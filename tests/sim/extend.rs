@@ -177,11 +177,11 @@ fn a_pool_that_fills_faster_and_faster_keeps_ahead_of_its_writer() {
         let own = machine.clone();
         live_at(SMALL, seed, &machine, move |driver| async move {
             let volumes = make(&driver, &["a", "b", "c"]).await;
-            let mut pause = Duration::from_micros(500);
+            let mut pause = Duration::from_micros(300);
             for volume in volumes {
                 for block in 10..1_010 {
                     assert!(fill(&own, volume, block..block + 1, pause).await, "seed {seed}");
-                    pause = pause * 9_993 / 10_000;
+                    pause = pause * 9_991 / 10_000;
                 }
             }
             assert_eq!(own.outs(pool()), 0, "seed {seed}");
