@@ -52,7 +52,8 @@ const HUNTS: &[Hunt] = &[
 ];
 
 /// Why some are not found within five minutes.
-const NOT_FOUND: &[(&str, &str)] = &[];
+const NOT_FOUND: &[(&str, &str)] =
+    &[("SmallPoolIsFull", "a pool must be filled to its last block and emptied again, which histories hardly ever do")];
 
 /// How a mistake was found.
 struct Found {
@@ -139,10 +140,10 @@ fn nearly_all_of_the_zoo_is_found() {
         work();
     });
     let found = found.into_inner().expect("nobody panics with it");
-    let count = |which: &dyn Fn(&(Origin, Option<&str>)) -> bool| found.iter().filter(|one| which(one)).count();
-    let all = count(&|(_, hunt)| hunt.is_some());
-    let general = count(&|(_, hunt)| hunt.is_some_and(|hunt| hunt != "a test of its own"));
-    let peers = count(&|(origin, hunt)| hunt.is_some() && *origin == Origin::Peer);
+    let found: Vec<(Origin, &str)> = found.into_iter().filter_map(|(origin, hunt)| Some((origin, hunt?))).collect();
+    let all = found.len();
+    let general = found.iter().filter(|(_, hunt)| *hunt != "a test of its own").count();
+    let peers = found.iter().filter(|(origin, _)| *origin == Origin::Peer).count();
     println!("{all} of {} are found, {general} of them by what was written for none, {peers} are of 3.9.2", rows.len());
     assert!(10 * all >= 9 * rows.len(), "nine of ten are to be found");
 }
