@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use cores::rt;
 use stratisd::engine::grow::Pace;
 use stratisd::message::Wish;
 use stratisd::model::device::DevicePath;
@@ -18,7 +19,7 @@ use stratisd::model::token::{Slot, TokenChange};
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
 
-use crate::crash::{Tally, run, verify};
+use crate::crash::{REST, Tally, run, verify};
 use crate::encryption::{key, tokens};
 use crate::errors;
 use crate::world::{Driver, Seen, live, live_at, name};
@@ -27,7 +28,12 @@ use crate::world::{Driver, Seen, live, live_at, name};
 const SMALL_STEPS: Pace = Pace { step: 256, low_water: 32 };
 
 /// Where it begins, what is done first, what is done then.
-type Sequence = (usize, Option<usize>, usize);
+#[derive(Clone, Debug)]
+pub(crate) struct Sequence {
+    pub(crate) start: usize,
+    pub(crate) before: Vec<usize>,
+    pub(crate) last: usize,
+}
 
 /// What is asked for, or nothing where there is nothing to ask it of.
 pub(crate) type Deed = fn(&Seen) -> Option<Wish>;
@@ -174,10 +180,13 @@ pub(crate) fn prepared(steps: &'static [Deed], pace: Pace) -> Machine {
     machine
 }
 
-/// What comes of the first deed is no matter here.
-async fn done(driver: &Driver, deed: Option<Deed>) {
-    if let Some(wish) = deed.and_then(|deed| deed(&driver.seen())) {
-        let _refused_or_not = driver.call(wish).await;
+/// What comes of the first deeds is no matter here.
+pub(crate) async fn done(driver: &Driver, deeds: &[usize]) {
+    for deed in deeds {
+        if let Some(wish) = DEEDS[*deed].1(&driver.seen()) {
+            let _refused_or_not = driver.call(wish).await;
+        }
+        rt::sleep(REST).await;
     }
 }
 
@@ -195,22 +204,36 @@ fn usable(machine: &Machine, seen: &Seen, at: &str) {
     assert!(outcome.is_ok(), "not usable: {at} {outcome:?}");
 }
 
-/// One sequence: nothing or one deed, and then one with all its crash points.
-fn sequence(pace: Pace, (start, first, last): Sequence) -> Tally {
-    let (from, steps) = STARTS[start];
-    let (deed, first_deed) = (DEEDS[last].1, first.map(|first| DEEDS[first].1));
+/// One sequence: nothing or some deeds, and then one with all its crash points.
+fn sequence(pace: Pace, sequence: &Sequence) -> Tally {
+    let Sequence { start, before, last } = sequence;
+    let (from, steps) = STARTS[*start];
     let machine = prepared(steps, pace);
-    let before = first.map_or("nothing", |first| DEEDS[first].0);
-    let at = format!("from {from}, after {before}: {}", DEEDS[last].0);
-    let run = run((pace, 2), &machine, move |driver| async move { done(&driver, first_deed).await }, deed);
+    let names: Vec<&str> = before.iter().map(|deed| DEEDS[*deed].0).collect();
+    let names = if names.is_empty() { "nothing".to_owned() } else { names.join(" and ") };
+    let at = format!("from {from}, after {names}: {}", DEEDS[*last].0);
+    let before = before.clone();
+    let run = run((pace, 2), &machine, move |driver| async move { done(&driver, &before).await }, DEEDS[*last].1);
     verify(&run, usable, &at)
 }
 
-/// All sequences.
+/// All sequences of at most two.
 fn all() -> Vec<Sequence> {
-    let firsts = || std::iter::once(None).chain((0..DEEDS.len()).map(Some));
-    let of = |start| firsts().flat_map(move |first| (0..DEEDS.len()).map(move |last| (start, first, last)));
-    (0..STARTS.len()).flat_map(of).collect()
+    let firsts = || std::iter::once(vec![]).chain((0..DEEDS.len()).map(|first| vec![first]));
+    (0..STARTS.len()).flat_map(|start| firsts().flat_map(move |before| every(start, &before))).collect()
+}
+
+/// Every deed after these.
+pub(crate) fn every(start: usize, before: &[usize]) -> Vec<Sequence> {
+    (0..DEEDS.len()).map(|last| Sequence { start, before: before.to_vec(), last }).collect()
+}
+
+/// Some of them, by seed.
+pub(crate) fn drawn(space: &[Sequence], count: u64) -> Vec<Sequence> {
+    let seed = crate::seed();
+    let mut dice = fastrand::Rng::with_seed(seed);
+    println!("SEED={seed}: {count} of {} sequences", space.len());
+    (0..count).map(|_| space[dice.usize(..space.len())].clone()).collect()
 }
 
 /// Does something with each of these on two threads, until it panics.
@@ -246,10 +269,10 @@ pub(crate) fn side_by_side<T: Sync, R: Send>(all: &[T], each: impl Fn(&T) -> R +
 }
 
 /// Tries sequences, and says how many states that were, and how fast.
-fn explore(sequences: &[Sequence], pace: Pace, what: &str) {
+pub(crate) fn explore(sequences: &[Sequence], pace: Pace, what: &str) {
     let began = Instant::now();
     let mut tally = Tally::default();
-    let tried = side_by_side(sequences, |one| sequence(pace, *one));
+    let tried = side_by_side(sequences, |one| sequence(pace, one));
     tried.into_iter().for_each(|tried| tally.add(tried));
     let seconds = began.elapsed().as_secs_f64();
     println!("{what}: {tally}, {:.0} states/min", tally.states as f64 * 60.0 / seconds);
@@ -257,18 +280,13 @@ fn explore(sequences: &[Sequence], pace: Pace, what: &str) {
 
 #[test]
 fn sequences_of_two_deeds_are_all_or_nothing() {
-    let seed = crate::seed();
-    let mut dice = fastrand::Rng::with_seed(seed);
-    let space = all();
-    let drawn: Vec<_> =
-        (0..crate::given("SEQUENCES").unwrap_or(240)).map(|_| space[dice.usize(..space.len())]).collect();
-    println!("SEED={seed}: {} of {} sequences", drawn.len(), space.len());
-    explore(&drawn, Pace::default(), "a slice");
+    let slice = drawn(&all(), crate::given("SEQUENCES").unwrap_or(240));
+    explore(&slice, Pace::default(), "a slice");
 }
 
 #[test]
 fn single_deeds_are_all_or_nothing() {
-    let space: Vec<_> = all().into_iter().filter(|(_, first, _)| first.is_none()).collect();
+    let space: Vec<_> = all().into_iter().filter(|one| one.before.is_empty()).collect();
     println!("{} sequences", space.len());
     explore(&space, Pace::default(), "single deeds");
     explore(&space, SMALL_STEPS, "in pools that have what they need for long");

@@ -19,6 +19,7 @@ mod format;
 mod fsgrow;
 mod history;
 mod limit;
+mod longer;
 mod memory;
 mod metadata;
 mod names;
