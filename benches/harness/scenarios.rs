@@ -182,7 +182,7 @@ impl World<'_> {
     /// The same call by several clients, `calls` times in all.
     fn calls(&self, process: Process, clients: usize, calls: usize, message: impl Fn() -> Message + Sync) -> Times {
         let connect = |_| self.bus.client();
-        let each = |client: Channel| (0..calls / clients).map(|_| call(&client, message())).collect();
+        let each = |client: Channel| (0..calls.div_ceil(clients)).map(|_| call(&client, message())).collect();
         Times::of(process, clients, connect, each)
     }
 
@@ -224,7 +224,7 @@ impl World<'_> {
         clients: usize,
         message: impl Fn(&str, &Path<'static>) -> Message + Sync,
     ) {
-        let (path, calls) = (&self.filled.filesystem, self.options.calls / ROUNDS);
+        let (path, calls) = (&self.filled.filesystem, self.options.calls.div_ceil(ROUNDS));
         let mut daemon = || self.calls(self.process, clients, calls, || message(NAME, path));
         let mut beside = || self.calls(echo.process, clients, calls, || message(&echo.name, path));
         self.beside_echo(scenario, clients, [&mut daemon, &mut beside]);
@@ -276,7 +276,7 @@ impl World<'_> {
     /// same lengths.
     fn churn(&self, echo: &Service) {
         let clients = self.options.clients.min(self.filled.pools.len());
-        let pairs = self.options.calls / 10 / ROUNDS / clients;
+        let pairs = self.options.calls.div_ceil(10 * ROUNDS * clients);
         let connect = |index: usize| (self.bus.client(), self.filled.pools[index].clone());
         let pair = |client: &LocalConnection, pool: &Path<'static>| {
             timed(|| {
