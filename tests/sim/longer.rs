@@ -15,9 +15,14 @@ use crate::failing::{Shape, shape};
 use crate::world::{Seen, live};
 
 /// What clients see, without an id that is drawn.
-type Sight = (Shape, BTreeMap<PoolUuid, (Option<String>, usize)>, BTreeSet<String>);
+#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Sight {
+    shape: Shape,
+    stopped: BTreeMap<PoolUuid, (Option<String>, usize)>,
+    pub(crate) settings: BTreeSet<String>,
+}
 
-fn sight(seen: &Seen) -> Sight {
+pub(crate) fn sight(seen: &Seen) -> Sight {
     let of_filesystems = seen.running.iter().flat_map(|(pool, (_, all))| {
         all.iter().map(move |(uuid, name)| (uuid.to_string(), format!("{name} in {pool}")))
     });
@@ -30,8 +35,8 @@ fn sight(seen: &Seen) -> Sight {
         let words = line.split(' ').map(|word| names.get(word).map_or(word, |name| name));
         words.collect::<Vec<_>>().join(" ")
     };
-    let lines = seen.settings.iter().map(named).collect();
-    (shape(seen), seen.stopped.clone(), lines)
+    let settings = seen.settings.iter().map(named).collect();
+    Sight { shape: shape(seen), stopped: seen.stopped.clone(), settings }
 }
 
 /// Beginnings of so many deeds that none before has led to, from each start.

@@ -5,8 +5,6 @@
 //!
 //! Deliberately absent: where it is cut off. One deed at a time is (`deeds`).
 
-use std::collections::BTreeSet;
-
 use cores::rt;
 use stratisd::engine::grow::Pace;
 use stratisd::message::Wish;
@@ -16,19 +14,19 @@ use stratisd::sys::sim::Machine;
 use crate::always::watch;
 use crate::crash::REST;
 use crate::deeds::{DEEDS, STARTS, prepared, side_by_side};
-use crate::failing::{Shape, shape};
+use crate::longer::{Sight, sight};
 use crate::memory::{agrees, shown_again};
 use crate::sound::sound;
 use crate::world::{Seen, live, look};
 
 /// Which of the two were done, and what clients see of it.
-type Outcome = ([bool; 2], Shape, BTreeSet<String>);
+type Outcome = ([bool; 2], Sight);
 
-/// What there is to be seen without an id that is drawn.
-fn portrait(seen: &Seen) -> (Shape, BTreeSet<String>) {
-    let of_pools = |line: &&String| seen.running.keys().any(|pool| line.starts_with(&pool.to_string()));
-    let steady = |line: &&String| !line.ends_with(" no space") && !line.contains(" bytes, ");
-    (shape(seen), seen.settings.iter().filter(of_pools).filter(steady).cloned().collect())
+/// What there is to be seen without an id that is drawn, and without sizes that growth in the background changes.
+fn portrait(seen: &Seen) -> Sight {
+    let mut sight = sight(seen);
+    sight.settings.retain(|line| !line.ends_with(" no space") && !line.contains(" bytes, "));
+    sight
 }
 
 /// Asks for both at once, or for one after the other: `order` says which comes first.
@@ -60,8 +58,7 @@ fn ask(machine: &Machine, wishes: [Wish; 2], order: Option<[usize; 2]>, at: &str
         machine.kill();
         shown_again(&seen, &look(9, machine), false, "after two at once");
     }
-    let (shape, lines) = portrait(&seen);
-    (outcome, shape, lines)
+    (outcome, portrait(&seen))
 }
 
 /// Tries two deeds from one start.
@@ -71,13 +68,17 @@ fn pair(start: usize, deeds: [usize; 2]) {
     let machine = prepared(steps, Pace::default());
     let seen = look(4, &machine.fork());
     let [Some(one), Some(other)] = deeds.map(|deed| DEEDS[deed].1(&seen)) else { return };
+    let makes = |wish: &Wish| matches!(wish, Wish::CreatePool { .. });
+    if makes(&one) && makes(&other) && one.pool() == other.pool() {
+        return; // The bus core draws an id for each.
+    }
     let wishes = || [one.clone(), other.clone()];
     let together = ask(&machine.fork(), wishes(), None, &at);
     let orders = [[0, 1], [1, 0]].map(|order| ask(&machine.fork(), wishes(), Some(order), &at));
     // Who asks for what somebody else is just making is refused, where later it is there already.
     let one_of = |order: &Outcome| {
         let refused = (0..2).all(|which| order.0[which] || !together.0[which]);
-        refused && (&order.1, &order.2) == (&together.1, &together.2)
+        refused && order.1 == together.1
     };
     assert!(orders.iter().any(one_of), "not one after the other: {at}\n{together:#?}\nbut\n{orders:#?}");
 }
