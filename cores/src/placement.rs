@@ -9,8 +9,7 @@
 //!
 //! With two or three CPUs, unless they were named, the core of the bus is not pinned: nothing there has a CPU for
 //! itself, and a thread that must wait for its own while another one is idle makes the bus daemon and its clients wait,
-//! too. (Measured with two: eight clients read properties at 0.95 to 1.02 of the rate of an unpinned echo service
-//! instead of 0.84 to 0.94.)
+//! too.
 //!
 //! CPUs are taken in this order: first one thread of every physical core, then the second threads,
 //! and among those node by node, beginning with the node of the lowest CPU. So a physical core gets

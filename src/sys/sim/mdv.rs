@@ -30,7 +30,7 @@ impl Step {
         }
     }
 
-    /// The file that has lost its name, which it never gets back.
+    /// The file that has lost its name in these: no later step gives it one.
     fn apply(&self, names: &mut Names) -> Option<u64> {
         match self {
             Self::Create(folder, name, file) => names.insert((*folder, name.clone()), *file),
