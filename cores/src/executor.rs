@@ -250,7 +250,10 @@ impl Runtime for Core {
     fn staged(&self, _stage: &'static str) {}
 
     fn turn_ended(&self) {
-        self.side.turn_ended();
+        // Else the core is about to sleep in the ring, which hands over what was queued.
+        if !self.scheduler.is_idle() {
+            self.side.turn_ended();
+        }
     }
 
     fn turn_counted(&self, ended: Instant) {

@@ -90,6 +90,11 @@ impl Calls {
         self.pending.values().any(|pending| pending.pool == pool)
     }
 
+    /// How many are in flight, and how many of the client that has most.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.pending.len(), self.per_sender.values().copied().max().unwrap_or(0))
+    }
+
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()

@@ -36,6 +36,21 @@ use crate::model::ids::PoolUuid;
 /// Interfaces through which properties are read.
 const READERS: [&str; 2] = ["org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"];
 
+/// How much of what `limits` bounds is in use.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Load {
+    /// Calls in flight.
+    pub calls: usize,
+    /// Those of the client that has most.
+    pub calls_of_one: usize,
+    /// Bytes of messages that wait to leave.
+    pub bytes: usize,
+    /// Bytes of messages and listings that wait for the client that has most.
+    pub bytes_of_one: usize,
+    /// Callers that wait for a listing.
+    pub listings: usize,
+}
+
 /// The role's whole state.
 pub struct Bus {
     tree: Tree,
@@ -58,6 +73,8 @@ pub struct Bus {
     out: Queue,
     /// The bus tells us which names go.
     watching: bool,
+    /// The well-known name was not asked for yet, so nobody listens to us.
+    unknown: bool,
 }
 
 impl Bus {
@@ -79,7 +96,14 @@ impl Bus {
             events: VecDeque::new(),
             out: Queue::default(),
             watching: false,
+            unknown: false,
         }
+    }
+
+    /// The same, and what comes before the well-known name is asked for is announced to nobody: who finds us then asks
+    /// for what there is, and the bus would be told of thousands of objects before it hears of the name.
+    pub fn unknown(self) -> Self {
+        Self { unknown: true, ..self }
     }
 
     /// The same, on a bus that takes messages of this length.
@@ -120,7 +144,8 @@ impl Bus {
     }
 
     fn announce(&mut self, notices: &[Notice]) {
-        for notice in notices {
+        let heard = if self.unknown { &[] } else { notices };
+        for notice in heard {
             let serial = &mut self.serial;
             for signal in signals(&self.tree, notice, || next(serial)) {
                 let bytes = signal.finish();
@@ -163,6 +188,7 @@ impl Bus {
 
     /// Ask for the well-known name; answered by `Event::Named`.
     pub fn request_name(&mut self) {
+        self.unknown = false;
         let serial = self.next_serial();
         self.out.push(None, self.daemon.request_name(serial));
     }
@@ -232,6 +258,12 @@ impl Bus {
     /// Whether every call has been answered, or at least its answer is queued.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty()
+    }
+
+    /// How much of what is bounded is in use.
+    pub fn load(&self) -> Load {
+        let ((calls, calls_of_one), (bytes, bytes_of_one, listings)) = (self.calls.counts(), self.out.counts());
+        Load { calls, calls_of_one, bytes, bytes_of_one, listings }
     }
 
     // ---- calls -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use cores::side::Slice;
+use cores::side::Excerpt;
 
 use crate::bus::encode::{Buffer, size};
 use crate::bus::facts::ObjectPath;
@@ -36,7 +36,7 @@ pub const REVISIONS: [&str; LATEST as usize + 1] = ["0", "1", "2", "3", "4", "5"
 pub struct Fragment {
     bytes: Rc<[u8]>,
     /// Where they are in `bytes`, in the order in which they are sent.
-    parts: Box<[Range<u32>]>,
+    parts: Rc<[Range<u32>]>,
     /// Bytes at the end of the last part that only an entry behind it needs.
     padding: u32,
 }
@@ -72,9 +72,9 @@ impl Fragment {
         bytes.align(8);
         let head = bytes.position();
         bytes.fragment(interfaces.as_bytes());
-        let mut parts: Box<[_]> = parts.iter().map(|part| part.start + head..part.end + head).collect();
+        let mut parts: Vec<_> = parts.iter().map(|part| part.start + head..part.end + head).collect();
         parts[0].start = 0;
-        Self { bytes: bytes.into_bytes().into(), parts, padding }
+        Self { bytes: bytes.into_bytes().into(), parts: parts.into(), padding }
     }
 
     /// Bytes of all parts together.
@@ -88,17 +88,13 @@ impl Fragment {
     }
 
     /// The parts in their order; those of the `last` entry end with what it says.
-    pub fn slices(&self, last: bool) -> impl Iterator<Item = Slice> {
-        let count = self.parts.len();
-        self.parts.iter().enumerate().map(move |(index, part)| {
-            let cut = if last && index + 1 == count { self.padding } else { 0 };
-            Slice::new(&self.bytes, part.start..part.end - cut)
-        })
+    pub fn excerpt(&self, last: bool) -> Excerpt {
+        Excerpt::new(&self.bytes, &self.parts, if last { self.padding } else { 0 })
     }
 
     /// Appends `oa{sa{sv}}`: the object alone.
     pub fn write(&self, out: &mut Buffer) {
-        self.slices(true).for_each(|slice| out.fragment(&slice));
+        self.excerpt(true).slices().for_each(|slice| out.fragment(slice));
     }
 }
 

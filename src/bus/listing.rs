@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::vec::IntoIter;
 
 use cores::limits::SLICES_MAX;
-use cores::side::Slice;
+use cores::side::Excerpt;
 
 use crate::bus::calls::Caller;
 use crate::bus::encode::{Outgoing, size};
@@ -45,16 +45,19 @@ impl Listing {
     }
 
     /// What to send next, at most `SLICES_MAX` slices; `None` at the end.
-    pub fn poll_slices(&mut self) -> Option<Vec<Slice>> {
-        let mut slices = Vec::with_capacity(SLICES_MAX);
+    pub fn poll_excerpts(&mut self) -> Option<Vec<Excerpt>> {
+        let mut excerpts = Vec::new();
         if let Some(head) = self.head.take() {
-            slices.push(Slice::new(&head, 0..size(head.len())));
+            excerpts.push(Excerpt::new(&head, &std::iter::once(0..size(head.len())).collect(), 0));
         }
-        while slices.len() + PARTS_MAX <= SLICES_MAX
+        let mut count = excerpts.len();
+        while count + PARTS_MAX <= SLICES_MAX
             && let Some(object) = self.objects.next()
         {
-            slices.extend(object.slices(self.objects.len() == 0));
+            let excerpt = object.excerpt(self.objects.len() == 0);
+            count += excerpt.count();
+            excerpts.push(excerpt);
         }
-        (!slices.is_empty()).then_some(slices)
+        (!excerpts.is_empty()).then_some(excerpts)
     }
 }

@@ -90,7 +90,7 @@ impl Queue {
         let share = self.share(&caller.sender);
         // A listing that is larger than a client's share can still be had, one at a time.
         let fits = share == 0 || share + bytes <= SENDER_BYTES_MAX;
-        if !fits || self.turns.iter().map(|turn| turn.callers.len()).sum::<usize>() >= LISTINGS_WAITING_MAX {
+        if !fits || self.counts().2 >= LISTINGS_WAITING_MAX {
             return Err(caller);
         }
         if self.turns.is_empty() {
@@ -161,6 +161,12 @@ impl Queue {
             });
             self.bytes = lengths.sum();
         }
+    }
+
+    /// How many bytes wait, how many for the client that has most, and how many callers for a listing.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let most = self.shares.values().copied().max().unwrap_or(0);
+        (self.bytes, most, self.turns.iter().map(|turn| turn.callers.len()).sum())
     }
 
     fn share(&self, sender: &str) -> usize {

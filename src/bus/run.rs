@@ -10,8 +10,9 @@
 //! them; but pools that take longer than a second keep nobody waiting, and appear when they have come up. A daemon that
 //! was killed a moment ago may still have the name, because the bus has not noticed yet.
 //!
-//! Invariants: what comes later is announced; the connection is closed only after every call that
-//! was accepted has been answered, because the answer to `ReleaseName` comes after all else was read.
+//! Invariants: what comes after the name was asked for is announced, and nothing before that; the connection is closed
+//! only after every call that was accepted has been answered, because the answer to `ReleaseName` comes after all else
+//! was read.
 //!
 //! A lost connection, a message that cannot be read, or a panic in one of the two tasks ends the
 //! role with an error; the daemon is of no use without its bus.
@@ -110,7 +111,7 @@ pub async fn run(
     let socket: Fd = Rc::new(socket);
     let shards = config.first_shard..config.first_shard + config.shards;
     let ways = Ways { home: Box::new(home), event: config.event, shards };
-    let bus = Bus::new(&config.version, machine_id(), rt::random).with_message_max(config.message_max);
+    let bus = Bus::new(&config.version, machine_id(), rt::random).with_message_max(config.message_max).unknown();
     let shared = Rc::new(Shared::new(bus, endpoint, ways));
     shared.with(Bus::greet);
     let reader = rt::spawn("bus read", read(side.clone(), socket.clone(), shared.clone()));

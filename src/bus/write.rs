@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use cores::rt;
-use cores::side::{Buffer, Fd, Side, Slice};
+use cores::side::{Buffer, Excerpt, Fd, Side};
 
 use crate::bus::queue::Out;
 use crate::bus::run::{BusFault, Shared};
@@ -25,8 +25,8 @@ pub(super) async fn write(side: Rc<Side>, socket: Fd, shared: Rc<Shared>) -> Res
             }
             Out::Listing(mut listing) => {
                 rt::stage("list");
-                while let Some(slices) = listing.poll_slices() {
-                    send_slices(&side, &socket, slices).await?;
+                while let Some(excerpts) = listing.poll_excerpts() {
+                    send_slices(&side, &socket, excerpts).await?;
                 }
             }
         }
@@ -45,12 +45,12 @@ async fn send(side: &Rc<Side>, socket: &Fd, bytes: Vec<u8>) -> Result<(), BusFau
     Ok(())
 }
 
-async fn send_slices(side: &Rc<Side>, socket: &Fd, mut slices: Vec<Slice>) -> Result<(), BusFault> {
-    let length: usize = slices.iter().map(|slice| slice.len()).sum();
+async fn send_slices(side: &Rc<Side>, socket: &Fd, mut excerpts: Vec<Excerpt>) -> Result<(), BusFault> {
+    let length: usize = excerpts.iter().flat_map(Excerpt::slices).map(<[u8]>::len).sum();
     let mut sent = 0;
     while sent < length {
-        let (result, back) = side.send_slices(socket, slices, sent).await;
-        slices = back;
+        let (result, back) = side.send_slices(socket, excerpts, sent).await;
+        excerpts = back;
         sent += result.map_err(|error| BusFault::Socket { doing: "write", error })?;
     }
     Ok(())

@@ -13,7 +13,7 @@ use std::time::Duration;
 use cores::clock::Instant;
 use cores::rt;
 use dbus::{Message, MessageType};
-use stratisd::bus::core::Bus;
+use stratisd::bus::core::{Bus, Load};
 use stratisd::bus::queue::Out;
 use stratisd::descriptors::Descriptors;
 use stratisd::error::{Failure, Why};
@@ -38,6 +38,8 @@ pub(crate) struct Office {
     signals: RefCell<Vec<Signal>>,
     /// Replies that nobody has taken, by client and serial.
     replies: RefCell<BTreeMap<(String, u32), Message>>,
+    /// Nobody reads what leaves.
+    unread: Cell<bool>,
     /// What shards work on.
     pub(crate) flying: RefCell<BTreeMap<CallId, Wish>>,
     /// Requests that ended with a fault of the machine, in words.
@@ -59,6 +61,7 @@ impl Office {
             looked: Cell::default(),
             signals: RefCell::default(),
             replies: RefCell::default(),
+            unread: Cell::new(false),
             flying: RefCell::default(),
             faults: RefCell::default(),
             calls: Cell::new(0),
@@ -102,6 +105,17 @@ impl Office {
         self.replies.borrow_mut().retain(|(waits, _), _| waits != client);
     }
 
+    /// Whether what leaves is read from now on.
+    pub(crate) fn reads(&self, reads: bool) {
+        self.unread.set(!reads);
+        self.take_out();
+    }
+
+    /// How much of what it bounds the bus core uses.
+    pub(crate) fn load(&self) -> Load {
+        self.bus.borrow().load()
+    }
+
     /// Whether nothing is in flight and nothing waits to be sent.
     pub(crate) fn is_idle(&self) -> bool {
         self.flying.borrow().is_empty() && self.bus.borrow().is_idle()
@@ -120,9 +134,8 @@ impl Office {
         // It may have been stopped and started meanwhile.
         let done = wish.clone().filter(|wish| asked && changed && is_refused(driver, wish));
         self.done.borrow_mut().extend(done);
-        // A user may be faster and mount what was found unused.
         if let Err(Failure::Faulted(fault)) = &reply.outcome
-            && fault.why != Why::Errno(libc::EBUSY)
+            && !wish.as_ref().is_some_and(|wish| has_reason(driver, wish, &fault.why))
         {
             self.faults.borrow_mut().push(format!("{wish:?}: {fault}"));
         }
@@ -158,14 +171,14 @@ impl Office {
 
     /// Reads all that leaves.
     fn take_out(&self) {
-        loop {
+        while !self.unread.get() {
             let out = self.bus.borrow_mut().poll_out();
             let bytes = match out {
                 None => return,
                 Some(Out::Bytes(bytes)) => bytes,
                 Some(Out::Listing(mut listing)) => {
-                    let slices = std::iter::from_fn(|| listing.poll_slices()).flatten();
-                    slices.flat_map(|slice| slice.to_vec()).collect()
+                    let excerpts: Vec<_> = std::iter::from_fn(|| listing.poll_excerpts()).flatten().collect();
+                    excerpts.iter().flat_map(|excerpt| excerpt.slices()).flatten().copied().collect()
                 }
             };
             self.hear(Message::demarshal(&bytes).expect("what leaves is well-formed"));
@@ -194,6 +207,17 @@ impl Office {
                 text: error.message().unwrap_or_default().to_owned(),
             }),
         }
+    }
+}
+
+/// Whether a request may meet this with nothing wrong: a user may be faster and mount what was found unused, and a pool
+/// that says that it is full has no room for what is to be written.
+fn has_reason(driver: &Driver, wish: &Wish, why: &Why) -> bool {
+    let full = || driver.says(&format!("{} no space", wish.pool()));
+    match why {
+        Why::Errno(libc::EBUSY) => true,
+        Why::Errno(libc::ENOSPC) => full(),
+        _ => false,
     }
 }
 

@@ -1,10 +1,11 @@
 //! The side ring: an io_uring of our own beside those of the executor, for every descriptor.
 //!
 //! Operations that a turn and the one after it queue go to the kernel in one system call; if nothing is
-//! left to run, in the one in which the core sleeps. A receive and the send that it leads to are two
-//! turns. What the kernel answers at once is taken right after that call; for the rest a busy core
-//! looks at the ring after each turn, and one that has nothing to do sleeps in the ring. There it also
-//! waits for its bell, which other threads ring, and for its alarm.
+//! left to run, in the one in which the core sleeps. What the kernel answers at once is taken right after
+//! that call; for the rest a busy core looks at the ring after each turn, and one that has nothing to do
+//! sleeps in the ring. There it also waits for its bell, which other threads ring, and for its alarm.
+//! What a socket takes at once is sent past the ring: the answer to a call leaves before the core asks
+//! for the next.
 //!
 //! Invariant: buffer and descriptor of an operation belong to its slot, never to the future. A
 //! dropped future cancels its operation, and the slot is freed when the kernel says that it is done;
@@ -22,13 +23,15 @@ mod slots;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use io_uring::{IoUring, opcode, squeue};
+use nix::errno::Errno;
+use nix::sys::socket::{self, MsgFlags};
 
 use self::alarm::Alarm;
 use self::message::Message;
@@ -40,7 +43,7 @@ use crate::limits::{SIDE_COMPLETIONS, SIDE_OPERATIONS_MAX, SIDE_SUBMISSIONS};
 use crate::rt::{self, Panicked};
 use crate::scheduler::Bell;
 
-pub use self::slices::Slice;
+pub use self::slices::Excerpt;
 pub use crate::buffer::Buffer;
 
 /// A descriptor that operations in flight keep open.
@@ -75,9 +78,8 @@ pub struct Side {
 impl Side {
     /// Sets up the ring of the core with this bell.
     pub(crate) fn new(bell: Arc<Bell>) -> io::Result<Rc<Side>> {
-        let ring = IoUring::builder().setup_cqsize(SIDE_COMPLETIONS).build(SIDE_SUBMISSIONS)?;
         Ok(Rc::new(Side {
-            ring: RefCell::new(ring),
+            ring: RefCell::new(ring()?),
             slots: RefCell::new(Slots::new(SIDE_OPERATIONS_MAX)),
             waiters: RefCell::default(),
             queued: Cell::new(false),
@@ -163,21 +165,26 @@ impl Side {
     /// Sends the bytes of `bytes` from position `from` on; possibly fewer than that. A closed peer is
     /// an error (EPIPE), never a signal.
     pub async fn send(self: &Rc<Self>, socket: &Fd, bytes: Buffer, from: usize) -> (io::Result<usize>, Buffer) {
+        let rest = &bytes[from.min(bytes.len())..];
+        match socket::send(socket.as_raw_fd(), rest, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            now => return (now.map_err(io::Error::from), bytes),
+        }
         let (result, operation) = self.run(socket, Kind::Send { buffer: bytes, from }).await;
         (count(result), operation.into_buffer())
     }
 
-    /// Sends the bytes of at most `SLICES_MAX` slices, one after the other, from position `from` on;
+    /// Sends the bytes of excerpts, of `SLICES_MAX` slices at most, one after the other, from position `from` on;
     /// possibly fewer than all. Kernels since 5.19 come back only when all has left, older ones as
     /// soon as the socket is full. A closed peer is an error (EPIPE), never a signal.
     pub async fn send_slices(
         self: &Rc<Self>,
         socket: &Fd,
-        slices: Vec<Slice>,
+        excerpts: Vec<Excerpt>,
         from: usize,
-    ) -> (io::Result<usize>, Vec<Slice>) {
-        let (result, operation) = self.run(socket, Kind::SendSlices(Slices::new(slices, from))).await;
-        (count(result), operation.into_slices())
+    ) -> (io::Result<usize>, Vec<Excerpt>) {
+        let (result, operation) = self.run(socket, Kind::SendSlices(Slices::new(excerpts, from))).await;
+        (count(result), operation.into_excerpts())
     }
 
     /// Operations that the kernel holds or whose result nobody has fetched, orphans included.
@@ -275,8 +282,12 @@ impl Side {
         }
     }
 
-    /// Takes every completion there is.
+    /// Takes every completion there is, also those that the kernel leaves undone until it is asked.
     pub(crate) fn look(&self) {
+        let undone = self.ring.borrow_mut().submission().taskrun();
+        if undone {
+            self.enter(0);
+        }
         if !self.ring.borrow_mut().completion().is_empty() {
             self.drain();
         }
@@ -325,6 +336,17 @@ impl Side {
         if !waiters.last().is_some_and(|last| last.will_wake(waker)) {
             waiters.push(waker.clone());
         }
+    }
+}
+
+/// A ring whose work the kernel does when this thread asks for it (Linux 6.1), not by interrupting it; on an older
+/// kernel a plain one.
+fn ring() -> io::Result<IoUring> {
+    let plain = || IoUring::builder().setup_cqsize(SIDE_COMPLETIONS).clone();
+    let deferring = plain().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().build(SIDE_SUBMISSIONS);
+    match deferring {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => plain().build(SIDE_SUBMISSIONS),
+        built => built,
     }
 }
 

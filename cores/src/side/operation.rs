@@ -10,7 +10,7 @@ use io_uring::{opcode, squeue, types};
 
 use super::Fd;
 use super::message::Message;
-use super::slices::{Slice, Slices};
+use super::slices::{Excerpt, Slices};
 use crate::buffer::Buffer;
 
 /// What the kernel is asked for.
@@ -87,10 +87,10 @@ impl Operation {
         }
     }
 
-    /// The slices of a send that is done.
-    pub(super) fn into_slices(self) -> Vec<Slice> {
+    /// What was sent by a send that is done.
+    pub(super) fn into_excerpts(self) -> Vec<Excerpt> {
         match self.kind {
-            Kind::SendSlices(slices) => slices.into_slices(),
+            Kind::SendSlices(slices) => slices.into_excerpts(),
             Kind::Read { .. }
             | Kind::Write { .. }
             | Kind::Fsync { .. }

@@ -1,41 +1,44 @@
 //! One SENDMSG of bytes that others hold too: the slices, and the list of them that the kernel reads.
 //!
-//! Invariant: the header points at the list and the list at the slices; all three stay in place and
+//! Invariant: the header points at the list and the list into the excerpts' bytes; all three stay in place and
 //! unchanged until the kernel is done with them. The bytes are shared, so nobody ever writes to them.
 //!
 //! Deliberately absent: sending descriptors, and more slices than one call takes.
 
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use crate::limits::SLICES_MAX;
 
-/// A part of some bytes that are shared and never change.
+/// Parts of some bytes that are shared and never change, one after the other.
 #[derive(Clone, Debug)]
-pub struct Slice {
+pub struct Excerpt {
     bytes: Rc<[u8]>,
-    start: u32,
-    end: u32,
+    parts: Rc<[Range<u32>]>,
+    /// Bytes at the end of the last part that are left out.
+    cut: u32,
 }
 
-impl Slice {
-    /// The bytes of `bytes` in `range`.
-    ///
-    /// # Panics
-    /// If the range is not inside the bytes: a bug of the caller.
-    pub fn new(bytes: &Rc<[u8]>, range: Range<u32>) -> Slice {
-        let (start, end) = (range.start, range.end);
-        assert!(start <= end && end as usize <= bytes.len(), "a slice lies inside its bytes");
-        Slice { bytes: bytes.clone(), start, end }
+impl Excerpt {
+    /// These parts of `bytes`, without the last `cut` bytes of the last part. A part that is not inside the bytes, or
+    /// shorter than what is cut off, is a bug of the caller: who asks for the slices panics.
+    pub fn new(bytes: &Rc<[u8]>, parts: &Rc<[Range<u32>]>, cut: u32) -> Excerpt {
+        Excerpt { bytes: bytes.clone(), parts: parts.clone(), cut }
     }
-}
 
-impl Deref for Slice {
-    type Target = [u8];
+    /// Its slices, in their order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let count = self.parts.len();
+        self.parts.iter().enumerate().map(move |(index, part)| {
+            let cut = if index + 1 == count { self.cut } else { 0 };
+            &self.bytes[part.start as usize..(part.end - cut) as usize]
+        })
+    }
 
-    fn deref(&self) -> &[u8] {
-        &self.bytes[self.start as usize..self.end as usize]
+    /// How many slices there are.
+    pub fn count(&self) -> usize {
+        self.parts.len()
     }
 }
 
@@ -43,7 +46,7 @@ impl Deref for Slice {
 struct Parts {
     header: libc::msghdr,
     vectors: Vec<libc::iovec>,
-    slices: Vec<Slice>,
+    excerpts: Vec<Excerpt>,
 }
 
 /// A send in the making. Owns its parts through a raw pointer, because the kernel holds pointers
@@ -53,25 +56,26 @@ pub(super) struct Slices {
 }
 
 impl Slices {
-    /// A send of all bytes of `slices` from position `from` on.
+    /// A send of all bytes of `excerpts` from position `from` on.
     ///
     /// # Panics
-    /// If there are more than `SLICES_MAX`: a bug of the caller.
-    pub(super) fn new(slices: Vec<Slice>, from: usize) -> Slices {
-        assert!(slices.len() <= SLICES_MAX, "{} slices: {SLICES_MAX} are allowed", slices.len());
+    /// If they have more than `SLICES_MAX` slices, or one is not inside its bytes: a bug of the caller.
+    pub(super) fn new(excerpts: Vec<Excerpt>, from: usize) -> Slices {
+        let count: usize = excerpts.iter().map(Excerpt::count).sum();
+        assert!(count <= SLICES_MAX, "{count} slices: {SLICES_MAX} are allowed");
         let mut skip = from;
-        let vectors = slices.iter().filter_map(|slice| {
+        let mut vectors = Vec::with_capacity(count);
+        vectors.extend(excerpts.iter().flat_map(Excerpt::slices).filter_map(|slice| {
             let skipped = skip.min(slice.len());
             skip -= skipped;
             let rest = &slice[skipped..];
             // The kernel does not write to what it is to send; the type is that of receiving, too.
             let base = rest.as_ptr().cast_mut().cast();
             (!rest.is_empty()).then_some(libc::iovec { iov_base: base, iov_len: rest.len() })
-        });
-        let vectors = vectors.collect();
+        }));
         // SAFETY: a msghdr is numbers and nullable pointers; zero is a value of each.
         let header = unsafe { std::mem::zeroed() };
-        Slices { parts: NonNull::from(Box::leak(Box::new(Parts { header, vectors, slices }))) }
+        Slices { parts: NonNull::from(Box::leak(Box::new(Parts { header, vectors, excerpts }))) }
     }
 
     /// The header for the kernel; valid until the send is dropped.
@@ -88,11 +92,11 @@ impl Slices {
         }
     }
 
-    /// Gives back the slices.
-    pub(super) fn into_slices(mut self) -> Vec<Slice> {
+    /// Gives back the excerpts.
+    pub(super) fn into_excerpts(mut self) -> Vec<Excerpt> {
         // SAFETY: the kernel is done with the parts and this Slices, which is consumed, alone refers
         // to them.
-        std::mem::take(unsafe { &mut self.parts.as_mut().slices })
+        std::mem::take(unsafe { &mut self.parts.as_mut().excerpts })
     }
 }
 

@@ -17,11 +17,13 @@ mod wrong;
 
 use std::os::fd::OwnedFd;
 
+use cores::side::Excerpt;
 use dbus::{Message, MessageType};
 
 use crate::bus::core::Bus;
 use crate::bus::encode::tests::Call;
 use crate::bus::errors::*;
+use crate::bus::listing::Listing;
 use crate::bus::queue::Out;
 use crate::bus::table::LATEST;
 use crate::bus::value::Value;
@@ -169,10 +171,14 @@ fn pool_interface(rev: u8) -> String {
 fn next_bytes(bus: &mut Bus) -> Option<Vec<u8>> {
     Some(match bus.poll_out()? {
         Out::Bytes(bytes) => bytes,
-        Out::Listing(mut listing) => {
-            std::iter::from_fn(|| listing.poll_slices()).flatten().flat_map(|slice| slice.to_vec()).collect()
-        }
+        Out::Listing(mut listing) => bytes_of(&mut listing),
     })
+}
+
+/// What is left of a listing, as it leaves.
+fn bytes_of(listing: &mut Listing) -> Vec<u8> {
+    let excerpts: Vec<Excerpt> = std::iter::from_fn(|| listing.poll_excerpts()).flatten().collect();
+    excerpts.iter().flat_map(Excerpt::slices).flatten().copied().collect()
 }
 
 fn drain(bus: &mut Bus) -> Vec<Message> {

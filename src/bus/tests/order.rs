@@ -54,6 +54,18 @@ fn a_listing_is_passed_by_so_many_and_no_more() {
 }
 
 #[test]
+fn before_the_name_is_asked_for_nothing_is_announced_and_then_all() {
+    let mut bus = Bus::new("3.9.2", None, || [9; 16]).unknown();
+    bus.handle_views(vec![View::Pool(pool(1)), View::Filesystem(filesystem(1, 1))]);
+    assert_eq!(drain(&mut bus).len(), 0, "nobody listens");
+    bus.request_name();
+    bus.handle_views(vec![View::Filesystem(filesystem(1, 2))]);
+    let members: Vec<_> = drain(&mut bus).iter().map(|message| message.member().map(|name| name.to_string())).collect();
+    assert_eq!(members, ["RequestName", "InterfacesAdded"].map(|name| Some(name.to_owned())));
+    assert_eq!(bus.tree().paths().count(), 3, "what was there before is listed");
+}
+
+#[test]
 fn a_listing_shows_every_signal_that_was_sent_before_it() {
     let mut bus = bus();
     send(&mut bus, &list());
@@ -85,8 +97,7 @@ fn a_listing_that_leaves_shows_what_was_when_it_began() {
     let mut changed = filesystem(1, 1);
     changed.used = Some(Bytes(5));
     bus.handle_views(vec![View::Filesystem(changed), View::Filesystem(filesystem(1, 2)), View::PoolGone(pool_id(1))]);
-    let slices = std::iter::from_fn(|| listing.poll_slices()).flatten();
-    let bytes: Vec<u8> = slices.flat_map(|slice| slice.to_vec()).collect();
+    let bytes = bytes_of(&mut listing);
     let listing = Message::demarshal(&bytes).expect("well-formed");
     assert_eq!(values(&listing), listed(self::bus()));
 }
