@@ -179,7 +179,7 @@ fn logging(level: Option<LogLevel>, variable: Option<&str>) -> Builder {
         (None, None) => {}
     }
     builder.format(|out, record| {
-        let (time, level) = (out.timestamp_seconds(), record.level());
+        let (time, level) = (out.timestamp_millis(), record.level());
         let module = record.module_path().unwrap_or_else(|| record.target());
         writeln!(out, "[{time} {level} {module}] {}", record.args())
     });
@@ -324,7 +324,7 @@ mod tests {
         let line = String::from_utf8(lines.iter().flatten().collect()).expect("a line is text");
         let (time, rest) = line.strip_prefix('[').and_then(|line| line.split_once(' ')).expect("a time comes first");
         assert_eq!(rest, "ERROR stratisd::bus] it broke\n");
-        assert_eq!(time.len(), "2026-11-21T04:22:59Z".len());
+        assert_eq!(time.len(), "2026-11-21T04:22:59.123Z".len());
         humantime::parse_rfc3339(time).expect("the time is RFC 3339 in UTC");
     }
 }

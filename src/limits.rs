@@ -109,9 +109,9 @@ pub const BUS_MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// Jobs waiting on one lane of blocking threads; more are refused, their operation fails cleanly.
 pub const LANE_QUEUE_MAX: usize = 1_024;
 
-/// Threads for other blocking calls on files, per shard: one may wait for the host's journal while
-/// another looks at a device.
-pub const BLOCKING_THREADS: usize = 2;
+/// Threads for each kind of other blocking calls, per shard. One pool has at most two of them, one of which may wait
+/// for the journal while the other looks at a device; where its disks hang, the third is there for the others.
+pub const BLOCKING_THREADS: usize = 3;
 
 /// Filesystem records in one metadata volume that are read at setup (512 MiB / 4 KiB).
 pub const RECORDS_MAX: usize = 131_072;
@@ -274,3 +274,10 @@ pub const READS_AT_ONCE_MAX: usize = 64;
 /// write, all at once, so 8 MiB (64 MiB with sectors of 4 KiB). Growth makes many: 512 MiB grown to
 /// 2 TiB have this many.
 pub const XFS_GROUPS_CHANGED_MAX: u32 = 16_384;
+
+/// Small files that one job of a lane reads: half a MiB of memory, and with what a ring costs still far below what so
+/// many calls do.
+pub const BULK_FILES_MAX: usize = 512;
+
+/// Bytes of each of them that there is room for: most records take 300, and longer ones are read by themselves.
+pub const BULK_FILE_BYTES: usize = 1_024;

@@ -88,7 +88,7 @@ fn run(args: &Args) -> Ended {
         Machine::Files(folder) => {
             let root = FilesRoot::open(&folder).map_err(words)?;
             log::info!("devices and volumes are files (folder={})", folder.display());
-            serve(&placement, settings, &stop, move |cpu| FilesSys::new(root.clone(), cpu).map_err(words))
+            serve(&placement, settings, &stop, move |cpu| Ok(FilesSys::new(root.clone(), cpu)))
         }
         Machine::Kernel => serve(&placement, settings, &stop, |cpu| KernelSys::new(cpu).map_err(words)),
     }

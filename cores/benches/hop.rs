@@ -193,7 +193,7 @@ fn to_a_busy_core([first, second]: [usize; 2], tasks: usize, turn: Duration) -> 
 
 fn lane_round_trip(cpu: usize) -> Vec<u64> {
     let core = core(cpu, move || async move {
-        let lane = Lane::new("bench lane", 1, 64, Some(cpu)).expect("a thread starts");
+        let lane = Lane::new("bench lane", 1, 64, Some(cpu));
         let (epoch, mut samples) = (Instant::now(), Vec::new());
         for _ in 0..ROUNDS + WARM_UP {
             let began = now(epoch);

@@ -28,6 +28,9 @@ use crate::task::Watched;
 use crate::turns::{Counters, Turns};
 use crate::wait::{Sleepers, give_way};
 
+/// Looks on after each turn; it is told how many tasks there are.
+type Watcher = Box<dyn FnMut(usize)>;
+
 /// What `wall()` says at the start of a universe: 2026-01-01 00:00:00 UTC, in seconds.
 pub const WALL_AT_START: u64 = 1_767_225_600;
 
@@ -87,6 +90,7 @@ impl Universe {
             panicked: RefCell::default(),
             trace: Cell::new(FNV_BASIS),
             turns: Turns::new(Instant::START),
+            watcher: RefCell::default(),
         };
         Universe { world: Rc::new(world) }
     }
@@ -101,6 +105,11 @@ impl Universe {
     pub fn with_turns_max(self, turns: u64) -> Universe {
         self.world.turns_max.set(turns);
         self
+    }
+
+    /// Has somebody look on after each turn from now on, who is told how many tasks there are.
+    pub fn watch(&self, watcher: impl FnMut(usize) + 'static) {
+        *self.world.watcher.borrow_mut() = Some(Box::new(watcher));
     }
 
     /// Runs `main` and all that it starts until `main` ends. Tasks that are left over stay, and go
@@ -240,6 +249,7 @@ struct World {
     panicked: RefCell<Option<Panicked>>,
     trace: Cell<u64>,
     turns: Turns,
+    watcher: RefCell<Option<Watcher>>,
 }
 
 impl World {
@@ -264,6 +274,9 @@ impl World {
                 Poll::Pending => {
                     self.tasks.borrow_mut().insert(id, task);
                 }
+            }
+            if let Some(watcher) = &mut *self.watcher.borrow_mut() {
+                watcher(self.tasks.borrow().len());
             }
         }
         true

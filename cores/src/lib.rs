@@ -8,6 +8,7 @@
 
 mod account;
 pub mod buffer;
+pub mod bulk;
 pub mod changes;
 pub mod clock;
 pub mod deterministic;

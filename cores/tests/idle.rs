@@ -35,7 +35,7 @@ fn an_idle_core_with_its_side_ring_and_a_lane_sleeps() {
     let core = CoreSpec { name: "idle".to_owned(), cpu: None };
     let handle = executor::start(core, move || async move {
         let side = rt::side();
-        let lane = Lane::new("helper", 2, 4, None).expect("threads start");
+        let lane = Lane::new("helper", 2, 4, None);
         lane.run(|| ()).await.expect("the job runs");
         let (pipe, _writer) = io::pipe().expect("a pipe");
         let pipe = Rc::new(pipe.into());

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Waker};
 
 use cores::executor::{self, CoreSpec};
-use cores::lane::{Lane, LaneFault};
+use cores::lane::{Lane, LaneFault, Use};
 
 fn on_a_core<T: Send + 'static, F: Future<Output = T> + 'static>(body: impl FnOnce() -> F + Send + 'static) -> T {
     let core = CoreSpec { name: "lane".to_owned(), cpu: None };
@@ -13,14 +13,14 @@ fn on_a_core<T: Send + 'static, F: Future<Output = T> + 'static>(body: impl FnOn
 }
 
 fn lane(threads: usize, queue_max: usize) -> Lane {
-    Lane::new("helper", threads, queue_max, None).expect("threads start")
+    Lane::new("helper", threads, queue_max, None)
 }
 
 /// A job that says when it has begun and then blocks until its gate is opened or dropped.
-fn gated(lane: &Lane) -> (std::sync::mpsc::Sender<()>, Receiver<()>, cores::lane::Outcome<()>) {
+fn gated<'a>(lane: impl Into<Use<'a>>) -> (std::sync::mpsc::Sender<()>, Receiver<()>, cores::lane::Outcome<()>) {
     let (open, gate) = channel::<()>();
     let (begun, has_begun) = channel();
-    let outcome = lane.run(move || {
+    let outcome = lane.into().run(move || {
         begun.send(()).expect("the test waits for this");
         gate.recv().unwrap_or_default();
     });
@@ -35,6 +35,35 @@ fn a_job_runs_on_a_thread_of_its_lane() {
         result.expect("the job runs").expect("every thread has a name")
     });
     assert_eq!(name, "helper\n");
+}
+
+#[test]
+fn a_thread_is_started_when_all_others_have_jobs() {
+    let threads = || std::fs::read_dir("/proc/self/task").expect("a process has threads");
+    let named = move || {
+        let name =
+            |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+        // A listing may leave out some while threads of other tests come and go.
+        (0..50).map(|_| threads().filter_map(name).filter(|name| name == "one by one\n").count()).max()
+    };
+    let counts = on_a_core(move || async move {
+        let lane = Lane::new("one by one", 2, 4, None);
+        let none = named();
+        for _ in 0..5 {
+            lane.run(|| ()).await.expect("the job runs");
+        }
+        let one = named();
+        let (open, begun, first) = gated(&lane);
+        begun.recv().expect("the job begins");
+        lane.run(|| ()).await.expect("the job runs");
+        let two = named();
+        let waits = lane.run(|| ());
+        lane.run(|| ()).await.expect("the job runs");
+        drop(open);
+        first.await.and(waits.await).expect("the jobs end");
+        [none, one, two, named()]
+    });
+    assert_eq!(counts, [0, 1, 2, 2].map(Some));
 }
 
 #[test]
@@ -131,6 +160,51 @@ fn two_threads_of_a_lane_run_two_jobs_at_a_time() {
 }
 
 #[test]
+fn who_hangs_never_has_all_threads_and_goes_on_in_order() {
+    on_a_core(|| async {
+        let lane = lane(3, 10);
+        let hangs = [(); 2].map(|()| gated(lane.of(1)));
+        for (_, has_begun, _) in &hangs {
+            has_begun.recv().expect("two of three threads are its");
+        }
+        let (sender, order) = channel();
+        let more = [1, 2].map(|number| {
+            let sender = sender.clone();
+            lane.of(1).run(move || sender.send(number).expect("the test waits for this"))
+        });
+        for _ in 0..10 {
+            assert_eq!(lane.of(2).run(|| "another's").await, Ok("another's"));
+            assert_eq!(lane.run(|| "nobody's").await, Ok("nobody's"));
+        }
+        assert_eq!((lane.waiting(), order.try_recv().ok()), (2, None), "its others wait for its own");
+        for (open, _, job) in hangs {
+            drop(open);
+            job.await.expect("the job runs");
+        }
+        for job in more {
+            job.await.expect("the job runs");
+        }
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), [1, 2]);
+    });
+}
+
+#[test]
+fn what_waits_for_its_owner_still_runs_when_the_lane_is_gone() {
+    let (sender, results) = channel();
+    on_a_core(move || async move {
+        let lane = lane(2, 4);
+        let (open, has_begun, first) = gated(lane.of(1));
+        has_begun.recv().expect("the job begins");
+        let second = lane.of(1).run(move || sender.send("ran").expect("the test waits for this"));
+        drop(lane);
+        drop(open);
+        first.await.expect("the job runs");
+        second.await.expect("the job runs");
+    });
+    assert_eq!(results.recv(), Ok("ran"));
+}
+
+#[test]
 fn a_panic_is_the_result_of_its_job_and_the_thread_lives_on() {
     on_a_core(|| async {
         let lane = lane(1, 4);
@@ -199,7 +273,7 @@ fn a_pinned_lane_stays_on_its_cpu() {
         .find(|cpu| mine.is_set(*cpu).expect("the CPU is below the size of the set"))
         .expect("a thread may run somewhere");
     let status = on_a_core(move || async move {
-        let lane = Lane::new("pinned", 1, 4, Some(cpu)).expect("a thread starts");
+        let lane = Lane::new("pinned", 1, 4, Some(cpu));
         let status = lane.run(|| std::fs::read_to_string("/proc/thread-self/status")).await;
         status.expect("the job runs").expect("every thread has a status")
     });

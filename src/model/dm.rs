@@ -279,8 +279,8 @@ pub struct ThinPoolState {
 impl ThinPoolState {
     /// Whether it is as the kernel raises an event for.
     pub const fn is_told(&self) -> bool {
-        let runs_low = self.data_total - self.data_used <= self.low_water;
-        runs_low || self.meta_total - self.meta_used <= self.meta_low_water || !self.can_change()
+        let runs_low = self.data_total.saturating_sub(self.data_used) <= self.low_water;
+        runs_low || self.meta_total.saturating_sub(self.meta_used) <= self.meta_low_water || !self.can_change()
     }
 
     /// Whether a write may map another block. To a full one, a write waits a minute and fails.

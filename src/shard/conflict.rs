@@ -54,6 +54,8 @@ pub enum Operation {
     ChangePool,
     /// Giving the pool another name, and its filesystems their paths.
     RenamePool,
+    /// Telling which paths filesystems have, by the names that they have.
+    Announce,
     /// Entering sectors into the pool's record: the next step of its thin pool, or a part of an operation that does
     /// so, too. It is the only one that is queued while another of the same operation is held, and waits for nothing
     /// but devices: so growth waits for no client.
@@ -100,7 +102,7 @@ impl Operation {
                 (Resource::Records, Use::Exclusive),
                 (Resource::Name, Use::Shared),
             ],
-            Self::Snapshot(_) => {
+            Self::Snapshot(_) | Self::Announce => {
                 &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Shared), (Resource::Name, Use::Shared)]
             }
             Self::Grow(_) => &[(Resource::LifeCycle, Use::Shared), (Resource::Records, Use::Shared)],
@@ -151,6 +153,11 @@ impl Gate {
         self.next.set(number + 1);
         self.queue.borrow_mut().push((number, operation));
         Ticket { gate: Rc::clone(self), number }
+    }
+
+    /// How many run or wait.
+    pub fn places(&self) -> usize {
+        self.queue.borrow().len()
     }
 
     /// Whether nothing runs or waits.

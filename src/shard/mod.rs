@@ -61,6 +61,19 @@ pub struct Running {
     pub extension: Extension,
 }
 
+/// How much is under way in a shard.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Load {
+    /// Operations, and what goes on by itself: what a stop of the daemon waits for.
+    pub busy: usize,
+    /// Pools whose operations are kept apart.
+    pub gates: usize,
+    /// Operations that run or wait in the pool that has most.
+    pub queued: usize,
+    /// Messages that found their ring full.
+    pub waiting: usize,
+}
+
 /// The state that one core owns.
 #[derive(Debug)]
 pub struct Shard<S> {
@@ -115,6 +128,13 @@ impl<S: Sys> Shard<S> {
             outstanding: Outstanding::default(),
             watches: Watches::default(),
         })
+    }
+
+    /// How much is under way here.
+    pub fn load(&self) -> Load {
+        let gates = self.gates.borrow();
+        let queued = gates.values().map(|gate| gate.places()).max().unwrap_or(0);
+        Load { busy: self.busy.get(), gates: gates.len(), queued, waiting: self.endpoint.depths().queued_out }
     }
 
     /// The running pool of this id.

@@ -5,21 +5,28 @@
 
 use std::io;
 
-use cores::lane::{Lane, LaneFault};
+use cores::lane::{LaneFault, Use};
 
 use crate::error::Why;
 
-/// Runs a job on a lane.
-pub(super) async fn on<T: Send + 'static>(lane: &Lane, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Why> {
-    lane.run(job).await.map_err(|fault| match fault {
+/// Runs a job on a lane, for whoever uses it.
+pub(super) async fn on<'a, T: Send + 'static>(
+    lane: impl Into<Use<'a>>,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Why> {
+    lane.into().run(job).await.map_err(|fault| match fault {
         LaneFault::Full { queue_max, .. } => Why::Full { what: "a lane of blocking calls", max: queue_max },
+        LaneFault::NoThread { .. } => {
+            log::error!("{fault}");
+            Why::Errno(libc::EAGAIN)
+        }
         LaneFault::Panicked(message) => Why::Bug(message),
     })
 }
 
 /// As `on`, for a job that ends with a system call's result.
-pub(super) async fn blocking<T: Send + 'static>(
-    lane: &Lane,
+pub(super) async fn blocking<'a, T: Send + 'static>(
+    lane: impl Into<Use<'a>>,
     job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Why> {
     on(lane, job).await?.map_err(|error| why(&error))

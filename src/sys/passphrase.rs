@@ -122,8 +122,7 @@ pub async fn read(readers: &Readers, descriptor: OwnedFd) -> Result<Passphrase, 
     let share = readers.admit()?;
     // A thread for this one read, which only a stranger can end: it holds up nobody else, and a read that
     // even `poll` could not foresee to block (a file on a hung file system) is left to it.
-    let lane =
-        Lane::new("passphrase", 1, 1, None).map_err(|error| Fault::io("start a thread for", DESCRIPTOR, &error))?;
+    let lane = Lane::new("passphrase", 1, 1, None);
     let job = move || {
         let _until_it_ends = share;
         take(descriptor.as_fd(), PATIENCE)

@@ -11,11 +11,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use cores::bulk;
 use nix::sys::statvfs::statvfs;
 
 use crate::error::Why;
-use crate::limits::{RECORD_BYTES_MAX, RECORDS_MAX};
+use crate::limits::{BULK_FILE_BYTES, RECORD_BYTES_MAX, RECORDS_MAX};
 use crate::sys::Folder;
 use crate::units::Bytes;
 
@@ -87,24 +87,18 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     content(File::open(path)?)
 }
 
-/// The contents of files in a folder; says at which one it failed. The kernel hears of all of them before the first
-/// is waited for, so they come from the disk side by side.
+/// The contents of files in a folder; says at which one it failed.
 pub(super) fn read_each(folder: &Path, files: &[String]) -> Result<Vec<Vec<u8>>, (String, io::Error)> {
-    let open = |file: &String| -> io::Result<File> {
-        let open = File::open(folder.join(file))?;
-        posix_fadvise(&open, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
-        Ok(open)
-    };
-    let at = |file: &String| {
-        let file = file.clone();
-        move |error| (file, error)
-    };
-    let open: Vec<File> = files.iter().map(|file| open(file).map_err(at(file))).collect::<Result<_, _>>()?;
-    files.iter().zip(open).map(|(file, open)| content(open).map_err(at(file))).collect()
+    let Some(first) = files.first() else { return Ok(Vec::new()) };
+    let open = File::open(folder).map_err(|error| (first.clone(), error))?;
+    let read_one = |file: &String| read(&folder.join(file)).map_err(|error| (file.clone(), error));
+    let contents = files.iter().zip(bulk::read(&open, files, BULK_FILE_BYTES));
+    contents.map(|(file, bytes)| bytes.map_or_else(|| read_one(file), Ok)).collect()
 }
 
 fn content(file: File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // All of a record with one call, and that nothing follows with another.
+    let mut bytes = Vec::with_capacity(RECORD_BYTES_MAX);
     file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

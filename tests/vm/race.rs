@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cores::steady;
+
 use crate::extend::{self, FULL, GROWN, GROWS, LOW, LOW_WATER, STEP, TOLD_FULL, count, figures, told};
 use crate::guest::lab::Lab;
 use crate::guest::udev::Frozen;
@@ -34,6 +36,8 @@ const KEPT_MIB: u64 = 1_400;
 const DISK_MIB: u64 = 88 << 10;
 /// Sectors of a MiB.
 const SECTORS: u64 = 2_048;
+/// How long a thread sleeps that only sleeps.
+const NAP: Duration = Duration::from_millis(5);
 /// The worst write that a growth of stratisd 3.9.2 caused.
 const PEER_MS: f64 = 135.0;
 
@@ -95,6 +99,7 @@ fn play(guest: &mut Guest, race: Race) {
     let (latencies, kernel) = thread::scope(|scope| {
         let _end = End(&stop);
         let kernel = scope.spawn(|| Kernel::listen(&stop));
+        let sleeper = scope.spawn(|| naps(&stop));
         let writers: Vec<_> = volumes.iter().map(|path| scope.spawn(|| write(path, &stop))).collect();
         let (pool, stop, turns) = (&pool, &stop, &turns);
         let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || work(number, pool, stop, turns))).collect();
@@ -116,6 +121,8 @@ fn play(guest: &mut Guest, race: Race) {
         let steps = (blocks_of(&client, pool) - first) / STEP;
         println!("race: {} growths of {steps} steps in {:.1?}", grown(), began.elapsed());
         clients.into_iter().for_each(|client| client.join().expect("filesystems can be created and destroyed"));
+        let late = sleeper.join().expect("it only sleeps");
+        println!("race: ms that a thread of the first ones' priority which only sleeps wakes late: {}", figures(late));
         let latencies = writers.into_iter().flat_map(|writer| writer.join().expect("each write succeeds")).collect();
         (latencies, kernel.join().expect("it can be heard"))
     });
@@ -162,6 +169,19 @@ fn write(path: &Path, stop: &AtomicBool) -> Vec<f64> {
         times.push(began.elapsed().as_secs_f64() * 1_000.0);
     }
     times
+}
+
+/// How late a thread wakes up that goes before all others, as those that answer events, and has nothing to do but to
+/// sleep: what kernel and host take, whatever the daemon does. In milliseconds.
+fn naps(stop: &AtomicBool) -> Vec<f64> {
+    steady::make_first().expect("root may");
+    let mut late = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        thread::sleep(NAP);
+        late.push((began.elapsed() - NAP).as_secs_f64() * 1_000.0);
+    }
+    late
 }
 
 /// Creates a filesystem, lists all objects and destroys it, again and again.

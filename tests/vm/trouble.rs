@@ -176,6 +176,36 @@ scenario!(
 );
 
 scenario!(
+    /// Both disks of a pool hang while many clients want something of it: the other pool answers as ever, and in the
+    /// end so does this one.
+    a_pool_that_hangs_keeps_no_other_waiting,
+    THREE,
+    |guest: &mut Guest| {
+        let world = World::new(guest);
+        files::unmount(&world.folder);
+        let own = pool(&world.client, "p").expect("it runs");
+        world.labs.iter().for_each(Lab::hang);
+        let clients = [(); 6].map(|()| guest.client());
+        thread::scope(|scope| {
+            let ask = |(number, client): (usize, Client)| client.make_filesystem(&own, &format!("n{number}"));
+            let asking: Vec<_> = clients.into_iter().enumerate().map(|asked| scope.spawn(move || ask(asked))).collect();
+            // Each round takes volumes, records, mounts and udev, as what hangs does.
+            for _ in 0..2 {
+                world.calm_is_calm();
+            }
+            assert!(!asking.iter().any(thread::ScopedJoinHandle::is_finished), "nothing can be made meanwhile");
+            world.labs.iter().for_each(Lab::go_on);
+            for made in asking {
+                made.join().expect("it is made");
+            }
+        });
+        assert_eq!(own, pool(&world.client, "p").expect("it runs"));
+        udev::settle();
+        world.comes_back(guest);
+    }
+);
+
+scenario!(
     /// A disk hangs when the daemon starts: the other pool is there before that disk has failed, and its own when it
     /// answers.
     a_disk_that_hangs_at_the_start,

@@ -126,12 +126,16 @@ fn warnings(guest: &Guest) -> usize {
     guest.log().matches(WARNING).count()
 }
 
+/// Threads that are started when they are needed, so many of a name at most: see `Lanes`.
+const WHEN_NEEDED: [&str; 6] = ["mount", "mounted", "probe", "files", "programs", "udev"];
+
 /// The daemon's threads by name. Those of io_uring come and go as the kernel likes.
 fn threads(guest: &Guest) -> Vec<String> {
     let daemon = guest.daemon_id().expect("the daemon runs");
     let tasks = fs::read_dir(format!("/proc/{daemon}/task")).expect("the daemon runs");
     let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    let mut names: Vec<String> = names.filter(|name| !name.starts_with("iou-")).collect();
+    let lasting = |name: &String| !name.starts_with("iou-") && !WHEN_NEEDED.contains(&name.trim());
+    let mut names: Vec<String> = names.filter(lasting).collect();
     names.sort();
     names
 }

@@ -2,7 +2,8 @@
 //!
 //! Commit point: a record that says `destroying` is durable. Before it, a start after a power failure
 //! brings the pool up again; after it, the next start goes on with the destruction. Devices are wiped
-//! side by side, and each one that is still there says what is to become of it.
+//! side by side, and each one that is still there says what is to become of it: by its record, or, as one of a
+//! cache, by its signature.
 
 use std::rc::Rc;
 
@@ -10,6 +11,7 @@ use cores::rt;
 
 use crate::engine::pool::Member;
 use crate::error::{Failure, Fault, Refusal};
+use crate::format::header::{FLAG_CREATING, StaticHeader};
 use crate::message::{Answer, Claim};
 use crate::model::device::Tier;
 use crate::model::ids::PoolUuid;
@@ -70,22 +72,36 @@ async fn mark<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure
 
 async fn destroy<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Result<(), Fault> {
     let pool = running.uuid;
+    let (caches, others): (Vec<Member>, Vec<Member>) = {
+        let engine = running.pool.borrow();
+        let is_cache = |member: &Member| engine.tiers().of(member.header.device) == Tier::Cache;
+        engine.members().iter().cloned().partition(is_cache)
+    };
+    mark_caches(shard, &caches).await;
     rt::stage("take down");
     stack::all_down(&shard.sys, pool).await?;
     shard.sys.settle(pool).await;
     rt::stage("scrap");
     shard.sys.scrap(pool).await?;
     rt::stage("wipe");
-    let (unmarked, marked): (Vec<_>, Vec<_>) = {
-        let engine = running.pool.borrow();
-        let is_cache = |member: &Member| engine.tiers().of(member.header.device) == Tier::Cache;
-        engine.members().iter().cloned().partition(|member| member.bad || is_cache(member))
-    };
-    // A device that the mark did not reach would come up as an incomplete pool, so it goes first. Devices of a
-    // cache never have a record.
-    for group in [unmarked, marked] {
+    // A device that the mark did not reach would come up as an incomplete pool, so it goes first.
+    let (unmarked, marked): (Vec<Member>, Vec<Member>) = others.into_iter().partition(|member| member.bad);
+    for group in [[caches, unmarked].concat(), marked] {
         let numbers: Vec<_> = group.iter().map(|member| member.candidate.number).collect();
         headers::wipe(&shard.sys, &numbers).await?;
     }
     Ok(())
+}
+
+/// A device of a cache has no record, so its signature gets the mark of a creation: whenever it is found, with the
+/// others or when they are wiped already, it is wiped. One that cannot be written to is not.
+async fn mark_caches<S: Sys>(shard: &Shard<S>, caches: &[Member]) {
+    let marked = |member: &Member| StaticHeader { flags: member.header.flags | FLAG_CREATING, ..member.header };
+    let headers: Vec<_> = caches.iter().map(|member| (member.candidate.number, marked(member))).collect();
+    if headers.is_empty() {
+        return;
+    }
+    if let Err(fault) = headers::sign(&shard.sys, &headers).await {
+        log::warn!("a device of a cache does not say that its pool is being destroyed: {fault}");
+    }
 }

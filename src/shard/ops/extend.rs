@@ -123,7 +123,8 @@ fn change(state: &ThinPoolState, table: &Table) -> String {
     let Table::ThinPool { length, block, low_water, features } = table else {
         unreachable!("the table of a thin pool: {table:?}")
     };
-    let (free, before, after) = (state.data_total - state.data_used, state.data_total, length.0 / block.0);
+    let free = state.data_total.saturating_sub(state.data_used);
+    let (before, after) = (state.data_total, length.0 / block.0);
     let waits = !features.contains(&ThinFeature::ErrorIfNoSpace);
     format!("free={free} blocks={before} now={after} low_water={low_water} waits={waits}")
 }

@@ -158,8 +158,12 @@ async fn start_or_list<S: Sys>(
     Ok(())
 }
 
-/// Lists a pool as stopped. It holds its devices, not its name.
+/// Lists a pool as stopped. It holds its devices, not its name. One none of whose devices can be flushed is listed all
+/// the same: clients are to see that it is there.
 async fn list<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, devices: &[Read]) {
+    if let Err(fault) = start_pool::flush(shard, pool, start_pool::numbers(devices)).await {
+        log::warn!("what is shown of a stopped pool may not be durable (pool={pool}): {fault}");
+    }
     close(shard, devices).await;
     // Without a name nobody asks which of them are a cache's.
     let place = |device: &Read| (device.candidate.number, device.candidate.path.clone(), Tier::Data);

@@ -5,6 +5,7 @@
 //! `commit point` in each file.
 
 pub mod add_devices;
+pub mod adopted;
 pub mod backstop;
 pub mod create_filesystems;
 pub mod create_pool;

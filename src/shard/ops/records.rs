@@ -4,6 +4,8 @@
 //! durable. The rename being durable is the commit point; before it the old record counts, and a
 //! leftover `.temp` is removed at the next setup.
 
+use std::collections::BTreeMap;
+
 use crate::engine::filesystem::adopted;
 use crate::engine::revert;
 use crate::error::Fault;
@@ -82,11 +84,16 @@ pub async fn read_all<S: Sys>(sys: &S, pool: PoolUuid) -> Result<Records, Fault>
     }
     let reverted = revert::left_over(found.iter().map(|(_, record)| record));
     found.retain(|(_, record)| !reverted.iter().any(|gone| gone.uuid == record.uuid));
+    let (mut names, mut volumes) = (BTreeMap::new(), BTreeMap::new());
     let mut good = Vec::with_capacity(found.len());
     for (file, record) in found {
-        match distinct(record, &good) {
-            Ok(record) => good.push(record),
-            Err(what) => leave_out(&file, what),
+        match names.get(&record.name).or_else(|| volumes.get(&record.thin_id)) {
+            Some(other) => leave_out(&file, format!("its name or thin id is that of {other}")),
+            None => {
+                names.insert(record.name.clone(), record.uuid);
+                volumes.insert(record.thin_id, record.uuid);
+                good.push(record);
+            }
         }
     }
     records.good = good;
@@ -130,11 +137,4 @@ fn read(file: &str, bytes: &[u8]) -> Result<FilesystemRecord, String> {
         return Err(format!("its record is of {}", record.uuid));
     }
     Ok(record)
-}
-
-fn distinct(record: FilesystemRecord, others: &[FilesystemRecord]) -> Result<FilesystemRecord, String> {
-    match others.iter().find(|other| other.name == record.name || other.thin_id == record.thin_id) {
-        Some(other) => Err(format!("its name or thin id is that of {}", other.uuid)),
-        None => Ok(record),
-    }
 }

@@ -24,13 +24,12 @@ use crate::model::filesystem::FilesystemRecord;
 use crate::model::ids::{FsUuid, PoolUuid};
 use crate::model::name::Name;
 use crate::model::pool::Availability;
-use crate::shard::conflict::Operation;
 use crate::shard::ops::extend::Extension;
 use crate::shard::ops::records::Records;
 use crate::shard::ops::save::{self, Saver};
 use crate::shard::ops::{
-    Outcome, add_devices, backstop, create_pool, encryption, gather, headers, heal, intents, records, revert, stack,
-    thin_meta,
+    Outcome, add_devices, adopted, backstop, create_pool, encryption, gather, headers, heal, intents, records, revert,
+    stack, thin_meta,
 };
 use crate::shard::wait::all;
 use crate::shard::{Running, Shard, news};
@@ -82,7 +81,7 @@ pub async fn start<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, ready: Ready) -
     rt::stage("claim");
     claim(shard, pool, &ready).await?;
     match set_up(shard, pool, ready).await {
-        Ok(running) => Ok(commit(shard, running).await),
+        Ok((running, adopted)) => Ok(commit(shard, running, &adopted).await),
         Err(failure) => {
             rt::stage("unwind");
             if let Err(fault) = stack::all_down(&shard.sys, pool).await {
@@ -132,7 +131,12 @@ async fn claim<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: &Ready) -> Resul
     shard.take(claim).await.map_err(|taken| taken.refusal(&ready.name))
 }
 
-async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Result<Running, Failure> {
+/// Gives the pool, and the filesystems of it that a daemon before this one has left active.
+async fn set_up<S: Sys>(
+    shard: &Shard<S>,
+    pool: PoolUuid,
+    ready: Ready,
+) -> Result<(Running, BTreeSet<FsUuid>), Failure> {
     let Ready { name, record, time, members, strangers, left_over, dropped, worn } = ready;
     for member in &members {
         shard.sys.open(&member.candidate, Opening::Member).await?;
@@ -147,7 +151,8 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     let engine = Pool::new(pool, name.clone(), record, members, Some(time), none);
     let (saver, extension) = (Saver::default(), Extension::default());
     let running = Running { uuid: pool, pool: engine.into(), saver, extension };
-    flush(shard, &running).await?;
+    let numbers = running.pool.borrow().numbers();
+    flush(shard, pool, numbers).await?;
     if let Some(dropped) = &dropped {
         leave_cache(shard, &running, dropped).await?;
     }
@@ -180,12 +185,12 @@ async fn set_up<S: Sys>(shard: &Shard<S>, pool: PoolUuid, ready: Ready) -> Resul
     wipe_left_over(shard, pool, &leaving).await;
     // Nobody waits for udev's first look at so many volumes; who takes them down does.
     limit_if_uneven(&running);
-    Ok(running)
+    Ok((running, adopted))
 }
 
-/// What was read may be in the caches of disks only, as a daemon that died left it. No table is made of that.
-async fn flush<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault> {
-    let numbers = running.pool.borrow().numbers();
+/// What was read may be in the caches of disks only, as a daemon that died left it. No table is made of that, and no
+/// client is shown it.
+pub async fn flush<S: Sys>(shard: &Shard<S>, pool: PoolUuid, numbers: Vec<DeviceNumber>) -> Result<(), Fault> {
     let total = numbers.len();
     // One that hangs holds up no other.
     let flush = |number| patience::in_time(shard.sys.flush(vec![Target::Device(number)]));
@@ -194,7 +199,7 @@ async fn flush<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Fault>
         return Ok(());
     }
     let why = Why::NoDevice { total };
-    Err(Fault::new("flush the record of", format!("pool {}", running.uuid), why))
+    Err(Fault::new("flush the record of", format!("pool {pool}"), why))
 }
 
 /// A pool whose next sectors are on a device with larger blocks gets no changes.
@@ -338,7 +343,9 @@ async fn volumes_up<S: Sys>(
             Err(fault) => lost.push(leave_out(&record, fault)),
         }
     }
-    announce(shard, (pool, of_pool), &whole, adopted).await;
+    let told = whole.iter().filter(|record| !adopted.contains(&record.uuid));
+    let told: Vec<_> = told.map(|record| (record.uuid, &record.name, record.thin_id)).collect();
+    shard.sys.announce_each((pool, of_pool), &told).await;
     let uuids: Vec<FsUuid> = whole.iter().map(|record| record.uuid).collect();
     let used = shard.sys.thin_used_each(pool, &uuids).await;
     let filesystem = |(record, used): (FilesystemRecord, Option<Bytes>)| {
@@ -346,21 +353,6 @@ async fn volumes_up<S: Sys>(
         Filesystem::new(record, used).on(size)
     };
     (whole.into_iter().zip(used).map(filesystem).collect(), lost)
-}
-
-/// Announces filesystems that have come up. Those that were up before most often have their paths.
-async fn announce<S: Sys>(
-    shard: &Shard<S>,
-    pool: (PoolUuid, &Name),
-    records: &[FilesystemRecord],
-    adopted: &BTreeSet<FsUuid>,
-) {
-    let all = records.iter().map(|record| (record.uuid, &record.name, record.thin_id));
-    let (before, mut without): (Vec<_>, Vec<_>) = all.partition(|(uuid, ..)| adopted.contains(uuid));
-    let named: Vec<(FsUuid, &Name)> = before.iter().map(|(uuid, name, _)| (*uuid, *name)).collect();
-    let paths = shard.sys.have_paths(pool, &named).await;
-    without.extend(before.into_iter().zip(paths).filter(|(_, has_path)| !has_path).map(|(filesystem, _)| filesystem));
-    shard.sys.announce_each(pool, &without).await;
 }
 
 /// Activates one volume.
@@ -376,7 +368,7 @@ async fn volume_up<S: Sys>(
     }
 }
 
-async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
+async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running, adopted: &BTreeSet<FsUuid>) -> Answer {
     let pool = running.uuid;
     shard.claim(Claim::Commit(pool));
     let (views, devices, filesystems) = {
@@ -395,30 +387,11 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running) -> Answer {
     let running = Rc::new(running);
     shard.running.borrow_mut().insert(pool, Rc::clone(&running));
     shard.show(views);
-    look_at_sizes(shard, running);
+    if !adopted.is_empty() {
+        adopted::look(shard, running);
+    }
     backstop::begin(shard, pool);
     Answer::PoolStarted(pool, devices, filesystems)
-}
-
-/// Looks on how much of their volumes filesystems lie of which that is not known yet, because they were active before.
-/// Nobody waits for it but who takes them down.
-fn look_at_sizes<S: Sys>(shard: &Rc<Shard<S>>, running: Rc<Running>) {
-    let unknown: Vec<FsUuid> = {
-        let pool = running.pool.borrow();
-        pool.filesystems.iter().filter(|found| found.may_follow()).map(|found| found.record.uuid).collect()
-    };
-    if unknown.is_empty() {
-        return;
-    }
-    let shard = Rc::clone(shard);
-    rt::spawn("sizes", async move {
-        let ticket = shard.gate(running.uuid).queue(Operation::Look);
-        ticket.admitted().await;
-        let sizes = heal::sizes(&shard.sys, running.uuid, &unknown).await;
-        let mut pool = running.pool.borrow_mut();
-        sizes.into_iter().for_each(|(uuid, size)| pool.filesystems.set_whole(uuid, size.bytes()));
-    })
-    .detach();
 }
 
 /// The numbers of devices that were read.

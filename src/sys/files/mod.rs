@@ -78,22 +78,19 @@ impl fmt::Debug for FilesSys {
 impl FilesSys {
     /// The machine for the core that this is called on; its blocking calls run on `cpu`.
     ///
-    /// # Errors
-    /// No thread is to be had.
-    ///
     /// # Panics
     /// Outside of a core: there is no side ring.
-    pub fn new(root: FilesRoot, cpu: Option<usize>) -> io::Result<Self> {
+    pub fn new(root: FilesRoot, cpu: Option<usize>) -> Self {
         let inner = Inner {
             root,
             side: rt::side(),
-            lane: Lane::new("files", BLOCKING_THREADS, LANE_QUEUE_MAX, cpu)?,
+            lane: Lane::new("files", BLOCKING_THREADS, LANE_QUEUE_MAX, cpu),
             open: RefCell::default(),
             stack: RefCell::new(Stack::new()),
             mounted: RefCell::default(),
             links: RefCell::default(),
         };
-        Ok(Self { inner: Rc::new(inner) })
+        Self { inner: Rc::new(inner) }
     }
 
     /// Runs a job that blocks on the lane.

@@ -37,7 +37,7 @@ const SIZE: Sectors = Sectors(1 << 22);
 fn run<T: Send + 'static>(folder: &Path, work: impl AsyncFnOnce(FilesSys) -> T + Send + 'static) -> T {
     let root = FilesRoot::open(&folder.join("machine")).expect("ours");
     let core = start(CoreSpec { name: "files".to_owned(), cpu: None }, move || async move {
-        work(FilesSys::new(root, None).expect("threads")).await
+        work(FilesSys::new(root, None)).await
     });
     core.expect("io_uring").join().expect("no panic")
 }

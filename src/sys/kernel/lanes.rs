@@ -1,16 +1,22 @@
 //! The threads of one core for calls that block, by what they may wait for.
 //!
-//! Invariant: a job waits only behind jobs of its own kind. Deliberately absent: what each pool has for itself, see
-//! `dm::reserve`.
+//! Invariants: a job waits only behind jobs of its own kind; one that may wait for a pool's disks is that pool's, and
+//! no pool has all threads. Deliberately absent: what each pool has for itself, see `dm::reserve`.
 
 use std::io;
 
-use cores::lane::Lane;
+use cores::lane::{Lane, Use};
 use cores::steady;
 
 use crate::limits::{BLOCKING_THREADS, LANE_QUEUE_MAX, PROBE_THREADS};
+use crate::model::ids::PoolUuid;
 
 pub(super) use crate::sys::jobs::{blocking, on};
+
+/// A lane as this pool uses it.
+pub(super) fn of(lane: &Lane, pool: PoolUuid) -> Use<'_> {
+    lane.of(pool.0.as_u128())
+}
 
 /// The lanes of one core.
 #[derive(Debug)]
@@ -43,12 +49,12 @@ impl Lanes {
             events: steady("events", 1, steady::make_first)?,
             // What clients ask for may be much.
             dm: steady("dm", BLOCKING_THREADS, steady::make)?,
-            mount: lane("mount", BLOCKING_THREADS)?,
-            mounted: lane("mounted", BLOCKING_THREADS)?,
-            probe: lane("probe", PROBE_THREADS)?,
-            files: lane("files", BLOCKING_THREADS)?,
-            programs: lane("programs", BLOCKING_THREADS)?,
-            udev: lane("udev", BLOCKING_THREADS)?,
+            mount: lane("mount", BLOCKING_THREADS),
+            mounted: lane("mounted", BLOCKING_THREADS),
+            probe: lane("probe", PROBE_THREADS),
+            files: lane("files", BLOCKING_THREADS),
+            programs: lane("programs", BLOCKING_THREADS),
+            udev: lane("udev", BLOCKING_THREADS),
         })
     }
 }

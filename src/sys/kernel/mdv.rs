@@ -22,7 +22,7 @@ use super::lanes::{self, blocking};
 use super::namespace::MOUNTS;
 use super::{KernelSys, fault};
 use crate::error::{Fault, Why};
-use crate::limits::{READS_AT_ONCE_MAX, UNMOUNT_AGAIN_AFTER_MS, UNMOUNT_TRIES_MAX};
+use crate::limits::{BULK_FILES_MAX, UNMOUNT_AGAIN_AFTER_MS, UNMOUNT_TRIES_MAX};
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
@@ -78,17 +78,17 @@ impl KernelSys {
     pub(super) async fn mount_volume(&self, pool: PoolUuid) -> Result<(), Why> {
         let device = self.inner.mapper.number(Dm::Private(pool, Role::Mdv)).await?;
         let there = mount_point(pool);
-        blocking(&self.inner.lanes.mount, move || mount_there(device, &there)).await
+        blocking(lanes::of(&self.inner.lanes.mount, pool), move || mount_there(device, &there)).await
     }
 
     pub(super) async fn unmount_volume(&self, pool: PoolUuid) -> Result<(), Why> {
-        self.unmount(mount_point(pool)).await
+        self.unmount(pool, mount_point(pool)).await
     }
 
     /// Unmounts what is mounted there and removes the mount point. Tries again while it is busy: whoever
     /// looks at mounts (df, udev) holds one for moments.
-    pub(super) async fn unmount(&self, mounted: PathBuf) -> Result<(), Why> {
-        let lane = &self.inner.lanes.mount;
+    pub(super) async fn unmount(&self, pool: PoolUuid, mounted: PathBuf) -> Result<(), Why> {
+        let lane = lanes::of(&self.inner.lanes.mount, pool);
         let mut tries = 1;
         loop {
             let there = mounted.clone();
@@ -114,7 +114,7 @@ impl KernelSys {
         let outcome = match checked(file) {
             Ok(file) => {
                 let path = path.join(file);
-                blocking(&self.inner.lanes.files, move || job(&path)).await
+                blocking(lanes::of(&self.inner.lanes.files, pool), move || job(&path)).await
             }
             Err(why) => Err(why),
         };
@@ -131,7 +131,8 @@ impl KernelSys {
     ) -> Result<T, Fault> {
         let path = folder_path(pool, folder);
         let subject = path.display().to_string();
-        blocking(&self.inner.lanes.files, move || job(&path)).await.map_err(fault(doing, subject))
+        let lane = lanes::of(&self.inner.lanes.files, pool);
+        blocking(lane, move || job(&path)).await.map_err(fault(doing, subject))
     }
 
     pub(super) async fn volume_size(&self, pool: PoolUuid) -> Result<Bytes, Fault> {
@@ -155,12 +156,13 @@ impl KernelSys {
         let path = folder_path(pool, folder);
         let at = |file: &str| format!("{file:?} in {}", path.display());
         let mut all = Vec::with_capacity(files.len());
-        for some in files.chunks(READS_AT_ONCE_MAX) {
+        for some in files.chunks(BULK_FILES_MAX) {
             for file in some {
                 checked(file).map_err(fault("read", at(file)))?;
             }
             let (there, own) = (path.clone(), some.to_vec());
-            let read = lanes::on(&self.inner.lanes.files, move || volume::read_each(&there, &own)).await;
+            let read =
+                lanes::on(lanes::of(&self.inner.lanes.files, pool), move || volume::read_each(&there, &own)).await;
             let read = read.map_err(fault("read files in", path.display()))?;
             all.extend(read.map_err(|(file, error)| Fault::io("read", at(&file), &error))?);
         }

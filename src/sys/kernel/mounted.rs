@@ -24,7 +24,7 @@ use nix::sys::statvfs::fstatvfs;
 use super::KernelSys;
 use super::block::{numbered, shape};
 use super::dm::node;
-use super::lanes::blocking;
+use super::lanes::{self, blocking};
 use crate::error::Why;
 use crate::model::device::DeviceNumber;
 use crate::model::dm::Dm;
@@ -195,7 +195,7 @@ fn dirty(memory: &str) -> Option<Bytes> {
 impl KernelSys {
     pub(super) async fn grow_volume(&self, device: Dm) -> Result<Growth, Why> {
         let number = self.inner.mapper.number(device).await?;
-        blocking(&self.inner.lanes.mounted, move || grow_there(number)).await
+        blocking(lanes::of(&self.inner.lanes.mounted, device.pool()), move || grow_there(number)).await
     }
 
     pub(super) async fn fill_of(&self, device: Dm) -> Result<Option<Fill>, Why> {
@@ -204,7 +204,7 @@ impl KernelSys {
         }
         let number = self.inner.mapper.number(device).await?;
         let job = move || on_mounts(number, |mount| Some(fill(mount)))?.transpose();
-        blocking(&self.inner.lanes.mounted, job).await
+        blocking(lanes::of(&self.inner.lanes.mounted, device.pool()), job).await
     }
 
     pub(super) async fn dirty_memory(&self) -> Result<Bytes, Why> {

@@ -14,7 +14,7 @@ use nix::mount::{MsFlags, mount};
 
 use super::KernelSys;
 use super::dm::node;
-use super::lanes::blocking;
+use super::lanes::{self, blocking};
 use super::mdv::remove_mount_point;
 use super::namespace::MOUNTS;
 use crate::error::Why;
@@ -43,7 +43,7 @@ impl KernelSys {
         let number = self.inner.mapper.number(device).await?;
         let there: PathBuf = Path::new(MOUNTS).join(format!(".replay-{device}"));
         let point = there.clone();
-        blocking(&self.inner.lanes.mount, move || mount_there(number, &point)).await?;
-        self.unmount(there).await
+        blocking(lanes::of(&self.inner.lanes.mount, device.pool()), move || mount_there(number, &point)).await?;
+        self.unmount(device.pool(), there).await
     }
 }

@@ -23,6 +23,7 @@ use crate::error::{Fault, Why};
 use crate::limits::READS_AT_ONCE_MAX;
 use crate::model::device::{BlockSizes, DeviceNumber};
 use crate::model::dm::Dm;
+use crate::model::ids::PoolUuid;
 use crate::sys::Target;
 use crate::sys::jobs::why;
 use crate::sys::kernel::KernelSys;
@@ -39,6 +40,8 @@ pub(super) struct Place {
     /// Its length in bytes.
     pub(super) size: u64,
     blocks: BlockSizes,
+    /// Of a dm device that was opened for one call: whose it is.
+    pool: Option<PoolUuid>,
 }
 
 impl Place {
@@ -56,7 +59,8 @@ impl Place {
 
 impl From<(File, Shape)> for Place {
     fn from((file, shape): (File, Shape)) -> Self {
-        Self { number: shape.number, fd: Fd::new(file.into()), size: shape.size.offset(), blocks: shape.blocks }
+        let Shape { number, size, blocks, .. } = shape;
+        Self { number, fd: Fd::new(file.into()), size: size.offset(), blocks, pool: None }
     }
 }
 
@@ -80,30 +84,36 @@ impl KernelSys {
         };
         let open = self.inner.open.borrow();
         let device = open.get(&number).ok_or(Why::Errno(libc::EBADF))?;
-        Ok(Place { number, fd: device.fd.clone(), size: device.size.offset(), blocks: device.blocks })
+        Ok(Place { number, fd: device.fd.clone(), size: device.size.offset(), blocks: device.blocks, pool: None })
     }
 
     /// A dm device, opened for one call.
     async fn volume(&self, device: Dm, writable: bool) -> Result<Place, Why> {
         let number = self.inner.mapper.number(device).await?;
-        lanes::blocking(&self.inner.lanes.files, move || open(number, writable)).await.map(Place::from)
+        let (pool, lane) = (Some(device.pool()), lanes::of(&self.inner.lanes.files, device.pool()));
+        let opened = lanes::blocking(lane, move || open(number, writable)).await;
+        opened.map(|opened| Place { pool, ..Place::from(opened) })
     }
 
-    /// Dm devices, opened for one call. Few at a time, because each has a descriptor.
-    async fn volumes(&self, numbers: Vec<Result<DeviceNumber, Why>>) -> Vec<Result<Place, Why>> {
-        let count = numbers.len();
+    /// Dm devices of a pool, opened for one call. Few at a time, because each has a descriptor.
+    async fn volumes(&self, pool: PoolUuid, numbers: Vec<Result<DeviceNumber, Why>>) -> Vec<Result<Place, Why>> {
+        let (lane, count) = (lanes::of(&self.inner.lanes.files, pool), numbers.len());
         let one = |number: Result<DeviceNumber, Why>| open(number?, false).map_err(|error| why(&error));
-        match lanes::on(&self.inner.lanes.files, move || numbers.into_iter().map(one).collect::<Vec<_>>()).await {
-            Ok(opened) => opened.into_iter().map(|opened| opened.map(Place::from)).collect(),
+        let place = |opened| Place { pool: Some(pool), ..Place::from(opened) };
+        match lanes::on(lane, move || numbers.into_iter().map(one).collect::<Vec<_>>()).await {
+            Ok(opened) => opened.into_iter().map(|opened| opened.map(place)).collect(),
             Err(why) => (0..count).map(|_| Err(why.clone())).collect(),
         }
     }
 
     /// Gives back the descriptor of a volume on a lane: its last close may wait.
     pub(super) async fn leave(&self, places: Vec<Place>) {
+        let files = &self.inner.lanes.files;
+        // They are of one pool, or devices that somebody else has open, too.
+        let lane = places.iter().find_map(|place| place.pool).map_or(files.into(), |pool| lanes::of(files, pool));
         let only: Vec<_> = places.into_iter().filter_map(|place| Rc::try_unwrap(place.fd).ok()).collect();
         if !only.is_empty()
-            && let Err(why) = lanes::on(&self.inner.lanes.files, move || drop(only)).await
+            && let Err(why) = lanes::on(lane, move || drop(only)).await
         {
             // The job was dropped, and the descriptors with it.
             log::warn!("{}", Fault::new("close in good order", "dm devices", why));
@@ -135,12 +145,12 @@ impl KernelSys {
         read.into_iter().zip(places).map(|(read, (start, _))| read.map_err(|why| (*start, why))).collect()
     }
 
-    /// The first sectors of dm devices, so many of each; a part of the devices at a time.
+    /// The first sectors of dm devices of a pool, so many of each; a part of the devices at a time.
     pub(super) async fn read_heads(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Vec<u8>, Why>> {
         let numbers = self.inner.mapper.numbers(devices).await;
         let mut all = Vec::with_capacity(devices.len());
-        for some in numbers.chunks(READS_AT_ONCE_MAX) {
-            let places = self.volumes(some.to_vec()).await;
+        for (some, numbers) in devices.chunks(READS_AT_ONCE_MAX).zip(numbers.chunks(READS_AT_ONCE_MAX)) {
+            let places = self.volumes(some[0].pool(), numbers.to_vec()).await;
             let wanted = places.iter().map(|place| match place {
                 Ok(place) => Ok((place, Sectors::ZERO, count)),
                 Err(why) => Err(why.clone()),

@@ -12,6 +12,9 @@ use super::{Guest, LOG, udev};
 use crate::support::NAME;
 use crate::support::daemon::SETTLED;
 
+/// What the daemon says once it has looked at the paths of what it has taken over.
+const PATHS: &str = "filesystems that were active have their paths";
+
 /// What a takeover took.
 #[derive(Clone, Debug)]
 pub(crate) struct Takeover {
@@ -37,22 +40,33 @@ impl Guest {
     /// Kills the daemon and starts another one over what it has left.
     pub(crate) fn take_over(&mut self) -> Takeover {
         udev::settle();
+        self.follow()
+    }
+
+    /// The same whatever udev has to do.
+    pub(crate) fn follow(&mut self) -> Takeover {
         self.kill9();
         let before = fs::metadata(LOG).expect("it has a log").len();
         let events = udev::Monitor::new();
         let client = self.client();
+        client.watch_name(NAME);
         let began = Instant::now();
         self.spawn(&[]);
+        // Who asks the bus again and again takes the only CPU from the daemon.
         while client.process_of(NAME) != self.daemon_id() {
-            thread::sleep(Duration::from_millis(5));
+            client.wait_message(Duration::from_secs(1));
         }
         let named = began.elapsed();
-        client.objects();
+        let filesystems = client.family("filesystem").len();
         let listed = began.elapsed() - named;
         while !said_since(before).contains(SETTLED) {
             thread::sleep(Duration::from_millis(5));
         }
         let settled = began.elapsed();
+        // Clients do not wait for this; who counts events does.
+        while filesystems > 0 && !said_since(before).contains(PATHS) {
+            thread::sleep(Duration::from_millis(5));
+        }
         Takeover { named, listed, settled, events: events.of_dm() }
     }
 }

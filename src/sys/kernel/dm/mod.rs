@@ -17,7 +17,7 @@ mod swaps;
 mod table;
 mod udev;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -167,13 +167,14 @@ impl Mapper {
         devices: Vec<Dm>,
         work: impl FnOnce(&Control, Option<&Cookie>) -> T + Send + 'static,
     ) -> Result<T, Why> {
+        let pool = devices.first().expect("a change is one of devices").pool();
         let (control, random) = (Arc::clone(&self.control), rt::random());
         let job = move || {
             let cookie = Cookie::new(random);
             let outcome = work(&control, cookie.as_ref());
             (outcome, cookie.filter(Cookie::is_awaited))
         };
-        let (outcome, cookie) = lanes::on(&self.lanes.dm, job).await?;
+        let (outcome, cookie) = lanes::on(lanes::of(&self.lanes.dm, pool), job).await?;
         if let Some(cookie) = cookie {
             self.waits.watch(devices, cookie);
         }
@@ -187,7 +188,7 @@ impl Mapper {
 
     /// As `Sys::active`.
     pub(super) async fn active(&self, pool: PoolUuid) -> Result<Vec<Dm>, Why> {
-        self.ask(move |control| control.of_pool(pool)).await
+        self.ask(pool, move |control| control.of_pool(pool)).await
     }
 
     /// As `Sys::thin_create`. Whether new blocks are zeroed is what the table that is active says, whoever
@@ -199,12 +200,12 @@ impl Mapper {
             control.message(thin_pool(pool), &format!("create_thin {id}"))?;
             Ok(ReadsZeroes::of_new_thin(pool, id, &features))
         };
-        self.ask(create).await
+        self.ask(pool, create).await
     }
 
     /// As `Sys::thin_delete`.
     pub(super) async fn thin_delete(&self, pool: PoolUuid, id: ThinId) -> Result<(), Why> {
-        self.ask(move |control| control.message(thin_pool(pool), &format!("delete {id}"))).await
+        self.ask(pool, move |control| control.message(thin_pool(pool), &format!("delete {id}"))).await
     }
 
     /// As `Sys::thin_snapshot`; tells how long the origin was suspended. One job, so that the thread that
@@ -221,7 +222,7 @@ impl Mapper {
         let state = loop {
             let none = reserve.swaps.none().await;
             let ask = move |control: &Control| control.lines(thin_pool(pool), Ask::StatusAfterCommit);
-            let state = self.ask(move |control| status::thin_pool(&ask(control)?)).await?;
+            let state = self.ask(pool, move |control| status::thin_pool(&ask(control)?)).await?;
             if !reserve.swaps.since(none) {
                 break state;
             }
@@ -260,12 +261,12 @@ impl Mapper {
             let Some(Numbered::Thin { length, id, .. }) = active else { return Err(Why::OtherTable) };
             Ok((id, length))
         };
-        self.ask(volume).await
+        self.ask(device.pool(), volume).await
     }
 
     /// Sectors that an active thin volume takes of its pool.
     pub(super) async fn thin_used(&self, device: Dm) -> Result<Sectors, Why> {
-        self.ask(move |control| status::thin(&control.lines(device, Ask::Status)?)).await
+        self.ask(device.pool(), move |control| status::thin(&control.lines(device, Ask::Status)?)).await
     }
 
     /// The same of many.
@@ -273,14 +274,27 @@ impl Mapper {
         self.ask_each(devices, |control, device| status::thin(&control.lines(device, Ask::Status)?)).await
     }
 
-    /// The numbers of many active devices.
+    /// The numbers of many devices that are there: one question, unless it is one device. ENXIO for one that is not.
     pub(super) async fn numbers(&self, devices: &[Dm]) -> Vec<Result<DeviceNumber, Why>> {
-        self.ask_each(devices, Control::number).await
+        let pool = match devices {
+            [] => return Vec::new(),
+            [device] => return vec![self.number(*device).await],
+            [first, ..] => first.pool(),
+        };
+        let list = |control: &Control| Ok(control.ours()?.into_iter().collect());
+        let numbers: Result<BTreeMap<Dm, DeviceNumber>, Why> = self.ask(pool, list).await;
+        let number = |device| match &numbers {
+            Ok(numbers) => numbers.get(device).copied().ok_or(Why::Errno(libc::ENXIO)),
+            Err(why) => Err(why.clone()),
+        };
+        devices.iter().map(number).collect()
     }
 
     /// The nodes of all devices that pools have, as far as they can be listed.
     pub(super) async fn nodes(&self) -> Result<BTreeSet<PathBuf>, Why> {
-        self.ask(|control| Ok(control.ours()?.into_iter().map(|(_, number)| node(number)).collect())).await
+        let control = Arc::clone(&self.control);
+        let list = move || Ok(control.ours()?.into_iter().map(|(_, number)| node(number)).collect());
+        lanes::on(&self.lanes.dm, list).await?
     }
 
     /// The number of an active device; its node is `/dev/dm-<minor>`. ENXIO when it is not active.
@@ -294,7 +308,7 @@ impl Mapper {
     }
 
     async fn info(&self, device: Dm) -> Result<Info, Why> {
-        self.ask(move |control| control.info(device)).await
+        self.ask(device.pool(), move |control| control.info(device)).await
     }
 
     /// Asks one thing of many devices, of a part of them at a time.
@@ -305,9 +319,9 @@ impl Mapper {
     ) -> Vec<Result<T, Why>> {
         let mut all = Vec::with_capacity(devices.len());
         for some in devices.chunks(DM_BATCH_MAX) {
-            let (own, question) = (some.to_vec(), question.clone());
-            let answers = self.ask(move |control| Ok(own.iter().map(|device| question(control, *device)).collect()));
-            match answers.await {
+            let (pool, own, question) = (some[0].pool(), some.to_vec(), question.clone());
+            let ask = move |control: &Control| Ok(own.iter().map(|device| question(control, *device)).collect());
+            match self.ask(pool, ask).await {
                 Ok::<Vec<_>, _>(answers) => all.extend(answers),
                 Err(why) => all.extend(some.iter().map(|_| Err(why.clone()))),
             }
@@ -315,13 +329,14 @@ impl Mapper {
         all
     }
 
-    /// Asks something, or does what udev is not told of.
+    /// Asks something of a pool, or does what udev is not told of.
     async fn ask<T: Send + 'static>(
         &self,
+        pool: PoolUuid,
         question: impl FnOnce(&Control) -> Result<T, Why> + Send + 'static,
     ) -> Result<T, Why> {
         let control = Arc::clone(&self.control);
-        lanes::on(&self.lanes.dm, move || question(&control)).await?
+        lanes::on(lanes::of(&self.lanes.dm, pool), move || question(&control)).await?
     }
 }
 
