@@ -165,7 +165,12 @@ impl SimSys {
             let outcome = self.alive().await.submit(self.seat, write, fails);
             match outcome {
                 Err(WAITS) if rt::now().since(began) < NO_SPACE_TIMEOUT => rt::sleep(SPACE_LOOK).await,
-                Err(WAITS) => return Err(Why::Errno(libc::ENOSPC)),
+                Err(WAITS) => {
+                    if let Target::Dm(device) = write.target {
+                        self.alive().await.give_up_space(device.pool());
+                    }
+                    return Err(Why::Errno(libc::ENOSPC));
+                }
                 other => return other,
             }
         }

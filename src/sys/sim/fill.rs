@@ -2,8 +2,9 @@
 //!
 //! As the kernel's does: it says that it runs low once, with the first block that it gives out at low water, and
 //! again only after it was resumed. When a write needs a block and there is none, the pool is out of space, says
-//! so, and lets the write wait or fail as its table says, until it is resumed. When it is resumed it notices
-//! that its devices have grown; how many data blocks it has stands in its superblock, as the kernel writes it.
+//! so, and lets the write wait or fail as its table says, until it is resumed. When a write has waited for long, it
+//! and all others fail, until it is resumed. When it is resumed it notices that its devices have grown; how many data
+//! blocks it has stands in its superblock, as the kernel writes it.
 //!
 //! Deliberately absent: discards, and metadata that run out.
 
@@ -31,6 +32,8 @@ pub(super) struct Fill {
     pub(super) out: bool,
     /// How often it has been.
     pub(super) outs: u64,
+    /// A write has waited for space for as long as writes wait.
+    gave_up: bool,
 }
 
 /// What became of a user's write.
@@ -102,7 +105,12 @@ impl State {
 
     fn resumed(&mut self, pool: PoolUuid) {
         let fill = self.fills.entry(pool).or_default();
-        (fill.told, fill.out) = (false, false);
+        (fill.told, fill.out, fill.gave_up) = (false, false, false);
+    }
+
+    /// Writes have waited for space for long enough.
+    pub(super) fn give_up_space(&mut self, pool: PoolUuid) {
+        self.fills.entry(pool).or_default().gave_up = true;
     }
 
     /// Writes down how many data blocks a thin pool has.
@@ -148,7 +156,7 @@ impl State {
         if low || out {
             self.news.raise(device);
         }
-        match (lacks > free, waits) {
+        match (lacks > free, waits && !fill.gave_up) {
             (false, _) => Ok(()),
             (true, true) => Err(WAITS),
             (true, false) => Err(Why::Errno(libc::ENOSPC)),

@@ -9,7 +9,10 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::rc::Rc;
+
+use smallvec::SmallVec;
 
 use super::dice::Dice;
 use crate::sys::WriteData;
@@ -19,8 +22,25 @@ use crate::units::{SECTOR_BYTES, Sectors};
 pub(super) const UNIT_BYTES: usize = 512;
 const _: () = assert!(UNIT_BYTES as u64 == SECTOR_BYTES);
 
-/// A unit's content without the zeroes that it ends with: most of what is written is short.
-type Unit = Rc<[u8]>;
+/// A unit's content without the zeroes that it ends with: most of what is written is short. What was written at once
+/// shares its memory.
+#[derive(Clone, Debug)]
+struct Unit {
+    written: Rc<[u8]>,
+    at: usize,
+    length: usize,
+}
+
+impl Deref for Unit {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.written[self.at..][..self.length]
+    }
+}
+
+/// Contents that may be lost, oldest first. Nearly always it is one.
+type Versions = SmallVec<[Version; 1]>;
 
 /// A content that may be lost.
 #[derive(Clone, Debug)]
@@ -46,7 +66,7 @@ struct Kept {
 pub(super) struct Medium {
     /// Units that are not zero. Shared with copies of this until one of them changes.
     durable: Rc<BTreeMap<u64, Kept>>,
-    pending: Rc<BTreeMap<u64, Vec<Version>>>,
+    pending: Rc<BTreeMap<u64, Versions>>,
 }
 
 impl Medium {
@@ -91,13 +111,9 @@ impl Medium {
                 let range = start.0..start.0 + units.len() as u64;
                 let fresh =
                     self.durable.range(range.clone()).next().is_none() && self.pending.range(range).next().is_none();
-                for (at, unit) in (start.0..).zip(units) {
-                    let unit = short(unit);
-                    // Most of a filesystem is zeroes where nothing was.
-                    if lands() && !(fresh && unit.is_empty()) {
-                        self.put(at, unit, write);
-                    }
-                }
+                // Most of a filesystem is zeroes where nothing was.
+                let lands = |(_, unit): &(u64, &[u8])| lands() && !(fresh && unit.is_empty());
+                self.put(write, (start.0..).zip(units.map(short)).filter(lands).collect());
             }
             WriteData::Zeroes(count) => {
                 // Only what is not zero already can change, and the range may be large.
@@ -106,20 +122,22 @@ impl Medium {
                 touched.extend(self.pending.range(range).map(|(at, _)| *at));
                 touched.sort_unstable();
                 touched.dedup();
-                for at in touched {
-                    if lands() {
-                        self.put(at, &[], write);
-                    }
-                }
+                self.put(write, touched.into_iter().filter(|_| lands()).map(|at| (at, &[][..])).collect());
             }
         }
     }
 
-    fn put(&mut self, at: u64, data: &[u8], write: u64) {
-        if data.is_empty() && !self.pending.contains_key(&at) && !self.durable.contains_key(&at) {
-            return; // Lost or not, the unit reads the same.
+    fn put(&mut self, write: u64, mut units: Vec<(u64, &[u8])>) {
+        // Lost or not, zeroes where nothing was read the same.
+        units.retain(|(at, data)| !data.is_empty() || self.pending.contains_key(at) || self.durable.contains_key(at));
+        let written: Rc<[u8]> = units.iter().map(|(_, data)| *data).collect::<Vec<_>>().concat().into();
+        let pending = Rc::make_mut(&mut self.pending);
+        let mut end = 0;
+        for (at, length) in units.into_iter().map(|(at, data)| (at, data.len())) {
+            let data = Unit { written: written.clone(), at: end, length };
+            pending.entry(at).or_default().push(Version { data, write, ended: None });
+            end += length;
         }
-        Rc::make_mut(&mut self.pending).entry(at).or_default().push(Version { data: data.into(), write, ended: None });
     }
 
     /// Ends a write that was started on this range.
@@ -177,7 +195,9 @@ impl Medium {
         if self.pending.contains_key(&at.0) {
             Rc::make_mut(&mut self.pending).remove(&at.0);
         }
-        settle(Rc::make_mut(&mut self.durable), at.0, Version { data: short(unit).into(), write, ended: Some(write) });
+        let unit = short(unit);
+        let data = Unit { written: unit.into(), at: 0, length: unit.len() };
+        settle(Rc::make_mut(&mut self.durable), at.0, Version { data, write, ended: Some(write) });
     }
 }
 
@@ -186,14 +206,17 @@ impl Hash for Medium {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.durable.len().hash(state);
         for (at, kept) in &*self.durable {
-            (at, &kept.data).hash(state);
+            (at, &*kept.data).hash(state);
         }
     }
 }
 
 /// A unit without the zeroes that it ends with.
 fn short(unit: &[u8]) -> &[u8] {
-    // In words first: of a filesystem that is made, nearly all is zeroes.
+    // Of a filesystem that is made, nearly all is zeroes.
+    if unit == [0; UNIT_BYTES] {
+        return &[];
+    }
     let words = unit.rchunks_exact(16).take_while(|word| **word == [0; 16]).count();
     let rest = &unit[..unit.len() - 16 * words];
     let length = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);

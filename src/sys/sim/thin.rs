@@ -35,10 +35,11 @@ enum Change {
 }
 
 impl Change {
-    fn apply(self, volumes: &mut Volumes) {
+    /// Gives the content that no volume has any more.
+    fn apply(self, volumes: &mut Volumes) -> Option<u64> {
         match self {
-            Self::Create(id, content) => drop(volumes.insert(id, content)),
-            Self::Delete(id) => drop(volumes.remove(&id)),
+            Self::Create(id, content) => volumes.insert(id, content),
+            Self::Delete(id) => volumes.remove(&id),
         }
     }
 }
@@ -177,12 +178,10 @@ impl ThinStore {
     /// Makes every change of what exists durable.
     pub(super) fn commit(&mut self) {
         for change in self.changes.drain(..) {
-            change.apply(&mut self.durable);
-        }
-        // Each volume has a content of its own, and now all that exists does so durably.
-        if self.contents.len() > self.durable.len() {
-            let kept: BTreeSet<u64> = self.durable.values().copied().collect();
-            self.contents.retain(|content, _| kept.contains(content));
+            // Each volume has a content of its own.
+            if let Some(gone) = change.apply(&mut self.durable) {
+                self.contents.remove(&gone);
+            }
         }
     }
 
@@ -196,6 +195,9 @@ impl ThinStore {
         self.changes.truncate(dice.index(self.changes.len()));
         self.commit();
         self.now = self.durable.clone();
+        // Those of volumes that were never made durable.
+        let kept: BTreeSet<u64> = self.durable.values().copied().collect();
+        self.contents.retain(|content, _| kept.contains(content));
         self.contents.values_mut().for_each(|content| content.medium.lose(dice));
     }
 }
