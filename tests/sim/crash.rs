@@ -191,6 +191,14 @@ fn up_again(machine: &Machine) -> Seen {
     .finished()
 }
 
+/// What a daemon shows after the end of another process is durable, though that one may have left it in the caches of
+/// disks only.
+fn outlasts_power(machine: &Machine, seen: &Seen, at: &str) {
+    let machine = machine.fork();
+    machine.crash_way(0);
+    shown_again(seen, &look(3, &machine), true, &format!("{at}, and then the power fails"));
+}
+
 /// Tries every end of every moment. `usable` asks for something that then can be done.
 pub(crate) fn verify(run: &Run, usable: impl Fn(&Machine, &Seen, &str), at: &str) -> Tally {
     let mut tally = Tally { sequences: 1, ..Tally::default() };
@@ -219,6 +227,9 @@ pub(crate) fn verify(run: &Run, usable: impl Fn(&Machine, &Seen, &str), at: &str
                 assert!(seen == *undone || seen == *done || down || (power == 0 && up()), "{}", half());
                 sound(&machine, &seen, &at);
                 made_good(&machine, &seen, &at);
+                if power == 0 {
+                    outlasts_power(&machine, &seen, &at);
+                }
                 if count.is_multiple_of(WORKED_WITH) {
                     usable(&machine, &seen, &at);
                 }

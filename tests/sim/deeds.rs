@@ -25,7 +25,7 @@ use crate::errors;
 use crate::world::{Driver, Seen, live, live_at, name};
 
 /// In these steps a pool does not take all that its disks have: what a deed enters into its record nothing else saves.
-const SMALL_STEPS: Pace = Pace { step: 256, low_water: 32 };
+pub(crate) const SMALL_STEPS: Pace = Pace { step: 256, low_water: 32 };
 
 /// Where it begins, what is done first, what is done then.
 #[derive(Clone, Debug)]
@@ -205,7 +205,7 @@ fn usable(machine: &Machine, seen: &Seen, at: &str) {
 }
 
 /// One sequence: nothing or some deeds, and then one with all its crash points.
-fn sequence(pace: Pace, sequence: &Sequence) -> Tally {
+pub(crate) fn sequence(pace: Pace, sequence: &Sequence) -> Tally {
     let Sequence { start, before, last } = sequence;
     let (from, steps) = STARTS[*start];
     let machine = prepared(steps, pace);

@@ -8,11 +8,13 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use cores::deterministic::Ended;
+use cores::rt;
 use stratisd::error::{Failure, Refusal};
 use stratisd::message::{Answer, KeyWish, Wish};
 use stratisd::model::token::{Clevis, KeyDescription, Kind, Mechanism, Slot, TokenChange, Tokens};
 use stratisd::sys::sim::Machine;
 
+use crate::crash::REST;
 use crate::world::{Driver, Seen, create_filesystem, create_pool, live, look, pool};
 use crate::{SEED, machine, nothing_left_over};
 
@@ -133,6 +135,7 @@ fn opened(seed: u64, machine: &Machine) -> (Seen, bool) {
         if locked {
             driver.call(start()).await.expect("any method unlocks it");
         }
+        rt::sleep(REST).await;
         (driver.seen(), locked)
     })
     .finished()

@@ -221,7 +221,9 @@ fn a_pool_is_full_when_nothing_is_left_and_no_longer_when_there_is_more() {
 
         // A filesystem goes: nothing is allocated, but there is room.
         driver.call(Wish::DestroyFilesystems(pool(), vec![volumes[0]])).await.expect("it is not in use");
-        driver.until(|seen| !seen.settings.contains(&format!("{} no space", pool()))).await;
+        let says = format!("{} no space", pool());
+        let known = rt::within(AGES, driver.until(|seen| !seen.settings.contains(&says))).await;
+        assert!(known.is_some(), "a pool that has room again says that it is full");
         rt::sleep(AGES).await;
         assert!(waits(&own));
         assert!(fill(&own, volumes[full], 10..1_020, Duration::from_millis(2)).await);

@@ -26,10 +26,10 @@ use crate::world::{Driver, Seen, live, look};
 pub(crate) type Shape = (BTreeMap<PoolUuid, (String, BTreeSet<String>)>, BTreeSet<PoolUuid>);
 
 /// One run of a deed.
-struct Tried {
-    actions: u64,
+pub(crate) struct Tried {
+    pub(crate) actions: u64,
     wish: Option<Wish>,
-    outcome: Option<Result<Answer, Failure>>,
+    pub(crate) outcome: Option<Result<Answer, Failure>>,
     before: Seen,
     seen: Seen,
 }
@@ -47,7 +47,7 @@ fn is_well(seen: &Seen) -> bool {
 }
 
 /// Runs a deed; from its action `point` on so many fail.
-fn attempt(machine: &Machine, deed: Deed, fails: Option<(u64, u64)>, at: &str) -> Tried {
+pub(crate) fn attempt(machine: &Machine, deed: Deed, fails: Option<(u64, u64)>, at: &str) -> Tried {
     let (own, at) = (machine.clone(), at.to_owned());
     live(5, machine, move |driver| async move {
         rt::sleep(REST).await;

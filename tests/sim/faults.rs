@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use stratisd::model::dm::{Dm, Role, ThinPoolMode};
+use stratisd::engine::size::DATA_BLOCK;
+use stratisd::model::dm::{Dm, Role, Table, ThinPoolMode};
 use stratisd::model::ids::{FsUuid, PoolUuid};
 use stratisd::sys::sim::{Damage, Machine, Written};
 use stratisd::units::{Bytes, Sectors};
@@ -51,8 +52,6 @@ pub(crate) struct Wounds {
     /// Disks were not to be seen in this life, and some may have come back.
     pub(crate) came_back: bool,
     mounted: BTreeSet<(PoolUuid, FsUuid)>,
-    /// Users write, so filesystems grow.
-    pub(crate) filled: bool,
     /// Copies of disks of stopped pools, with the pools.
     pub(crate) twins: Vec<(String, PoolUuid)>,
     /// Writes take longer than usual.
@@ -80,6 +79,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "a thin pool raises events for nothing", survives: "nothing changes", often: 3, hurts: false, strike: |it| it.raise() },
     Kind { name: "a user mounts a filesystem", survives: "what is mounted is not destroyed or stopped", often: 4, hurts: false, strike: |it| it.mount() },
     Kind { name: "a user writes", survives: "it grows as it may", often: 4, hurts: false, strike: |it| it.write() },
+    Kind { name: "users fill a pool", survives: "it says so, until there is room again", often: 2, hurts: false, strike: |it| it.fill() },
     Kind { name: "a disk grows", survives: "nothing changes but what is shown of it", often: 2, hurts: false, strike: |it| it.grow() },
     Kind { name: "a thin pool takes no changes any more", survives: "every promise but that its requests are done", often: 2, hurts: true, strike: |it| it.ail() },
     Kind { name: "thin metadata are damaged", survives: "the pool, repaired by its next start", often: 2, hurts: true, strike: |it| it.damage() },
@@ -246,8 +246,21 @@ impl Struck<'_> {
         let sectors = used.sectors().expect("whole mebibytes");
         let room = there.then(|| self.machine.write(pool, filesystem, Sectors::ZERO, sectors))?;
         let written = (room == Written::Done).then(|| self.machine.write_until(pool, filesystem, used));
-        self.wounds.filled = true;
         Some(format!(" {used} of {filesystem}: {written:?}"))
+    }
+
+    /// As far as the thin pool has space now; it may grow.
+    fn fill(&mut self) -> Option<String> {
+        let pool = self.pool()?;
+        let (_, filesystems) = &self.seen.running[&pool];
+        let size = |filesystem| self.machine.tables().get(&Dm::Thin(pool, filesystem)).map(Table::length);
+        let mut taken = 0;
+        for filesystem in filesystems.keys() {
+            let blocks = size(*filesystem)?.0 / DATA_BLOCK.0;
+            let room = |block| self.machine.write(pool, *filesystem, Sectors(block * DATA_BLOCK.0), DATA_BLOCK);
+            taken += (0..blocks).take_while(|block| room(*block) == Written::Done).count();
+        }
+        Some(format!(": {pool}, {taken} blocks"))
     }
 
     fn grow(&mut self) -> Option<String> {

@@ -8,8 +8,9 @@
 //! Checked after each beat at which nothing is in flight: a client that only listens knows what a listing says; the
 //! machine is sound; what is in memory is on record; nothing is claimed for nobody. Checked before each action of the
 //! machine: no table is ahead of its record, no volume is noted for two. Checked at all times: every request is
-//! answered, in order, within a bounded virtual time; a pool that takes no requests takes none; events of thin pools
-//! wait for nothing but their pools' own disks; nothing panics; no error is logged and no request meets a fault of the
+//! answered, in order, within a bounded virtual time, and whatever goes on by itself ends; after each turn what is
+//! bounded is within its bounds; a pool that takes no requests takes none; events of thin pools wait for nothing but
+//! their pools' own disks; nothing panics; no error is logged and no request meets a fault of the
 //! machine while nothing has happened to it. Checked after each restart: what clients saw is there, but for what
 //! requests in flight may have changed.
 
@@ -33,6 +34,7 @@ use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
 
 use crate::always::{Odd, watch};
+use crate::bounds::{self, Watched};
 use crate::errors;
 use crate::faults::{Death, Kind, Struck, Wounds};
 use crate::memory::{are_recorded, is_recorded, unclaimed};
@@ -186,8 +188,9 @@ impl World {
             let last = self.beats.borrow().is_empty();
             let number = self.told.get().lives;
             let universe = Universe::new(self.seed.wrapping_add(number));
+            let watched = bounds::watch(&universe, &self.odd);
             let world = Rc::clone(self);
-            let ended = universe.run(async move { world.life(left.take()).await });
+            let ended = universe.run(async move { world.life(watched, left.take()).await });
             let now = match ended {
                 Ended::Finished(left) => left?,
                 Ended::Stalled => return Err("stuck: nothing can run and no timer is pending".to_owned()),
@@ -216,11 +219,12 @@ impl World {
     }
 
     /// One life of the daemon.
-    async fn life(self: Rc<Self>, left: Option<Left>) -> Result<Left, String> {
+    async fn life(self: Rc<Self>, watched: Watched, left: Option<Left>) -> Result<Left, String> {
         let office = Office::new();
         let pace = if self.seed.is_multiple_of(2) { Pace::default() } else { SMALL_STEPS };
         let opened = rt::within(PATIENCE, open(&self.machine, pace, Some(Rc::clone(&office)))).await;
         let driver = opened.ok_or("stuck: the daemon does not come up")?;
+        watched.is(&driver);
         rt::spawn("watchdog", watch_events(Rc::clone(&self), Rc::clone(&driver))).detach();
         let picture = RefCell::new(Picture::first(&*office));
         // What the kernel has found wrong stays wrong as long as it runs.
@@ -235,7 +239,6 @@ impl World {
                 sound(&life.world.machine, &now, "after a restart");
                 made_good(&life.world.machine, &now, "after a restart");
             }
-            life.world.wounds.borrow_mut().filled = false;
         }
         errors::forget();
         loop {
@@ -371,10 +374,11 @@ impl Life {
                 self.world.wounds.borrow_mut().heal(&self.world.machine);
             }
             if waits > PATIENCE {
-                return Err(format!("a request is not answered: {:?}", self.office.flying.borrow()));
+                let (flying, busy) = (self.office.flying.borrow(), self.driver.busy());
+                return Err(format!("a request is not answered, or something does not end: {flying:?} {busy}"));
             }
             self.take_answers()?;
-            if self.office.is_idle() && self.waiting.borrow().is_empty() {
+            if self.office.is_idle() && self.waiting.borrow().is_empty() && self.driver.busy() == 0 {
                 break;
             }
             rt::sleep(Duration::from_millis(20)).await;
@@ -438,8 +442,9 @@ impl Life {
     /// Takes what was announced and answered.
     fn take_answers(&self) -> Result<(), String> {
         let seen = self.driver.seen();
+        // Memory and disks may disagree of a pool that takes no changes, and its stop is not recorded.
         let worn = seen.running.keys().filter(|pool| seen.settings.contains(&format!("{pool} no_pool_changes")));
-        self.excused.borrow_mut().extend(worn.chain(&self.world.wounds.borrow().ailing));
+        self.excused.borrow_mut().extend(worn);
         self.picture.borrow_mut().hear(&*self.office);
         let mut waiting = self.waiting.borrow_mut();
         let mut answers = Vec::new();
@@ -549,7 +554,7 @@ fn collect(value: &Value, into: &mut Vec<String>) {
 // ---- what is there after a restart ---------------------------------------------------------------
 
 /// What a request in flight may have changed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Touched {
     pools: BTreeSet<PoolUuid>,
     filesystems: BTreeSet<FsUuid>,
@@ -596,6 +601,7 @@ impl Left {
             )
         };
         for pool in now.running.keys().chain(now.stopped.keys()).filter(|pool| !touched.pools.contains(pool)) {
+            // A pool that was listed nowhere may come back with its disks.
             if !self.pulled && !self.seen.running.contains_key(pool) && !self.seen.stopped.contains_key(pool) {
                 return Err(about("a pool that nobody asked for", pool));
             }
@@ -614,14 +620,11 @@ impl Left {
     }
 
     fn pool_is_there(&self, pool: PoolUuid, now: &Seen, touched: &Touched) -> Result<(), String> {
-        let starts = |line: &&String, what: String| line.starts_with(&what);
-        let is = |what: &str| self.seen.settings.iter().any(|line| starts(&line, format!("{pool} {what}")));
-        if is("no_pool_changes") || is("no_ipc_requests") {
-            // Memory and disks may disagree; it says so.
-            return Ok(());
-        }
+        let slot = format!("{pool} slot ");
+        let is_encrypted = self.seen.settings.iter().any(|line| line.starts_with(&slot));
         let (name, filesystems) = &self.seen.running[&pool];
-        if is("slot") && self.death == Death::Power {
+        // What a locked pool has is not shown.
+        if is_encrypted && self.death == Death::Power {
             let locked = now.stopped.contains_key(&pool);
             return locked.then_some(()).ok_or_else(|| "an encrypted pool is not locked".to_owned());
         }
@@ -631,13 +634,12 @@ impl Left {
             let taken = back.any(|(_, (other, _))| other == name);
             return taken.then_some(()).ok_or_else(|| "a running pool is lost".to_owned());
         };
-        if name != name_now {
+        // A save that failed, as what came before was to be saved again, may have reached a disk all the same.
+        let torn = self.seen.settings.contains(&format!("{pool} no_ipc_requests"));
+        if name != name_now && !torn {
             return Err("a pool has another name".to_owned());
         }
-        let merges = |uuid: &FsUuid| self.seen.settings.contains(&format!("{uuid} is to be merged"));
-        if self.death == Death::Power && filesystems.keys().any(merges) {
-            return Ok(());
-        }
+        let touched = &self.reverted(pool, touched.clone());
         for (uuid, name) in filesystems.iter().filter(|(uuid, _)| !touched.filesystems.contains(uuid)) {
             if filesystems_now.get(uuid) != Some(name) {
                 return Err(format!("filesystem {uuid} {name} is lost or renamed"));
@@ -650,7 +652,22 @@ impl Left {
         }
         let settings = |seen: &Seen| self.settings(seen, pool, touched);
         let (before, now) = (settings(&self.seen), settings(now));
-        if before == now { Ok(()) } else { Err(format!("settings: {:?}", before.symmetric_difference(&now))) }
+        if torn || before == now { Ok(()) } else { Err(format!("settings: {:?}", before.symmetric_difference(&now))) }
+    }
+
+    /// A start after a power failure makes the reverts that were asked for: what is to be merged and its origin are one
+    /// then, and other snapshots may have another origin.
+    fn reverted(&self, pool: PoolUuid, mut touched: Touched) -> Touched {
+        let says = |line: &String| self.seen.settings.contains(line);
+        for uuid in self.seen.running[&pool].1.keys().filter(|_| self.death == Death::Power) {
+            if says(&format!("{uuid} is to be merged")) {
+                let of = format!("{uuid} of ");
+                let origin = self.seen.settings.iter().find_map(|line| line.strip_prefix(&of)?.parse().ok());
+                touched.filesystems.extend(origin.into_iter().chain([*uuid]));
+                touched.origins.insert(pool);
+            }
+        }
+        touched
     }
 
     /// What is set of a pool and of what it has, as far as that outlives a daemon.

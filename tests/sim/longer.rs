@@ -22,6 +22,15 @@ pub(crate) struct Sight {
     pub(crate) settings: BTreeSet<String>,
 }
 
+impl Sight {
+    /// What matters of it, for people.
+    pub(crate) fn brief(&self) -> String {
+        let usual = [" has ", " fs limit 100", " overprovisioning"];
+        let telling = self.settings.iter().filter(|line| !usual.iter().any(|usual| line.contains(usual)));
+        format!("{:?}, stopped {:?}, {:?}", self.shape.0.values(), self.stopped.values(), telling.collect::<Vec<_>>())
+    }
+}
+
 pub(crate) fn sight(seen: &Seen) -> Sight {
     let of_filesystems = seen.running.iter().flat_map(|(pool, (_, all))| {
         all.iter().map(move |(uuid, name)| (uuid.to_string(), format!("{name} in {pool}")))

@@ -6,6 +6,7 @@
 //! the state before the operation or the state after it, and after it if it was replied to.
 
 mod always;
+mod bounds;
 mod crash;
 mod deeds;
 mod devices;
@@ -15,7 +16,9 @@ mod events;
 mod extend;
 mod failing;
 mod faults;
+mod flood;
 mod format;
+mod found;
 mod fsgrow;
 mod history;
 mod limit;

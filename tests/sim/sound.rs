@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stratisd::engine::{check, stack};
 use stratisd::format::filesystem;
 use stratisd::format::header::{self, BLOCK_BYTES, Decoded, HEADER_SECTORS, StaticHeader};
-use stratisd::format::mda::{self, Geometry, REGIONS, WallStamp};
+use stratisd::format::mda::{self, Geometry, REGIONS, Region, WallStamp};
 use stratisd::format::record::{self, PoolRecord};
 use stratisd::model::device::{DeviceNumber, DevicePath};
 use stratisd::model::dm::{Dm, Role, Table};
@@ -41,7 +41,7 @@ impl Disk {
             let geometry = Geometry::of(&header);
             let region = |index| mda::decode(&machine.bytes(&text, geometry.start(index), geometry.length()));
             let regions: [_; REGIONS] = std::array::from_fn(region);
-            mda::newest(&regions).map(|(pair, time, json)| (pair, time, json.to_vec()))
+            newest(&regions).map(|(pair, time, json)| (pair, time, json.to_vec()))
         });
         debug_assert_eq!(BLOCK_BYTES, 512, "one sector was read");
         Self { path, copies, newest }
@@ -77,6 +77,16 @@ fn signature(copy: &Decoded) -> Option<StaticHeader> {
     }
 }
 
+/// The newest whole record in the regions of a disk, with its pair and its time. The daemon's own choice is what is
+/// checked here, so it is not asked.
+fn newest(regions: &[Region; REGIONS]) -> Option<(usize, WallStamp, &[u8])> {
+    let whole = regions.iter().enumerate().filter_map(|(index, region)| match region {
+        Region::Record { time, json } => Some((index % mda::PRIMARIES, *time, &**json)),
+        Region::Empty | Region::Torn(_) => None,
+    });
+    whole.max_by_key(|(pair, time, _)| (*time, *pair))
+}
+
 /// The newest record of a pool on its disks.
 pub(crate) fn recorded(disks: &[Disk], pool: PoolUuid) -> Option<PoolRecord> {
     let own = disks.iter().filter(|disk| disk.header().is_some_and(|header| header.pool == pool));
@@ -93,16 +103,21 @@ pub(crate) fn durable(machine: &Machine, disks: &[Disk], pool: PoolUuid) -> Opti
     let records = own().filter_map(|(disk, header)| {
         let geometry = Geometry::of(&header);
         let regions: [_; REGIONS] = std::array::from_fn(|index| region(disk, &geometry, index));
-        mda::newest(&regions).map(|(_, time, json)| (time, json.to_vec()))
+        newest(&regions).map(|(_, time, json)| (time, json.to_vec()))
     });
     let (_, json) = records.max_by_key(|(time, _)| *time)?;
     let record = record::decode(&json).ok()?;
-    let numbers: BTreeMap<DevUuid, DeviceNumber> =
+    // Of a disk that was copied there are two: what is listed of it are sectors of either.
+    let numbers: Vec<(DevUuid, DeviceNumber)> =
         own().map(|(disk, header)| (header.device, machine.number(&disk.path.to_string()))).collect();
     let backstore = &record.backstore;
     let caches = backstore.cache_tier.iter().flat_map(|tier| &tier.blockdev.allocs);
     let segments = backstore.data_tier.blockdev.allocs.iter().chain(caches).flatten();
-    Some(segments.filter_map(|it| Some((*numbers.get(&it.parent)?, it.start, it.length))).collect())
+    let pieces = segments.flat_map(|it| {
+        let disks = numbers.iter().filter(|(device, _)| *device == it.parent);
+        disks.map(|(_, number)| (*number, it.start, it.length))
+    });
+    Some(pieces.collect())
 }
 
 /// Before anybody repairs anything, devices of pools that were there can be read by others.

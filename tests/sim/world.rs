@@ -27,10 +27,12 @@ use stratisd::model::name::Name;
 use stratisd::model::pool::{Availability, IntegritySpec};
 use stratisd::shard::home::home;
 
-use stratisd::shard::{Places, Shard, turn};
-use stratisd::sys::sim::Machine;
+use stratisd::bus;
+use stratisd::shard::{self, Places, Shard, turn};
+use stratisd::sys::sim::{Machine, SimSys};
 use stratisd::units::Sectors;
 
+use crate::crash::REST;
 use crate::office::Office;
 
 const SHARDS: usize = 2;
@@ -54,6 +56,7 @@ pub(crate) struct Driver {
     endpoint: Rc<Endpoint<Message>>,
     directory: RefCell<Directory>,
     seen: RefCell<Seen>,
+    shards: RefCell<Vec<Rc<Shard<SimSys>>>>,
     /// Where clients come in, if there are any.
     office: Option<Rc<Office>>,
     replies: RefCell<BTreeMap<CallId, Result<Answer, Failure>>>,
@@ -79,6 +82,26 @@ impl Driver {
         self.send_refresh(call);
         let all = || (self.refreshed.borrow().get(&call) == Some(&SHARDS)).then_some(Ok(Answer::Set));
         self.changed.until(|| all().or_else(|| self.replies.borrow_mut().remove(&call))).await
+    }
+
+    /// How much is under way in each shard.
+    pub(crate) fn loads(&self) -> Vec<shard::Load> {
+        self.shards.borrow().iter().map(|shard| shard.load()).collect()
+    }
+
+    /// Operations, and what goes on by itself.
+    pub(crate) fn busy(&self) -> usize {
+        self.loads().iter().map(|load| load.busy).sum()
+    }
+
+    /// How much of what it bounds the bus core uses.
+    pub(crate) fn office_load(&self) -> bus::core::Load {
+        self.office.as_ref().map(|office| office.load()).unwrap_or_default()
+    }
+
+    /// Messages of the bus core that found their ring full.
+    pub(crate) fn waiting(&self) -> usize {
+        self.endpoint.depths().queued_out
     }
 
     /// Waits until clients see what is wanted.
@@ -261,6 +284,7 @@ pub(crate) async fn open(machine: &Machine, pace: Pace, office: Option<Rc<Office
         endpoint: next(),
         directory: RefCell::default(),
         seen: RefCell::default(),
+        shards: RefCell::default(),
         office,
         replies: RefCell::default(),
         settled: Cell::new(0),
@@ -277,6 +301,7 @@ pub(crate) async fn open(machine: &Machine, pace: Pace, office: Option<Rc<Office
     for _ in 0..SHARDS {
         let shard = Shard::new(machine.sys(), next(), Places { bus: BUS, event: EVENT });
         shard.pace.set(pace);
+        driver.shards.borrow_mut().push(Rc::clone(&shard));
         rt::spawn_singleton("shard", turn::run(shard));
     }
     driver.changed.until(|| (driver.settled.get() == SHARDS).then_some(())).await;
@@ -303,9 +328,13 @@ pub(crate) fn live_at<T: 'static, F: Future<Output = T> + 'static>(
     Universe::new(seed).run(async move { story(boot(&machine, pace).await).await })
 }
 
-/// What a daemon shows that boots over the machine now.
+/// What a daemon shows that boots over the machine now and comes to rest.
 pub(crate) fn look(seed: u64, machine: &Machine) -> Seen {
-    live(seed, machine, |driver| async move { driver.seen() }).finished()
+    live(seed, machine, |driver| async move {
+        rt::sleep(REST).await;
+        driver.seen()
+    })
+    .finished()
 }
 
 /// The pool of most stories.
