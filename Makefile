@@ -75,9 +75,11 @@ test: deps ## format, lints, all tests, loom; says at the end what was skipped
 	fi
 
 # What takes longer than all the rest: udev needs most of a second for each of a thousand volumes, a power cut half a minute.
-test-long: deps ## a million broken messages; 10,000 filesystems; 1,000 histories and every sequence of two operations, and of three up to symmetry; 60,000 times several clients at once; in virtual machines: 300 kills, 300 power cuts, 200 random steps, growth 1,000 times under writers, 1,000 filesystems in a pool (hours)
+test-long: deps ## a million broken messages; 50,000 geometries beside those of mkfs.xfs; 10,000 filesystems; 1,000 histories and every sequence of two operations, and of three up to symmetry; 60,000 times several clients at once; in virtual machines: 300 kills, 300 power cuts, 200 random steps, growth 1,000 times under writers, 1,000 filesystems in a pool (hours)
 	FUZZ_INPUTS=1000000 $(CARGO) test --release --lib bus::tests::wire
 	$(CARGO) test --release --test bus large:: -- --ignored --test-threads=1
+	SEED=$$RANDOM SHAPES=50000 $(CARGO) test --test xfs equal::random_shapes_have_the_geometry -- --nocapture
+	for seed in {1..20}; do SEED=$$RANDOM $(CARGO) test --test bus histories::; done
 	HISTORIES=1000 $(CARGO) test --test sim history:: -- --nocapture
 	$(CARGO) test --test sim deeds::all -- --ignored --nocapture
 	$(CARGO) test --test sim longer:: -- --ignored --nocapture

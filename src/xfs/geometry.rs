@@ -223,21 +223,23 @@ impl Geometry {
         // is no power of two, that is another place than a multiple in the group.
         let group = self.log_group << self.group_bits();
         self.log_block = (group + self.first_free()).next_multiple_of(align) - group;
-        self.log_blocks = match wanted {
+        let length = match wanted {
             LogLength::Default => {
                 let length = (self.blocks / BLOCKS_FOR_LOG_BLOCK).max(LOG_MIN).min(most);
                 let up = length.next_multiple_of(align);
-                let length = if up > most { length / align * align } else { up };
-                let over = self.log_block + length > self.length_of(self.log_group);
-                if over { length.saturating_sub(align) } else { length }
+                if up > most { length / align * align } else { up }
             }
             LogLength::Smallest => LOG_MIN.next_multiple_of(align),
             LogLength::Exactly(length) => whole_blocks(length).unwrap_or(0),
         };
-        let fits = (LOG_MIN..=most).contains(&self.log_blocks)
+        // Aligning the place can take a unit from the end.
+        let over = self.log_block + length > self.length_of(self.log_group);
+        self.log_blocks = if over { length.saturating_sub(align) } else { length };
+        let fits = length <= most
+            && self.log_blocks >= LOG_MIN
             && self.log_blocks.is_multiple_of(align)
             && self.log_block + self.log_blocks <= self.length_of(self.log_group);
-        let unfit = Unfit::LogLength { blocks: self.log_blocks, most, unit: align };
+        let unfit = Unfit::LogLength { blocks: length, most, unit: align };
         if fits { Ok(()) } else { Err(unfit) }
     }
 
