@@ -4,7 +4,8 @@
 //! The disk keeps what its first part is given, in memory, and forgets the rest, so that nothing but the thin pool
 //! itself holds up a write. Writers write to volumes; there are no files. What counts is what the kernel says: that
 //! the thin pool never was out of space, that no write failed, and that an event told of each growth. Figures are
-//! printed, not judged. Deliberately absent: what is written; `extend` looks at that.
+//! printed, not judged: what a growth costs a write is how much longer those take that are under way while the thin
+//! pool stands still. Deliberately absent: what is written; `extend` looks at that.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read, Write};
@@ -12,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cores::steady;
 
@@ -96,7 +97,7 @@ fn play(guest: &mut Guest, race: Race) {
     slow.delay_part(data, length, 600_000);
     let frozen = race.frozen.then(Frozen::now);
     let (stop, turns) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (latencies, kernel) = thread::scope(|scope| {
+    let (writes, kernel) = thread::scope(|scope| {
         let _end = End(&stop);
         let kernel = scope.spawn(|| Kernel::listen(&stop));
         let sleeper = scope.spawn(|| naps(&stop));
@@ -123,12 +124,13 @@ fn play(guest: &mut Guest, race: Race) {
         clients.into_iter().for_each(|client| client.join().expect("filesystems can be created and destroyed"));
         let late = sleeper.join().expect("it only sleeps");
         println!("race: ms that a thread of the first ones' priority which only sleeps wakes late: {}", figures(late));
-        let latencies = writers.into_iter().flat_map(|writer| writer.join().expect("each write succeeds")).collect();
-        (latencies, kernel.join().expect("it can be heard"))
+        let writes: Vec<_> =
+            writers.into_iter().flat_map(|writer| writer.join().expect("each write succeeds")).collect();
+        (writes, kernel.join().expect("it can be heard"))
     });
     drop(frozen);
     println!("race: {} filesystems created, seen and destroyed meanwhile", turns.load(Ordering::Relaxed));
-    report(guest, &kernel, latencies);
+    report(guest, &kernel, &writes);
     dm::expect_settled();
     state::expect_no_io_error();
     guest.expect_quiet();
@@ -153,8 +155,19 @@ fn touch(disk: &str) {
     disk.sync_all().expect("memory takes it");
 }
 
-/// Writes MiB after MiB to a volume until it is told to stop; how long each took, in milliseconds.
-fn write(path: &Path, stop: &AtomicBool) -> Vec<f64> {
+/// When a write ended, in milliseconds since 1970, and how many it took.
+struct Written {
+    ended: f64,
+    took: f64,
+}
+
+/// Milliseconds since 1970.
+fn epoch_ms(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).expect("1970 is over").as_secs_f64() * 1_000.0
+}
+
+/// Writes MiB after MiB to a volume until it is told to stop.
+fn write(path: &Path, stop: &AtomicBool) -> Vec<Written> {
     let mut volume = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).expect("a volume");
     let length = usize::try_from(MIB).expect("a MiB fits");
     let buffer = vec![7; length + 4_096];
@@ -166,7 +179,8 @@ fn write(path: &Path, stop: &AtomicBool) -> Vec<f64> {
         }
         let began = Instant::now();
         volume.write_all(piece).unwrap_or_else(|error| panic!("{} at {at} MiB: {error}", path.display()));
-        times.push(began.elapsed().as_secs_f64() * 1_000.0);
+        let took = began.elapsed().as_secs_f64() * 1_000.0;
+        times.push(Written { ended: epoch_ms(SystemTime::now()), took });
     }
     times
 }
@@ -239,7 +253,7 @@ impl Kernel {
     }
 }
 
-fn report(guest: &Guest, kernel: &Kernel, latencies: Vec<f64>) {
+fn report(guest: &Guest, kernel: &Kernel, writes: &[Written]) {
     let log = guest.log();
     println!("race: ms from the kernel's event to its growth: {}", figures(kernel.delays.clone()));
     let grown: Vec<&str> = log.lines().filter(|line| line.contains(GROWN)).collect();
@@ -250,13 +264,36 @@ fn report(guest: &Guest, kernel: &Kernel, latencies: Vec<f64>) {
     println!("race: of these, until it was looked at: {}", figures(less(&heard, &took)));
     println!("race: and until the table was loaded: {}", figures(less(&took, &stood)));
     println!("race: and the thin pool stood still: {}", figures(stood));
+    report_writes(&grown, writes);
     println!("race: free blocks when it was looked at: {}", figures(told(" free=")));
     println!("race: marks: {}", figures(told("low_water=")));
-    let worst = latencies.iter().copied().fold(0.0, f64::max);
-    println!("race: ms for a write of a MiB: {}", figures(latencies));
-    println!("race: the slowest is {:.2} of what a growth of the peer costs", worst / PEER_MS);
     assert_eq!((kernel.fulls, count(&log, TOLD_FULL)), (0, 0), "the thin pool was out of data space");
     assert_eq!(count(&log, "missed="), 0, "an event told of each growth");
+}
+
+/// Tells the writes that were under way while the thin pool stood still from all others. A line is logged by a thread
+/// that has to wait for the CPU, so an end may be told late, never early.
+fn report_writes(grown: &[&str], writes: &[Written]) {
+    let window = |line: &&str| {
+        let ended = epoch_ms(humantime::parse_rfc3339(line.strip_prefix('[')?.split_once(' ')?.0).ok()?);
+        Some((ended - told(line, " ms=").first()?, ended))
+    };
+    let windows: Vec<(f64, f64)> = grown.iter().filter_map(window).collect();
+    assert_eq!(windows.len(), grown.len(), "each growth has a time");
+    let meets = |write: &Written| {
+        let next = windows.partition_point(|(_, end)| *end < write.ended - write.took);
+        windows.get(next).is_some_and(|(start, _)| *start < write.ended)
+    };
+    let (met, others): (Vec<&Written>, Vec<&Written>) = writes.iter().partition(|write| meets(write));
+    let [met, others] = [met, others].map(|part| part.iter().map(|write| write.took).collect::<Vec<f64>>());
+    let worst = |part: &[f64]| part.iter().copied().fold(0.0, f64::max);
+    let more = worst(&met) - worst(&others);
+    println!("race: ms for a write of a MiB while no growth goes on: {}", figures(others));
+    println!("race: ms for one that meets a growth: {}", figures(met));
+    println!(
+        "race: the slowest of these takes {more:.1} ms more: {:.2} of what a growth of the peer costs",
+        more / PEER_MS
+    );
 }
 
 /// Data blocks of the thin pool of a pool.
