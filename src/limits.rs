@@ -247,8 +247,8 @@ pub const UNMOUNT_TRIES_MAX: usize = 3;
 /// Milliseconds between two tries to unmount.
 pub const UNMOUNT_AGAIN_AFTER_MS: u64 = 100;
 
-/// How often a volume that is open and not mounted is looked at before it counts as in use. udev's
-/// probe takes a fraction of a second on a loaded machine.
+/// How often a volume that is open and not mounted is looked at before it counts as in use, and a file that is locked.
+/// udev's probe takes a fraction of a second on a loaded machine, and so does the rest of a killed daemon.
 pub const OPEN_LOOKS_MAX: u32 = 6;
 
 /// Milliseconds between two of these looks.

@@ -227,7 +227,12 @@ impl Drop for Explosive {
 #[test]
 fn a_result_that_panics_when_nobody_wants_it_does_not_end_the_thread() {
     let lane = lane(1, 4);
-    drop(lane.run(|| Explosive));
+    let (sender, nobody_wants_it) = channel();
+    drop(lane.run(move || {
+        nobody_wants_it.recv().expect("the test says so");
+        Explosive
+    }));
+    sender.send(()).expect("the job waits for this");
     on_a_core(move || async move {
         assert_eq!(lane.run(|| 5).await, Ok(5));
         lane.join();

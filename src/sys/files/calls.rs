@@ -6,14 +6,18 @@
 //! Deliberately absent: the host's calls themselves; they stand in the modules that are named here.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cores::rt;
 use cores::side::Fd;
 
+use super::root::Locked;
 use super::{FilesSys, Open, devices, examine, fault, links, mdv, thin};
 use crate::error::{Failure, Fault, Refusal, Why};
+use crate::limits::{OPEN_AGAIN_AFTER_MS, OPEN_LOOKS_MAX};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
 use crate::model::dm::{Dm, Role, Table, ThinPoolState};
@@ -31,6 +35,21 @@ const MOUNTED: &str = "it is mounted or locked, and a file cannot be frozen as a
 const DIRTY: &str = "nothing is mounted with --files: mount the origin and unmount it, then its log is clean";
 
 impl FilesSys {
+    /// Opens and locks a file. What a killed process has asked the kernel for keeps its locks until it is done, some
+    /// moments after the process is gone.
+    async fn open_and_lock(&self, candidate: &Candidate) -> Result<(File, Locked), Failure> {
+        let mut looks = 1;
+        loop {
+            let own = candidate.clone();
+            let opened = self.lane(move || devices::open(&own)).await.map_err(fault("open", &candidate.path))?;
+            match opened {
+                Err(Failure::Refused(Refusal::DeviceTaken { .. })) if looks < OPEN_LOOKS_MAX => looks += 1,
+                opened => return opened,
+            }
+            rt::sleep(Duration::from_millis(OPEN_AGAIN_AFTER_MS)).await;
+        }
+    }
+
     /// Checks a table; what it needs on the host comes after.
     fn check(&self, device: Dm, table: &Table) -> Result<(), Why> {
         let size = |number| self.inner.open.borrow().get(&number).map(|device| device.size);
@@ -217,9 +236,7 @@ impl Sys for FilesSys {
 
     async fn open(&self, candidate: &Candidate, opening: Opening) -> Result<(), Failure> {
         if !self.inner.open.borrow().contains_key(&candidate.number) {
-            let own = candidate.clone();
-            let opened = self.lane(move || devices::open(&own)).await.map_err(fault("open", &candidate.path))?;
-            let (file, lock) = opened?;
+            let (file, lock) = self.open_and_lock(candidate).await?;
             let (path, size) = (candidate.path.clone(), candidate.size);
             let open = Open { path, fd: Fd::new(file.into()), size, _lock: lock };
             self.inner.open.borrow_mut().insert(candidate.number, open);

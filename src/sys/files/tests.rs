@@ -8,13 +8,16 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use cores::executor::{CoreSpec, start};
+use cores::rt;
 use uuid::Uuid;
 
 use super::{FilesRoot, FilesSys};
 use crate::engine::volume;
 use crate::error::{Failure, Fault, Refusal, Why};
+use crate::limits::OPEN_AGAIN_AFTER_MS;
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::model::dm::{Below, Dm, LinearLine, Role, Table};
@@ -186,6 +189,26 @@ fn a_device_is_opened_by_one_daemon_and_only_as_it_was_examined() {
         File::options().write(true).open(&path).expect("there").set_len(512).expect("sized");
         let changed = sys.open(&candidate, Opening::Look).await;
         assert!(matches!(changed, Err(Failure::Refused(Refusal::DeviceChanged { .. }))));
+    });
+}
+
+#[test]
+fn a_lock_that_a_killed_process_still_holds_is_waited_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = disk(folder.path(), "disk");
+    run(folder.path(), async move |sys| {
+        let candidate = examine(&sys, &path).await;
+        // As the kernel has it that still writes for a process that is gone.
+        let held = File::open(&path).expect("there");
+        held.lock().expect("free");
+        let opener = sys.clone();
+        let opening = rt::spawn("open", async move { opener.open(&candidate, Opening::Look).await });
+        rt::spawn("let go", async move {
+            rt::sleep(Duration::from_millis(OPEN_AGAIN_AFTER_MS / 2)).await;
+            drop(held);
+        })
+        .detach();
+        opening.await.expect("no panic").expect("it is free in time");
     });
 }
 
