@@ -176,6 +176,8 @@ pub enum Refusal {
     FilesystemBusy { name: Name },
     #[error("pool {name:?} is full: what is written to the origin would keep a snapshot of it waiting", name = .name.as_str())]
     PoolFull { name: Name },
+    #[error("the thin pool of pool {name:?} has no room left for its metadata: add a data device", name = .name.as_str())]
+    MetadataFull { name: Name },
     #[error("filesystem {0} does not exist")]
     NoFilesystem(FsUuid),
     #[error("{0:?} is not the path of a filesystem of this pool")]

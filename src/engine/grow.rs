@@ -4,7 +4,8 @@
 //! and the linear devices below have it too. When the pool runs low, all that is left to do is to give it a longer
 //! table; after that the next step is entered, saved and put below. It gets so many steps at once that as much is
 //! left beyond its mark (`mark`) as was written until the answer. Metadata and its spare grow with it, as the backing
-//! space and the limit of filesystems want it, and double when they run low.
+//! space and the limit of filesystems want it, and double when they run low. Of large ones the kernel does not say
+//! that in time (`ThinPoolState::meta_mark`): they double when half of them is in use, and are looked at for that.
 //!
 //! A part of the backing space is kept for metadata (`size::room`); data gets that last, when there is nothing else.
 //! Only when the pool runs low and nothing at all is left does it stop to wait for space: from then on a write that
@@ -39,6 +40,9 @@ const AHEAD_LOW_WATERS: u64 = 16;
 const AHEAD_RAISED: u64 = 4;
 /// One that has all there is says so when at most one part in so many is free.
 const LAST_PART: u64 = 16;
+/// Blocks of metadata a second that a thin pool at rest is believed to begin to take: each is that of the map of a
+/// snapshot, and comes with a write that copies a data block of 1 MiB.
+const META_BLOCKS_PER_S: u64 = 100;
 
 /// In which steps thin pools grow, in data blocks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -219,7 +223,7 @@ impl<'a> Ground<'a> {
             data = wanted.min(left.floor_to(DATA_BLOCK));
         }
         // As long as there is enough metadata it grows along with the data, and not for itself.
-        let meta = if data > Sectors::ZERO || self.is_meta_low(state) { each } else { Sectors::ZERO };
+        let meta = if data > Sectors::ZERO || self.is_meta_wanted(state) { each } else { Sectors::ZERO };
         let next = Next { meta, data, waits: shape.waits };
         let same = self.record.thin_features() == features(self.record, next.waits);
         (next.meta > Sectors::ZERO || next.data > Sectors::ZERO || !same).then_some(next)
@@ -229,7 +233,7 @@ impl<'a> Ground<'a> {
     fn more_meta(&self, state: &ThinPoolState, left: Sectors) -> Sectors {
         let (now, most) = (self.meta(), size::thin_meta(self.usable, u64::MAX));
         let usual = size::thin_meta(self.usable, self.fs_limit).saturating_sub(now);
-        let each = if self.is_meta_low(state) {
+        let each = if self.is_meta_wanted(state) {
             let half = Sectors(left.0 / 2).floor_to(DATA_BLOCK);
             usual.max((now + now).min(most).saturating_sub(now)).min(half)
         } else if usual + usual <= left {
@@ -242,10 +246,20 @@ impl<'a> Ground<'a> {
         if !self.record.overprovisioning() && self.total > data { Sectors::ZERO } else { each }
     }
 
-    /// Whether it asks for metadata, and has all that is on record.
+    /// Whether its metadata run low by the kernel's mark, and it has all that is on record.
     fn is_meta_low(&self, state: &ThinPoolState) -> bool {
-        let asks = state.meta_total.saturating_sub(state.meta_used) <= state.meta_low_water;
-        state.meta_total != 0 && asks && self.meta().0 <= state.meta_total * META_BLOCK
+        self.has_meta_left(state, state.meta_low_water)
+    }
+
+    /// Whether it is to get more metadata, and has all that is on record.
+    fn is_meta_wanted(&self, state: &ThinPoolState) -> bool {
+        self.has_meta_left(state, state.meta_mark())
+    }
+
+    /// Whether so many blocks of all that is on record are left to its metadata, or less.
+    fn has_meta_left(&self, state: &ThinPoolState, blocks: u64) -> bool {
+        let left = state.meta_total.saturating_sub(state.meta_used);
+        state.meta_total != 0 && left <= blocks && self.meta().0 <= state.meta_total * META_BLOCK
     }
 
     /// At how many free blocks a thin pool of so many says so, if its mark was raised to this.
@@ -294,9 +308,25 @@ impl Granted {
     }
 }
 
+/// Milliseconds until a thin pool is to be looked at by what was seen in two looks, so many apart; nothing if it need
+/// not be.
+pub fn until_look(before: &ThinPoolState, now: &ThinPoolState, elapsed_ms: u64) -> Option<u64> {
+    let both = [until_low(before, now, elapsed_ms), until_meta(before, now, elapsed_ms)];
+    both.into_iter().flatten().min()
+}
+
+/// Milliseconds until half of the metadata that are free is gone where the kernel does not say that they run low;
+/// nothing where it does, or where there are no more to be had.
+fn until_meta(before: &ThinPoolState, now: &ThinPoolState, elapsed_ms: u64) -> Option<u64> {
+    let free = now.meta_total.saturating_sub(now.meta_used);
+    let written = now.meta_used.saturating_sub(before.meta_used);
+    let speed = META_BLOCKS_PER_S.max(2 * written * 1_000 / elapsed_ms.max(1));
+    (!now.is_meta_told() && free > now.meta_mark()).then(|| free / 2 * 1_000 / speed)
+}
+
 /// Milliseconds until a thin pool runs low that fills at twice the speed seen between two looks, so many apart;
 /// nothing if it was not written meanwhile.
-pub fn until_low(before: &ThinPoolState, now: &ThinPoolState, elapsed_ms: u64) -> Option<u64> {
+fn until_low(before: &ThinPoolState, now: &ThinPoolState, elapsed_ms: u64) -> Option<u64> {
     let written = now.data_used.saturating_sub(before.data_used);
     let left = now.data_total.saturating_sub(now.data_used).saturating_sub(now.low_water);
     left.saturating_mul(elapsed_ms).checked_div(2 * written)
@@ -530,6 +560,57 @@ mod tests {
         pool.state.meta_used = pool.state.meta_total - 1_024;
         pool.settle();
         assert_eq!(pool.backed.meta, before + before);
+    }
+
+    #[test]
+    fn large_metadata_double_before_the_kernel_would_say_anything() {
+        let mut pool = Pool::new(&[1_024 * GIB], Pace::default());
+        pool.settle();
+        pool.state.meta_low_water = 1_024;
+        let (before, total) = (pool.backed.meta, pool.state.meta_total);
+        pool.state.meta_used = total / 2 - 1;
+        assert!(!pool.settle());
+        pool.state.meta_used += 1;
+        assert!(pool.settle() && pool.backed.meta == before + before && pool.state.waits);
+        // Those that the kernel tells of wait for that.
+        let mut small = Pool::new(&[10 * GIB], Pace::default());
+        small.settle();
+        small.state.meta_low_water = small.state.meta_total / 4;
+        small.state.meta_used = small.state.meta_total - small.state.meta_low_water - 1;
+        assert!(!small.settle());
+    }
+
+    #[test]
+    fn a_pool_with_nothing_left_waits_until_its_metadata_run_low_by_the_kernels_mark() {
+        let mut pool = Pool::new(&[1_024 * GIB], Pace::default());
+        pool.settle();
+        pool.state.meta_low_water = 1_024;
+        // Filesystems were promised all that is left.
+        pool.record.thinpool_dev.enable_overprov = Some(false);
+        pool.total = sectors(1 << 20);
+        pool.state.meta_used = pool.state.meta_total - 1_025;
+        assert!(!pool.settle(), "it can get nothing, and is not full yet");
+        let mut full = Pool::new(&[GIB], Pace::default());
+        full.state.meta_low_water = full.state.meta_total / 4;
+        while full.state.waits {
+            full.state.meta_used = full.state.meta_total - full.state.meta_low_water;
+            assert!(full.settle());
+        }
+        assert!(full.ground().free.free() < DATA_BLOCK + DATA_BLOCK && full.free_blocks() > 0);
+        full.add(2, 10 * GIB);
+        assert!(full.settle() && full.state.waits && full.backed.meta.0 / META_BLOCK == full.state.meta_total);
+    }
+
+    #[test]
+    fn large_metadata_are_looked_at_before_they_are_full() {
+        let pool = Pool::new(&[1_024 * GIB], Pace::default()).state;
+        let at = |meta_used| ThinPoolState { meta_low_water: 1_024, meta_used, ..pool };
+        let free = |state: &ThinPoolState| state.meta_total - state.meta_used;
+        assert_eq!(until_look(&at(9_000), &at(9_000), 1_000), Some(free(&at(9_000)) / 2 * 10), "at rest");
+        assert_eq!(until_look(&at(8_000), &at(9_000), 1_000), Some(free(&at(9_000)) / 2 / 2), "at twice the speed");
+        let last = pool.meta_total / 2;
+        assert_eq!(until_look(&at(last), &at(last), 1_000), None, "it gets no more");
+        assert_eq!(until_look(&pool, &pool, 1_000), None, "a kernel that keeps nothing to itself");
     }
 
     #[test]

@@ -172,6 +172,16 @@ impl Pool {
         }
     }
 
+    /// Whether its thin pool, as far as was heard, takes another volume.
+    pub fn check_metadata_space(&self) -> Result<(), Refusal> {
+        match self.thin_pool {
+            ThinPoolMode::OutOfMetadataSpace => Err(Refusal::MetadataFull { name: self.name.clone() }),
+            ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace | ThinPoolMode::ReadOnly | ThinPoolMode::Failed => {
+                Ok(())
+            }
+        }
+    }
+
     /// Lowers the availability, and shows the pool as it then is.
     pub fn degrade(&mut self, to: Availability) -> PoolView {
         if planted(Bug::AvailabilityNotKept) {

@@ -235,18 +235,21 @@ pub enum ThinPoolMode {
     ReadWrite,
     /// Its data device is full: writes to new places wait or fail.
     OutOfDataSpace,
-    /// Reads; its metadata is full or was damaged.
+    /// Its metadata is full: it only reads, until it gets more.
+    OutOfMetadataSpace,
+    /// Reads; its metadata could not be written or was damaged.
     ReadOnly,
     /// Nothing.
     Failed,
 }
 
 impl ThinPoolMode {
-    /// As a status line has it.
+    /// As a status line has it, but for metadata that is full: the line has `ro` for that, too.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ReadWrite => "rw",
             Self::OutOfDataSpace => "out_of_data_space",
+            Self::OutOfMetadataSpace => "out_of_metadata_space",
             Self::ReadOnly => "ro",
             Self::Failed => "Fail",
         }
@@ -283,15 +286,29 @@ impl ThinPoolState {
         runs_low || self.meta_total.saturating_sub(self.meta_used) <= self.meta_low_water || !self.can_change()
     }
 
+    /// At how many free blocks of metadata more are wanted. The kernel says so at its own mark, but it keeps a tenth
+    /// of them to itself, 16 MiB at most, which count as used here: where there are many it says nothing before they
+    /// are full. Of these half is kept free, for whoever looks.
+    pub const fn meta_mark(&self) -> u64 {
+        if self.is_meta_told() { self.meta_low_water } else { self.meta_total / 2 }
+    }
+
+    /// Whether the kernel says in time that metadata run low.
+    pub const fn is_meta_told(&self) -> bool {
+        self.meta_low_water == 0 || self.meta_low_water > 2 * (self.meta_total / 10)
+    }
+
     /// Whether a write may map another block. To a full one, a write waits a minute and fails.
     pub const fn can_map(&self) -> bool {
         matches!(self.mode, ThinPoolMode::ReadWrite) && !self.needs_check
     }
 
-    /// Whether its metadata can still be changed.
+    /// Whether its metadata can still be changed, once there is room.
     pub const fn can_change(&self) -> bool {
         match self.mode {
-            ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace => !self.needs_check,
+            ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace | ThinPoolMode::OutOfMetadataSpace => {
+                !self.needs_check
+            }
             ThinPoolMode::ReadOnly | ThinPoolMode::Failed => false,
         }
     }

@@ -342,6 +342,22 @@ fn a_thin_pool_that_takes_no_changes_degrades_its_pool_at_once() {
 }
 
 #[test]
+fn a_thin_pool_whose_metadata_is_full_gets_more_and_its_pool_is_not_degraded() {
+    for seed in 0..SEEDS {
+        let (machine, _) = with_pool(false);
+        let own = machine.clone();
+        live(seed, &machine, move |driver| async move {
+            own.ail(pool(), ThinPoolMode::OutOfMetadataSpace, false);
+            rt::sleep(AGES).await;
+            assert!(!degraded(&driver.seen()));
+            driver.call(create_filesystem("two")).await.expect("the kernel takes changes again");
+        })
+        .finished();
+        assert_eq!(machine.bugs(), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn what_happened_to_a_thin_pool_before_its_pool_ran_is_seen() {
     let machine = machine();
     let create = create_pool(&["/dev/a", "/dev/b"]);

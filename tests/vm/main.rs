@@ -67,6 +67,7 @@ mod grow;
 mod life;
 mod limit;
 mod links;
+mod metadata;
 mod restart;
 mod revert;
 mod sectors;

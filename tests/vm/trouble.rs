@@ -53,13 +53,7 @@ impl World {
 
     /// The other pool works as ever, and is not degraded.
     fn calm_is_calm(&self) {
-        let calm = pool(&self.client, "calm").expect("it runs");
-        let path = self.client.make_filesystem(&calm, "f");
-        let folder = files::mount(&files::node(&self.client, &path), "calm");
-        Contents::write(folder.join("file"), MIB, 1).check(&folder);
-        files::unmount(&folder);
-        self.client.destroy_filesystems(&calm, &[&path]).done();
-        assert_eq!(available(&self.client, "calm"), "fully_operational");
+        calm_is_calm(&self.client);
     }
 
     /// Stops and starts the pool; everything is there, and all is well.
@@ -84,6 +78,17 @@ impl World {
         self.save("well").expect("its record can be changed again");
         assert!(!guest.log().contains("panicked"), "{}", guest.log());
     }
+}
+
+/// The pool `calm` works as ever, and is not degraded.
+pub(crate) fn calm_is_calm(client: &Client) {
+    let calm = pool(client, "calm").expect("it runs");
+    let path = client.make_filesystem(&calm, "f");
+    let folder = files::mount(&files::node(client, &path), "calm");
+    Contents::write(folder.join("file"), MIB, 1).check(&folder);
+    files::unmount(&folder);
+    client.destroy_filesystems(&calm, &[&path]).done();
+    assert_eq!(available(client, "calm"), "fully_operational");
 }
 
 /// The path of a pool that runs.

@@ -1,9 +1,10 @@
 //! Looking at a thin pool of which nothing was heard.
 //!
 //! Growth follows the kernel's events. How fast a thin pool fills tells when the next one is to come: by then it is
-//! looked at in any case, and once a minute at least. What such a look finds to do is done at once, and where an event
-//! should have told it and none has come, that is a defect, of the kernel or of ours: it is counted, and logged as an
-//! error.
+//! looked at in any case, and once a minute at least. Of large metadata the kernel tells nothing in time, so they are
+//! looked at before half of what is free of them is gone. What such a look finds to do is done at once, and where an
+//! event should have told it and none has come, that is a defect, of the kernel or of ours: it is counted, and logged
+//! as an error.
 //!
 //! Invariant: one look at a time, which changes nothing by itself. Deliberately absent: pools on files, whose space is
 //! the host's.
@@ -14,7 +15,7 @@ use std::time::Duration;
 use cores::clock::Instant;
 use cores::rt;
 
-use crate::engine::grow::until_low;
+use crate::engine::grow::until_look;
 use crate::limits::{BACKSTOP_MS_MAX, BACKSTOP_MS_MIN, EVENT_LATE_MS};
 use crate::model::dm::ThinPoolState;
 use crate::model::ids::PoolUuid;
@@ -54,8 +55,8 @@ async fn watch<S: Sys>(shard: &Rc<Shard<S>>, running: &Rc<Running>) {
         }
         let now = rt::now();
         let elapsed = |at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
-        let low = seen.and_then(|(at, before)| until_low(&before, &state, elapsed(at)));
-        pause = low.unwrap_or(BACKSTOP_MS_MAX).clamp(BACKSTOP_MS_MIN, BACKSTOP_MS_MAX);
+        let next = seen.and_then(|(at, before)| until_look(&before, &state, elapsed(at)));
+        pause = next.unwrap_or(BACKSTOP_MS_MAX).clamp(BACKSTOP_MS_MIN, BACKSTOP_MS_MAX);
         seen = Some((now, state));
     }
 }

@@ -38,7 +38,10 @@ pub async fn run<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, specs: Vec<Filesy
     };
     match planned {
         Planned::Exists => Ok(Answer::Identity),
-        Planned::Create(creation) => create(shard, &running, creation).await,
+        Planned::Create(creation) => {
+            running.pool.borrow().check_metadata_space()?;
+            create(shard, &running, creation).await
+        }
     }
 }
 

@@ -69,9 +69,11 @@ async fn can_begin<S: Sys>(shard: &Shard<S>, pool: PoolUuid, found: &Records) ->
     let why = match state.mode {
         _ if found.unreadable > 0 => "every record can be read",
         ThinPoolMode::ReadWrite if state.can_change() => return Ok(true),
-        ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace | ThinPoolMode::ReadOnly | ThinPoolMode::Failed => {
-            "the thin pool can be written to"
-        }
+        ThinPoolMode::ReadWrite
+        | ThinPoolMode::OutOfDataSpace
+        | ThinPoolMode::OutOfMetadataSpace
+        | ThinPoolMode::ReadOnly
+        | ThinPoolMode::Failed => "the thin pool can be written to",
     };
     log::warn!("reverts wait until {why} (pool={pool})");
     Ok(false)

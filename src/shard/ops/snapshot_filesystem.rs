@@ -62,9 +62,12 @@ async fn snapshot<S: Sys>(shard: &Shard<S>, running: &Running, origin: Origin, m
 
 /// A full thin pool keeps writes waiting, for a minute, and suspending the origin would wait for those.
 async fn check_space<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+    running.pool.borrow().check_metadata_space()?;
     match shard.sys.thin_pool(running.uuid).await?.mode {
         ThinPoolMode::OutOfDataSpace => Err(Refusal::PoolFull { name: running.pool.borrow().name().clone() }.into()),
-        ThinPoolMode::ReadWrite | ThinPoolMode::ReadOnly | ThinPoolMode::Failed => Ok(()),
+        ThinPoolMode::ReadWrite | ThinPoolMode::OutOfMetadataSpace | ThinPoolMode::ReadOnly | ThinPoolMode::Failed => {
+            Ok(())
+        }
     }
 }
 

@@ -491,7 +491,8 @@ impl State {
         let whole = self.thin_on(device)?.is_some_and(|store| store.damage.is_none());
         if whole {
             // Data space is no matter of the metadata.
-            self.news.ailing.retain(|pool, (mode, _)| *pool != device.pool() || *mode == ThinPoolMode::OutOfDataSpace);
+            let full = |mode| matches!(mode, ThinPoolMode::OutOfDataSpace | ThinPoolMode::OutOfMetadataSpace);
+            self.news.ailing.retain(|pool, (mode, _)| *pool != device.pool() || full(*mode));
         }
         Ok(whole)
     }
@@ -528,6 +529,9 @@ impl State {
             }
             if store.damage.is_some() {
                 return Err(Why::Errno(libc::EILSEQ)); // As the kernel answers where a checksum is wrong.
+            }
+            if length > store.meta {
+                self.news.ailing.retain(|ails, (mode, _)| *ails != pool || *mode != ThinPoolMode::OutOfMetadataSpace);
             }
             store.meta = length;
             self.count_blocks(place, blocks);
@@ -600,14 +604,24 @@ impl State {
             return Err(Why::Errno(libc::ENXIO));
         };
         let blank = ReadsZeroes::of_new_thin(pool, id, features);
+        self.has_metadata_space(pool)?;
         // What a daemon's own machine held before is nothing.
         let stale = features.contains(&ThinFeature::SkipBlockZeroing) && self.conjures.is_none();
         self.thin_store_mut(pool)?.create(id, stale).map_err(Why::Errno)?;
         Ok(blank)
     }
 
+    /// Whether a thin pool takes changes of its volumes: none, while its metadata is full.
+    fn has_metadata_space(&self, pool: PoolUuid) -> Result<(), Why> {
+        match self.news.ailing.get(&pool) {
+            Some((ThinPoolMode::OutOfMetadataSpace, _)) => Err(Why::Errno(libc::EOPNOTSUPP)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Makes a thin volume of what another one is now.
     pub(super) fn thin_snapshot(&mut self, pool: PoolUuid, origin: (FsUuid, ThinId), id: ThinId) -> Result<(), Why> {
+        self.has_metadata_space(pool)?;
         let mounted = self.is_mounted(Dm::Thin(pool, origin.0));
         self.thin_store_mut(pool)?.copy(origin.1, id, mounted).map_err(Why::Errno)
     }
@@ -630,6 +644,7 @@ impl State {
         if self.stack.is_thin_active(pool, id) {
             return Err(Why::Errno(libc::EBUSY));
         }
+        self.has_metadata_space(pool)?;
         self.thin_store_mut(pool)?.delete(id).map_err(Why::Errno)
     }
 
@@ -642,7 +657,8 @@ impl State {
             well.mode = ThinPoolMode::OutOfDataSpace;
         }
         let (mode, needs_check) = self.news.ailing.get(&pool).copied().unwrap_or((well.mode, well.needs_check));
-        Ok(ThinPoolState { mode, needs_check, ..well })
+        let meta_used = if mode == ThinPoolMode::OutOfMetadataSpace { meta_total } else { well.meta_used };
+        Ok(ThinPoolState { meta_used, mode, needs_check, ..well })
     }
 
     /// Space that an active thin volume takes.

@@ -229,6 +229,7 @@ impl Mapper {
         };
         match state.mode {
             ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace if !state.needs_check => Ok(()),
+            ThinPoolMode::OutOfMetadataSpace => Err(Why::Data("the metadata of the thin pool is full")),
             ThinPoolMode::ReadWrite | ThinPoolMode::OutOfDataSpace | ThinPoolMode::ReadOnly => {
                 Err(Why::Data("the thin pool takes no changes any more"))
             }

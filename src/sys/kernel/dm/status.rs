@@ -38,9 +38,12 @@ fn thin_pool_line(status: &str) -> Option<ThinPoolState> {
     };
     let (meta_used, meta_total) = fraction(meta)?;
     let (data_used, data_total) = fraction(data)?;
+    let needs_check = flags.contains(&"needs_check");
     let mode = match *mode {
         "rw" => ThinPoolMode::ReadWrite,
         "out_of_data_space" => ThinPoolMode::OutOfDataSpace,
+        // Whatever else makes it so asks for a check. What the kernel keeps to itself counts as used.
+        "ro" if !needs_check && meta_used >= meta_total => ThinPoolMode::OutOfMetadataSpace,
         "ro" => ThinPoolMode::ReadOnly,
         _ => return None,
     };
@@ -54,7 +57,7 @@ fn thin_pool_line(status: &str) -> Option<ThinPoolState> {
         low_water: 0,
         waits: !flags.contains(&"error_if_no_space"),
         mode,
-        needs_check: flags.contains(&"needs_check"),
+        needs_check,
     })
 }
 
@@ -122,6 +125,8 @@ mod tests {
                 false,
             ),
             ("5 8/8 1/9 12 ro no_discard_passdown queue_if_no_space needs_check 256", ThinPoolMode::ReadOnly, true),
+            ("5 8/8 1/9 12 ro no_discard_passdown queue_if_no_space - 2", ThinPoolMode::OutOfMetadataSpace, false),
+            ("5 7/8 1/9 12 ro no_discard_passdown queue_if_no_space - 2", ThinPoolMode::ReadOnly, false),
             ("Fail", ThinPoolMode::Failed, false),
             ("Error", ThinPoolMode::Failed, false),
         ];
