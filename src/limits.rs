@@ -110,7 +110,8 @@ pub const BUS_MESSAGE_BYTES_MAX: usize = 128 << 20;
 pub const LANE_QUEUE_MAX: usize = 1_024;
 
 /// Threads for each kind of other blocking calls, per shard. One pool has at most two of them, one of which may wait
-/// for the journal while the other looks at a device; where its disks hang, the third is there for the others.
+/// for the journal while the other looks at a device; where its disks hang, the third is there for the others. Where
+/// those of more pools hang there come to be more, see `cores::limits::LANE_THREADS_MORE`.
 pub const BLOCKING_THREADS: usize = 3;
 
 /// Filesystem records in one metadata volume that are read at setup (512 MiB / 4 KiB).

@@ -6,9 +6,13 @@
 //! A thread is started when a job comes and all others have theirs, unless threads have to be prepared: then all are
 //! there before the first job. A daemon that starts has better things to do than to start threads that nobody needs.
 //!
-//! Invariants: jobs of one owner never have all threads of several, so who waits for something that
-//! hangs keeps nobody else waiting; apart from that jobs begin in their order. The thread that a job
-//! panics on lives on. When the `Lane` is dropped, jobs already taken or queued still run to their end
+//! Where there are several, jobs of one owner never have all of them. Those of a few together may; a job that could
+//! begin and finds that starts a thread that stands by. If for a while no job begins at all, what has the threads
+//! hangs, and that thread becomes one of them, for good. So there are more than usual only after something hung.
+//!
+//! Invariants: who waits for something that hangs keeps nobody else waiting, until `LANE_THREADS_MORE` threads
+//! are lost to that; apart from that jobs begin in their order. A lane of one thread keeps to that. The thread that a
+//! job panics on lives on. When the `Lane` is dropped, jobs already taken or queued still run to their end
 //! (a started action is never left half done), then the threads end; nobody waits for them unless
 //! `join` is called.
 //!
@@ -23,13 +27,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::thread::{self, JoinHandle};
+use std::thread;
+use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use crate::limits::{LANE_HANGS_MS, LANE_THREADS_MORE};
 use crate::task::{drop_caught, panic_text};
 
 /// Why a job has no result.
@@ -64,19 +70,7 @@ pub type Owner = u128;
 /// A bounded queue of jobs and the threads that run them.
 #[derive(Debug)]
 pub struct Lane {
-    name: Arc<str>,
-    queue_max: usize,
     queue: Arc<Queue>,
-    crew: Mutex<Crew>,
-}
-
-/// The threads of a lane, and what another one needs.
-#[derive(Debug)]
-struct Crew {
-    max: usize,
-    cpu: Option<usize>,
-    prepare: fn() -> io::Result<()>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 /// A lane, and who uses it.
@@ -98,10 +92,7 @@ impl Lane {
     /// `cpu` where that is given and allowed; else a warning is logged and they run where the kernel puts them. At most
     /// `queue_max` (at least one) jobs wait.
     pub fn new(name: &str, threads: usize, queue_max: usize, cpu: Option<usize>) -> Lane {
-        assert!(threads > 0 && queue_max > 0, "lane {name}: {threads} threads, {queue_max} jobs");
-        let crew = Mutex::new(Crew { max: threads, cpu, prepare: || Ok(()), threads: Vec::new() });
-        let queue = Arc::new(Queue::of(threads));
-        Lane { name: name.into(), queue_max, queue, crew }
+        Lane { queue: Arc::new(Queue::of(name, (threads, queue_max), cpu, || Ok(()))) }
     }
 
     /// The same with all of its threads; each calls `prepare` before its first job. Where that fails, a warning is
@@ -116,32 +107,9 @@ impl Lane {
         cpu: Option<usize>,
         prepare: fn() -> io::Result<()>,
     ) -> io::Result<Lane> {
-        let lane = Self::new(name, threads, queue_max, cpu);
-        lane.crew().prepare = prepare;
-        (0..threads).try_for_each(|_| lane.crew().grow(&lane.name, &lane.queue))?;
+        let lane = Lane { queue: Arc::new(Queue::of(name, (threads, queue_max), cpu, prepare)) };
+        (0..threads).try_for_each(|_| lane.queue.grow(&mut lane.queue.state()))?;
         Ok(lane)
-    }
-
-    fn crew(&self) -> MutexGuard<'_, Crew> {
-        // Nothing panics while it holds the lock.
-        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sees to it that a thread is there for one job more.
-    fn man(&self) -> Result<(), LaneFault> {
-        let mut crew = self.crew();
-        let there = crew.threads.len();
-        if there == crew.max || self.queue.unfinished() < there {
-            return Ok(());
-        }
-        match crew.grow(&self.name, &self.queue) {
-            Ok(()) => Ok(()),
-            Err(error) if there == 0 => Err(LaneFault::NoThread { lane: self.name.clone(), why: error.to_string() }),
-            Err(error) => {
-                log::warn!("lane {} stays at {there} threads: {error}", self.name);
-                Ok(())
-            }
-        }
     }
 
     /// The lane as this owner uses it.
@@ -161,11 +129,9 @@ impl Lane {
 
     /// Runs what is queued to its end and waits for the threads. Blocks.
     pub fn join(self) {
-        let threads = std::mem::take(&mut self.crew().threads);
         self.queue.close();
-        for thread in threads {
-            thread.join().unwrap_or_else(|_| unreachable!("threads of lane {} catch every panic", self.name));
-        }
+        let left = |state: &mut State| state.threads > 0;
+        drop(self.queue.over.wait_while(self.queue.state(), left).unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -180,10 +146,6 @@ impl Use<'_> {
     pub fn run<T: Send + 'static>(self, job: impl FnOnce() -> T + Send + 'static) -> Outcome<T> {
         let shared = Arc::new(Shared { result: Mutex::new(None), waker: AtomicWaker::new() });
         let outcome = Outcome { shared: shared.clone() };
-        if let Err(fault) = self.lane.man() {
-            outcome.shared.deliver(Err(fault));
-            return outcome;
-        }
         let (own, owner) = (Arc::clone(&self.lane.queue), self.owner);
         let job = move || {
             let result = catch_unwind(AssertUnwindSafe(job));
@@ -191,33 +153,23 @@ impl Use<'_> {
             own.ended(owner);
             shared.deliver(result.map_err(|payload| LaneFault::Panicked(panic_text(payload.as_ref()))));
         };
-        let Lane { name, queue_max, queue, .. } = self.lane;
-        if let Err(job) = queue.push(owner, Box::new(job), *queue_max) {
+        if let Err((job, fault)) = self.lane.queue.push(owner, Box::new(job)) {
             drop(job);
-            outcome.shared.deliver(Err(LaneFault::Full { lane: name.clone(), queue_max: *queue_max }));
+            outcome.shared.deliver(Err(fault));
         }
         outcome
     }
 }
 
-impl Crew {
-    /// Starts one thread more.
-    fn grow(&mut self, name: &Arc<str>, queue: &Arc<Queue>) -> io::Result<()> {
-        let (own, queue, cpu, prepare) = (name.clone(), queue.clone(), self.cpu, self.prepare);
-        let builder = thread::Builder::new().name(name.to_string());
-        self.threads.push(builder.spawn(move || work(&own, cpu, prepare, &queue))?);
-        Ok(())
-    }
-}
-
 /// What each thread of a lane does.
-fn work(name: &str, cpu: Option<usize>, prepare: fn() -> io::Result<()>, queue: &Queue) {
-    if let Some(cpu) = cpu
+fn work(queue: &Arc<Queue>) {
+    let name = &queue.name;
+    if let Some(cpu) = queue.cpu
         && let Err(errno) = pin(cpu)
     {
         log::warn!("lane {name} is not pinned: CPU {cpu} is refused: {errno}");
     }
-    if let Err(error) = prepare() {
+    if let Err(error) = (queue.prepare)() {
         log::warn!("a thread of lane {name} is not prepared as it should be: {error}");
     }
     while let Some(job) = queue.take() {
@@ -232,13 +184,22 @@ fn pin(cpu: usize) -> nix::Result<()> {
     sched_setaffinity(Pid::from_raw(0), &only)
 }
 
-/// Jobs that wait, and how many run for whom.
+/// Jobs that wait, how many run for whom, and what another thread needs.
 struct Queue {
-    /// Jobs of one owner that may run at a time: all threads but one, if there are several.
+    name: Arc<str>,
+    /// Jobs that may wait.
+    max: usize,
+    /// Threads, as long as nothing hangs.
+    usual: usize,
+    /// Jobs of one owner that may run at a time: all of these but one, if there are several.
     owner_max: usize,
+    cpu: Option<usize>,
+    prepare: fn() -> io::Result<()>,
     state: Mutex<State>,
     /// Something came that a thread may take, or nothing will come any more.
     came: Condvar,
+    /// Nothing will come any more, or the last thread has gone.
+    over: Condvar,
 }
 
 #[derive(Default)]
@@ -246,47 +207,121 @@ struct State {
     waiting: VecDeque<(Option<Owner>, Job)>,
     /// How many run for whom; not zero.
     running: BTreeMap<Option<Owner>, usize>,
+    threads: usize,
+    /// How many jobs have begun.
+    begun: u64,
+    /// A thread finds out whether all the others hang.
+    stands_by: bool,
     closed: bool,
 }
 
-impl Queue {
-    fn of(threads: usize) -> Self {
-        Self { owner_max: (threads - 1).max(1), state: Mutex::default(), came: Condvar::new() }
+impl State {
+    /// How many jobs run.
+    fn busy(&self) -> usize {
+        self.running.values().sum()
     }
 
-    /// Gives the job back if so many wait.
-    fn push(&self, owner: Option<Owner>, job: Job, max: usize) -> Result<(), Job> {
+    /// The place of the first job that may begin, if one owner's may be so many.
+    fn next(&self, owner_max: usize) -> Option<usize> {
+        let runs = |owner| self.running.get(owner).copied().unwrap_or_default();
+        self.waiting.iter().position(|(owner, _)| owner.is_none() || runs(owner) < owner_max)
+    }
+}
+
+impl Queue {
+    fn of(name: &str, (usual, max): (usize, usize), cpu: Option<usize>, prepare: fn() -> io::Result<()>) -> Self {
+        assert!(usual > 0 && max > 0, "lane {name}: {usual} threads, {max} jobs");
+        let (state, came, over) = Default::default();
+        let owner_max = (usual - 1).max(1);
+        Self { name: name.into(), max, usual, owner_max, cpu, prepare, state, came, over }
+    }
+
+    /// Gives the job back if so many wait, or no thread can be had.
+    fn push(self: &Arc<Self>, owner: Option<Owner>, job: Job) -> Result<(), (Job, LaneFault)> {
         let mut state = self.state();
-        if state.waiting.len() >= max {
-            return Err(job);
+        if state.waiting.len() >= self.max {
+            return Err((job, LaneFault::Full { lane: self.name.clone(), queue_max: self.max }));
+        }
+        if state.threads < self.usual && state.waiting.len() + state.busy() >= state.threads {
+            match self.grow(&mut state) {
+                Ok(()) => {}
+                Err(error) if state.threads == 0 => {
+                    return Err((job, LaneFault::NoThread { lane: self.name.clone(), why: error.to_string() }));
+                }
+                Err(error) => log::warn!("lane {} stays at {} threads: {error}", self.name, state.threads),
+            }
         }
         state.waiting.push_back((owner, job));
+        self.see_to(&mut state);
         drop(state);
         // Whatever thread it wakes may take whatever may be taken.
         self.came.notify_one();
         Ok(())
     }
 
-    /// Jobs that wait or run.
-    fn unfinished(&self) -> usize {
-        let state = self.state();
-        state.waiting.len() + state.running.values().sum::<usize>()
+    /// Starts one thread more.
+    fn grow(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        self.start(self.name.to_string(), work)?;
+        state.threads += 1;
+        Ok(())
     }
 
-    /// The first job that may begin; waits for one. `None` when there will be none.
-    fn take(&self) -> Option<Job> {
+    fn start(self: &Arc<Self>, name: String, doing: fn(&Arc<Self>)) -> io::Result<()> {
+        let own = Arc::clone(self);
+        thread::Builder::new().name(name).spawn(move || doing(&own)).map(drop)
+    }
+
+    /// Sees to it that somebody stands by if a job may begin and all threads have one.
+    fn see_to(self: &Arc<Self>, state: &mut State) {
+        let can_grow = self.usual > 1 && state.threads < self.usual + LANE_THREADS_MORE;
+        if state.waiting.is_empty() || state.stands_by || !can_grow || state.busy() < state.threads {
+            return;
+        }
+        if state.next(self.owner_max).is_some() {
+            state.stands_by = true;
+            if let Err(error) = self.start(format!("{}+", self.name), stand_by) {
+                // The next job tries again.
+                state.stands_by = false;
+                log::warn!("lane {} has no thread that stands by: {error}", self.name);
+            }
+        }
+    }
+
+    /// Waits until no job that may begin is left, or until none has begun for a while. True: that is so, and the
+    /// thread that asks is one of the lane's from now on.
+    fn hangs(&self) -> bool {
         let mut state = self.state();
         loop {
-            let State { waiting, running, closed } = &mut *state;
-            let may = |owner: &Option<Owner>| {
-                owner.is_none() || running.get(owner).is_none_or(|count| *count < self.owner_max)
-            };
-            if let Some(next) = waiting.iter().position(|(owner, _)| may(owner)) {
-                let (owner, job) = waiting.remove(next).expect("it is there");
-                *running.entry(owner).or_default() += 1;
+            let begun = state.begun;
+            let patience = Duration::from_millis(LANE_HANGS_MS);
+            let waits = self.over.wait_timeout_while(state, patience, |state| !state.closed);
+            state = waits.unwrap_or_else(PoisonError::into_inner).0;
+            let hangs = state.begun == begun;
+            if state.closed || hangs || state.next(self.owner_max).is_none() {
+                state.stands_by = false;
+                let joins = !state.closed && hangs && state.next(self.owner_max).is_some();
+                state.threads += usize::from(joins);
+                return joins;
+            }
+        }
+    }
+
+    /// The first job that may begin; waits for one. `None` when there will be none: then the thread is gone.
+    fn take(self: &Arc<Self>) -> Option<Job> {
+        let mut state = self.state();
+        loop {
+            if let Some(next) = state.next(self.owner_max) {
+                let (owner, job) = state.waiting.remove(next).expect("it is there");
+                *state.running.entry(owner).or_default() += 1;
+                state.begun += 1;
+                self.see_to(&mut state);
                 return Some(job);
             }
-            if *closed && waiting.is_empty() {
+            if state.closed && state.waiting.is_empty() {
+                state.threads -= 1;
+                if state.threads == 0 {
+                    self.over.notify_all();
+                }
                 return None;
             }
             state = self.came.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -311,6 +346,7 @@ impl Queue {
     fn close(&self) {
         self.state().closed = true;
         self.came.notify_all();
+        self.over.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -319,10 +355,19 @@ impl Queue {
     }
 }
 
+/// What a thread does that was started because a job found all others with one.
+fn stand_by(queue: &Arc<Queue>) {
+    if queue.hangs() {
+        log::warn!("the threads of lane {} hang: it has another one", queue.name);
+        work(queue);
+    }
+}
+
 impl fmt::Debug for Queue {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
-        write!(formatter, "Queue {{ waiting: {}, running: {:?} }}", state.waiting.len(), state.running)
+        let State { waiting, running, threads, .. } = &*state;
+        write!(formatter, "{} {{ waiting: {}, running: {running:?}, threads: {threads} }}", self.name, waiting.len())
     }
 }
 

@@ -65,3 +65,11 @@ pub const DESCRIPTORS_MAX: usize = 16;
 /// Stack that a steady thread has in memory. An ioctl with what leads to it takes a few KiB; a thread has
 /// 2 MiB, and the usual limit of locked memory is 8 MiB.
 pub const STEADY_STACK_BYTES: usize = 64 << 10;
+
+/// Threads that a lane gets beyond its usual ones, one for each time that all others hang: enough for 16 pools of one
+/// core whose disks all hang, at two each. What has hung has cost a thread a few pages of memory.
+pub const LANE_THREADS_MORE: usize = 32;
+
+/// If no job begins for that long while one may, all threads of a lane hang. Calls that block take milliseconds; on a
+/// machine with far more to do than it can, a thread too many does no harm.
+pub const LANE_HANGS_MS: u64 = 200;

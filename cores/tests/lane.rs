@@ -189,6 +189,31 @@ fn who_hangs_never_has_all_threads_and_goes_on_in_order() {
 }
 
 #[test]
+fn several_who_hang_together_keep_no_other_waiting() {
+    on_a_core(|| async {
+        let lane = lane(3, 100);
+        // The later ones of these begin on threads that came because the earlier ones hang.
+        let hangs: Vec<_> = (1..=8).flat_map(|owner| [gated(lane.of(owner)), gated(lane.of(owner))]).collect();
+        for (_, has_begun, _) in &hangs {
+            has_begun.recv().expect("each has a thread");
+        }
+        for _ in 0..10 {
+            assert_eq!(lane.of(9).run(|| "another's").await, Ok("another's"));
+            assert_eq!(lane.run(|| "nobody's").await, Ok("nobody's"));
+        }
+        let third = lane.of(1).run(|| ());
+        assert_eq!(lane.of(9).run(|| "another's").await, Ok("another's"));
+        assert_eq!(lane.waiting(), 1, "one owner still has its share and no more");
+        for (open, _, job) in hangs {
+            drop(open);
+            job.await.expect("the job runs");
+        }
+        third.await.expect("the job runs");
+        lane.join();
+    });
+}
+
+#[test]
 fn what_waits_for_its_owner_still_runs_when_the_lane_is_gone() {
     let (sender, results) = channel();
     on_a_core(move || async move {

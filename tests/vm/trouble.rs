@@ -211,6 +211,45 @@ scenario!(
 );
 
 scenario!(
+    /// The disks of four pools hang, and clients want several things of each: the other pool answers nevertheless.
+    several_pools_that_hang_keep_no_other_waiting,
+    Spec { disks: &["1G", "1G", "1G", "1G", "2G"], limit_s: 240, ..SPEC },
+    |guest: &mut Guest| {
+        let disks = guest.disks();
+        let (calm, below) = disks.split_last().expect("there are disks");
+        let names = ["lab-a", "lab-b", "lab-c", "lab-d"];
+        let labs: Vec<Lab> = below.iter().zip(names).map(|(disk, name)| Lab::over(disk, name)).collect();
+        guest.start();
+        let client = guest.client();
+        client.create_pool("calm", &[calm]).done();
+        let make = |lab: &Lab| client.create_pool(&lab.path().replace("/dev/mapper/", ""), &[lab.path()]).done().1.0;
+        let pools: Vec<String> = labs.iter().map(make).collect();
+        labs.iter().for_each(Lab::hang);
+        thread::scope(|scope| {
+            let mut asking = Vec::new();
+            for pool in &pools {
+                for number in 0..3 {
+                    let client = guest.client();
+                    asking.push(scope.spawn(move || client.make_filesystem(pool, &format!("n{number}"))));
+                }
+            }
+            for _ in 0..2 {
+                calm_is_calm(&client);
+            }
+            assert!(!asking.iter().any(thread::ScopedJoinHandle::is_finished), "nothing can be made meanwhile");
+            labs.iter().for_each(Lab::go_on);
+            for made in asking {
+                made.join().expect("it is made");
+            }
+        });
+        assert_eq!(client.family("filesystem").len(), 12);
+        assert!(!guest.log().contains("panicked"), "{}", guest.log());
+        udev::settle();
+        guest.stop();
+    }
+);
+
+scenario!(
     /// A disk hangs when the daemon starts: the other pool is there before that disk has failed, and its own when it
     /// answers.
     a_disk_that_hangs_at_the_start,
