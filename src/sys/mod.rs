@@ -293,6 +293,12 @@ pub trait Sys: Clone + 'static {
         }
     }
 
+    /// Before volumes are activated: makes known what their filesystems are called, and tells for which that suffices.
+    /// The others are to be announced when they are active.
+    async fn announce_ahead(&self, _pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) -> Vec<bool> {
+        vec![false; filesystems.len()]
+    }
+
     /// Of filesystems whose volumes have been active for long, which need not be announced: their paths lead to them,
     /// and nothing is under way that could change that.
     async fn have_paths(&self, _pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) -> Vec<bool> {

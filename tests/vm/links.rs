@@ -91,6 +91,32 @@ scenario!(
     }
 );
 
+scenario!(
+    /// Without a daemon: what the rule makes of notes.
+    a_note_names_a_volume_that_nobody_has_named,
+    Spec { disks: &["2G"], ..SPEC },
+    |guest: &mut Guest| {
+        let disk = guest.disks().remove(0);
+        let node = volume(&disk, 0);
+        let note = |uuid: &str, name: &str| {
+            fs::create_dir_all("/run/stratisd/names").expect("made");
+            let path = format!("/run/stratisd/names/{}.{uuid}", dm::names().remove(0));
+            let noted = format!("STRATIS_POOL_NAME=\"{name}\"\nSTRATIS_FS_NAME=\"{name}\"\n");
+            fs::write(path, noted).expect("written");
+            guest.run("udevadm", &["trigger", "--settle", files::text(&node)]);
+        };
+        note("33333333-3333-4333-8333-333333333333", "other");
+        assert!(links().is_empty(), "that UUID is not the volume's");
+        note(FILESYSTEM, "a,b\u{a0}数据");
+        assert_eq!(links(), ["/dev/stratis/a,b\u{a0}数据/a,b\u{a0}数据"]);
+        assert_eq!(leads_to(&links()[0]), node);
+        tell(&node, FILESYSTEM, "p", "data");
+        assert_eq!(links(), ["/dev/stratis/p/data"], "what is told counts");
+        note(FILESYSTEM, "late");
+        assert_eq!(links(), ["/dev/stratis/p/data"], "a note is of the past then");
+    }
+);
+
 /// The UUID of the XFS on a device.
 fn xfs_uuid(node: &Path) -> String {
     run("blkid", &["-p", "-s", "UUID", "-o", "value", files::text(node)]).trim().to_owned()
@@ -128,9 +154,27 @@ scenario!(
         client.stop_pool("Pool,1", "name").done();
         udev::settle();
         assert!(links().is_empty(), "{:?}", links());
+        let events = udev::Monitor::new();
         client.start_pool("Pool,1", "name").done();
         udev::settle();
         assert_eq!(links().len(), 2, "{:?}", links());
+        // udev looks at a device for each of these.
+        let events = events.of_dm();
+        let changes = events.iter().filter(|event| event.contains(" change "));
+        assert_eq!(changes.count(), dm::names().len(), "{events:#?}");
+        let started = client.family("filesystem");
+        for properties in started.values() {
+            let (uuid, link) = (properties["Uuid"].text(), properties["Devnode"].text());
+            assert_eq!(xfs_uuid(&leads_to(link)).replace('-', ""), uuid);
+        }
+        let path = started.keys().next().expect("there are two");
+        let renamed = client.ask::<(bool, String)>(path, &interface("filesystem", 9), "SetName", ("a-new-name",));
+        assert!(renamed.done().0);
+        udev::settle();
+        let all = links();
+        assert_eq!((all.len(), all[0].as_str()), (2, "/dev/stratis/Pool,1/a-new-name"));
+        guest.run("udevadm", &["trigger", "--settle", "--subsystem-match=block", "--action=change"]);
+        assert_eq!(links(), all, "what was noted when it started is of the past");
 
         // Whoever lost them (udev's database is gone) has them again from the next daemon.
         guest.kill9();

@@ -315,6 +315,7 @@ async fn volumes_up<S: Sys>(
 ) -> (Vec<Filesystem>, Vec<Name>) {
     let volumes: Vec<(Dm, Table)> =
         found.iter().map(|record| (Dm::Thin(pool, record.uuid), tables::thin(record))).collect();
+    let told = tell_ahead(shard, (pool, of_pool), &found, adopted).await;
     // All in one batch; only when that fails is each one looked at by itself.
     let together = shard.sys.activate(&volumes).await.is_ok();
     let (mut up, mut lost) = (Vec::with_capacity(found.len()), Vec::new());
@@ -343,9 +344,9 @@ async fn volumes_up<S: Sys>(
             Err(fault) => lost.push(leave_out(&record, fault)),
         }
     }
-    let told = whole.iter().filter(|record| !adopted.contains(&record.uuid));
-    let told: Vec<_> = told.map(|record| (record.uuid, &record.name, record.thin_id)).collect();
-    shard.sys.announce_each((pool, of_pool), &told).await;
+    let untold = whole.iter().filter(|record| !adopted.contains(&record.uuid) && !told.contains(&record.uuid));
+    let untold: Vec<_> = untold.map(|record| (record.uuid, &record.name, record.thin_id)).collect();
+    shard.sys.announce_each((pool, of_pool), &untold).await;
     let uuids: Vec<FsUuid> = whole.iter().map(|record| record.uuid).collect();
     let used = shard.sys.thin_used_each(pool, &uuids).await;
     let filesystem = |(record, used): (FilesystemRecord, Option<Bytes>)| {
@@ -353,6 +354,22 @@ async fn volumes_up<S: Sys>(
         Filesystem::new(record, used).on(size)
     };
     (whole.into_iter().zip(used).map(filesystem).collect(), lost)
+}
+
+/// Makes the names of filesystems known whose volumes are not active yet; gives those that need no more than that.
+async fn tell_ahead<S: Sys>(
+    shard: &Shard<S>,
+    of_pool: (PoolUuid, &Name),
+    found: &[FilesystemRecord],
+    adopted: &BTreeSet<FsUuid>,
+) -> BTreeSet<FsUuid> {
+    let fresh = found.iter().filter(|record| !adopted.contains(&record.uuid));
+    let fresh: Vec<(FsUuid, &Name)> = fresh.map(|record| (record.uuid, &record.name)).collect();
+    if fresh.is_empty() {
+        return BTreeSet::new();
+    }
+    let suffices = shard.sys.announce_ahead(of_pool, &fresh).await;
+    fresh.into_iter().zip(suffices).filter(|(_, suffices)| *suffices).map(|((uuid, _), _)| uuid).collect()
 }
 
 /// Activates one volume.

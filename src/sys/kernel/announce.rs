@@ -1,10 +1,15 @@
-//! Telling udev the names of a filesystem: a `change` event that carries them.
+//! Telling udev the names of a filesystem: a `change` event that carries them, or a note for the first event of a
+//! volume that is brought up.
 //!
 //! The kernel passes on what is written to a device's `uevent`, letters and digits only, so names
 //! travel in base32. udev's rule (dist/61-stratisd.rules) makes the link of it when the UUID that the
-//! event carries is the one that it finds on the device.
+//! event carries is the one that it finds on the device. An event more is dear, because udev looks at all of a
+//! device and runs five programs for it. So for a volume that is yet to come up there is a note, called after the
+//! volume and the UUID; the rule reads the one of the UUID that it finds, and only where nothing else has told it the
+//! names.
 //!
-//! Invariant: an event goes out only for a volume whose UUID is on disk and that nobody here has open.
+//! Invariants: an event goes out only for a volume whose UUID is on disk and that nobody here has open; a note is there
+//! before its volume is active, and goes with it.
 //!
 //! Deliberately absent: waiting for the link, and making or removing one.
 
@@ -26,6 +31,8 @@ use crate::model::name::Name;
 
 /// There while udevd has events that it has not dealt with.
 const UDEV_BUSY: &str = "/run/udev/queue";
+/// Where notes are: memory, and emptied by each boot.
+const NOTES: &str = "/run/stratisd/names";
 
 /// What is written for a filesystem.
 fn event(uuid: FsUuid, pool: &Name, filesystem: &Name) -> String {
@@ -40,6 +47,16 @@ fn file(device: DeviceNumber) -> PathBuf {
 /// The kernel takes an event in one write. Blocking.
 fn send(file: &Path, event: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(file)?.write_all(event.as_bytes())
+}
+
+/// Where the note of a filesystem is.
+fn note(pool: PoolUuid, filesystem: FsUuid) -> PathBuf {
+    Path::new(NOTES).join(format!("{}.{filesystem}", Dm::Thin(pool, filesystem)))
+}
+
+/// What is in it. No name has a quotation mark.
+fn noted(pool: &Name, filesystem: &Name) -> String {
+    format!("STRATIS_POOL_NAME=\"{pool}\"\nSTRATIS_FS_NAME=\"{filesystem}\"\n")
 }
 
 /// Whether a path leads to the node of this device. Blocking.
@@ -67,6 +84,40 @@ impl KernelSys {
             if let Err(why) = lanes::on(&self.inner.lanes.files, job).await {
                 log::warn!("{}", Fault::new("announce filesystems of pool", pool, why));
             }
+        }
+    }
+
+    /// Notes the names of filesystems whose volumes are about to come up; tells for which that is done.
+    pub(super) async fn note_names(&self, of_pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) -> Vec<bool> {
+        let (pool, pool_name) = of_pool;
+        let written = |(uuid, name): &(FsUuid, &Name)| (note(pool, *uuid), noted(pool_name, name));
+        let notes: Vec<(PathBuf, String)> = filesystems.iter().map(written).collect();
+        let count = notes.len();
+        let job = move || {
+            fs::create_dir_all(NOTES)?;
+            Ok(notes.iter().map(|(path, text)| fs::write(path, text).is_ok()).collect())
+        };
+        let noted = lanes::blocking(&self.inner.lanes.files, job).await;
+        noted.unwrap_or_else(|why| {
+            log::warn!("{}", Fault::new("note names of filesystems of pool", pool, why));
+            vec![false; count]
+        })
+    }
+
+    /// Removes the notes of volumes that are gone.
+    pub(super) async fn remove_notes(&self, devices: &[Dm]) {
+        let of_volume = |device: &Dm| match device {
+            Dm::Thin(pool, filesystem) => Some(note(*pool, *filesystem)),
+            Dm::Private(..) => None,
+        };
+        let notes: Vec<PathBuf> = devices.iter().filter_map(of_volume).collect();
+        if notes.is_empty() {
+            return;
+        }
+        // Most often there is none for a new one, and one that stays is made anew before it is read.
+        let job = move || notes.iter().for_each(|note| drop(fs::remove_file(note)));
+        if let Err(why) = lanes::on(&self.inner.lanes.files, job).await {
+            log::debug!("notes of volumes stay: {why}");
         }
     }
 
@@ -106,6 +157,19 @@ mod tests {
         let value = words[3].strip_prefix("STRATISFSNAME=").expect("the key that the rule knows");
         assert!(value.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         assert_eq!(BASE32_NOPAD.decode(value.as_bytes()).expect("base32"), "Übung-1".as_bytes());
+    }
+
+    #[test]
+    fn a_note_is_called_after_the_volume_and_what_is_on_it() {
+        let (pool, uuid) = (PoolUuid::from_random([6; 16]), FsUuid::from_random([7; 16]));
+        let path = note(pool, uuid);
+        let expected = format!("stratis-1-{}-thin-fs-{}.{uuid}", pool.simple(), uuid.simple());
+        assert_eq!(path.file_name().and_then(|name| name.to_str()), Some(expected.as_str()));
+        let name = |text| Name::try_from(text).expect("a name");
+        assert_eq!(
+            noted(&name("p,1"), &name("'Übung\u{a0}1'=#")),
+            "STRATIS_POOL_NAME=\"p,1\"\nSTRATIS_FS_NAME=\"'Übung\u{a0}1'=#\"\n"
+        );
     }
 
     #[test]

@@ -114,7 +114,9 @@ impl Sys for KernelSys {
     }
 
     async fn deactivate(&self, devices: &[Dm]) -> Result<(), Fault> {
-        timed("dm", self.inner.mapper.deactivate(devices)).await.map_err(|failed| at(failed, "deactivate"))
+        let outcome = timed("dm", self.inner.mapper.deactivate(devices)).await;
+        self.remove_notes(devices).await;
+        outcome.map_err(|failed| at(failed, "deactivate"))
     }
 
     async fn settle(&self, pool: PoolUuid) {
@@ -204,6 +206,10 @@ impl Sys for KernelSys {
     async fn announce_each(&self, pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name, ThinId)]) {
         let named: Vec<(FsUuid, &Name)> = filesystems.iter().map(|(uuid, name, _)| (*uuid, *name)).collect();
         timed("udev", self.tell_udev(pool, &named)).await;
+    }
+
+    async fn announce_ahead(&self, pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) -> Vec<bool> {
+        timed("udev", self.note_names(pool, filesystems)).await
     }
 
     async fn have_paths(&self, pool: (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) -> Vec<bool> {
