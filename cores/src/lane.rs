@@ -4,7 +4,8 @@
 //! is full. The result comes back as a future; a panic of the job is a result too.
 //!
 //! A thread is started when a job comes and all others have theirs, unless threads have to be prepared: then all are
-//! there before the first job. A daemon that starts has better things to do than to start threads that nobody needs.
+//! there before the first job, or come with it. A daemon that starts has better things to do than to start threads that
+//! nobody needs.
 //!
 //! Where there are several, jobs of one owner never have all of them. Those of a few together may; a job that could
 //! begin and finds that starts a thread that stands by. If for a while no job begins at all, what has the threads
@@ -112,6 +113,18 @@ impl Lane {
         Ok(lane)
     }
 
+    /// The same, but its threads are started together when the first job comes: of two who may use a lane only one may
+    /// ever do so.
+    pub fn prepared_late(
+        name: &str,
+        threads: usize,
+        queue_max: usize,
+        cpu: Option<usize>,
+        prepare: fn() -> io::Result<()>,
+    ) -> Lane {
+        Lane { queue: Arc::new(Queue { together: true, ..Queue::of(name, (threads, queue_max), cpu, prepare) }) }
+    }
+
     /// The lane as this owner uses it.
     pub fn of(&self, owner: Owner) -> Use<'_> {
         Use { lane: self, owner: Some(owner) }
@@ -195,6 +208,8 @@ struct Queue {
     owner_max: usize,
     cpu: Option<usize>,
     prepare: fn() -> io::Result<()>,
+    /// All of the usual threads come with the first job.
+    together: bool,
     state: Mutex<State>,
     /// Something came that a thread may take, or nothing will come any more.
     came: Condvar,
@@ -233,7 +248,7 @@ impl Queue {
         assert!(usual > 0 && max > 0, "lane {name}: {usual} threads, {max} jobs");
         let (state, came, over) = Default::default();
         let owner_max = (usual - 1).max(1);
-        Self { name: name.into(), max, usual, owner_max, cpu, prepare, state, came, over }
+        Self { name: name.into(), max, usual, owner_max, cpu, prepare, together: false, state, came, over }
     }
 
     /// Gives the job back if so many wait, or no thread can be had.
@@ -243,7 +258,8 @@ impl Queue {
             return Err((job, LaneFault::Full { lane: self.name.clone(), queue_max: self.max }));
         }
         if state.threads < self.usual && state.waiting.len() + state.busy() >= state.threads {
-            match self.grow(&mut state) {
+            let missing = if self.together { self.usual - state.threads } else { 1 };
+            match (0..missing).try_for_each(|_| self.grow(&mut state)) {
                 Ok(()) => {}
                 Err(error) if state.threads == 0 => {
                     return Err((job, LaneFault::NoThread { lane: self.name.clone(), why: error.to_string() }));

@@ -1,6 +1,7 @@
 //! Lanes of blocking threads, awaited from a core.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Waker};
 
@@ -84,6 +85,27 @@ fn each_thread_is_prepared_before_its_first_job() {
         second
     });
     assert!(prepared);
+}
+
+#[test]
+fn threads_that_are_prepared_late_come_together_with_the_first_job() {
+    static PREPARED: AtomicUsize = AtomicUsize::new(0);
+    let prepare = || {
+        PREPARED.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    };
+    let late = move || Lane::prepared_late("late", 3, 4, None, prepare);
+    late().join();
+    assert_eq!(PREPARED.load(Ordering::SeqCst), 0, "nobody has used it");
+    let lane = late();
+    let before = on_a_core(move || async move {
+        let before = lane.run(|| PREPARED.load(Ordering::SeqCst)).await.expect("the job runs");
+        lane.run(|| ()).await.expect("another job runs");
+        lane.join();
+        before
+    });
+    assert!(before >= 1, "whoever takes a job is prepared");
+    assert_eq!(PREPARED.load(Ordering::SeqCst), 3, "one job suffices for all of them");
 }
 
 #[test]

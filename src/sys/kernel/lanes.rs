@@ -40,15 +40,14 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Starts the threads.
+    /// Starts the one thread that is needed first. The event core changes no device, so its lane for that stays empty.
     pub(super) fn new(cpu: Option<usize>) -> io::Result<Self> {
         let lane = |name, threads| Lane::new(name, threads, LANE_QUEUE_MAX, cpu);
         // These suspend devices, if only for the moment in which the kernel swaps tables.
-        let steady = |name, threads, prepare| Lane::prepared(name, threads, LANE_QUEUE_MAX, cpu, prepare);
         Ok(Self {
-            events: steady("events", 1, steady::make_first)?,
+            events: Lane::prepared("events", 1, LANE_QUEUE_MAX, cpu, steady::make_first)?,
             // What clients ask for may be much.
-            dm: steady("dm", BLOCKING_THREADS, steady::make)?,
+            dm: Lane::prepared_late("dm", BLOCKING_THREADS, LANE_QUEUE_MAX, cpu, steady::make),
             mount: lane("mount", BLOCKING_THREADS),
             mounted: lane("mounted", BLOCKING_THREADS),
             probe: lane("probe", PROBE_THREADS),

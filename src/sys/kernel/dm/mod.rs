@@ -291,11 +291,12 @@ impl Mapper {
         devices.iter().map(number).collect()
     }
 
-    /// The nodes of all devices that pools have, as far as they can be listed.
+    /// The nodes of all devices that pools have, as far as they can be listed. Who asks looks at devices and
+    /// changes none.
     pub(super) async fn nodes(&self) -> Result<BTreeSet<PathBuf>, Why> {
         let control = Arc::clone(&self.control);
         let list = move || Ok(control.ours()?.into_iter().map(|(_, number)| node(number)).collect());
-        lanes::on(&self.lanes.dm, list).await?
+        lanes::on(&self.lanes.probe, list).await?
     }
 
     /// The number of an active device; its node is `/dev/dm-<minor>`. ENXIO when it is not active.
