@@ -20,7 +20,7 @@ TEST_LOG := target/test.log
 
 # To build: headers of the libraries, and libclang for the bindings made from them. To test: a
 # message bus, the programs that make and check what pools are made of, and a virtual machine.
-PACKAGES := libblkid-dev libclang-dev libdbus-1-dev libdevmapper-dev libglib2.0-dev libudev-dev pkg-config \
+PACKAGES := libblkid-dev libclang-dev libdevmapper-dev libglib2.0-dev libudev-dev pkg-config \
 	busybox-static cpio cryptsetup-bin dbus dmsetup e2fsprogs fdisk kmod qemu-system-x86 \
 	thin-provisioning-tools udev xfsprogs
 
