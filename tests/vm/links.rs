@@ -175,6 +175,8 @@ scenario!(
         assert_eq!((all.len(), all[0].as_str()), (2, "/dev/stratis/Pool,1/a-new-name"));
         guest.run("udevadm", &["trigger", "--settle", "--subsystem-match=block", "--action=change"]);
         assert_eq!(links(), all, "what was noted when it started is of the past");
+        let notes = fs::read_dir("/run/stratisd/names").expect("there").count();
+        assert_eq!(notes, 1, "that of the other one; for udev may forget what it was told");
 
         // Whoever lost them (udev's database is gone) has them again from the next daemon.
         guest.kill9();

@@ -9,7 +9,7 @@
 //! names.
 //!
 //! Invariants: an event goes out only for a volume whose UUID is on disk and that nobody here has open; a note is there
-//! before its volume is active, and goes with it.
+//! before its volume is active, and goes with it, or when an event tells more.
 //!
 //! Deliberately absent: waiting for the link, and making or removing one.
 
@@ -65,9 +65,11 @@ fn leads_to(path: &Path, device: DeviceNumber) -> bool {
 }
 
 impl KernelSys {
-    /// Tells the names of filesystems; logs which could not be told.
+    /// Tells the names of filesystems; logs which could not be told. Their notes go: they may say other names, and udev
+    /// would read them again should it lose what it knows.
     pub(super) async fn tell_udev(&self, (pool, of_pool): (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) {
         let devices: Vec<Dm> = filesystems.iter().map(|(uuid, _)| Dm::Thin(pool, *uuid)).collect();
+        self.remove_notes(&devices).await;
         let numbers = self.inner.mapper.numbers(&devices).await;
         let named = filesystems.iter().map(|(uuid, name)| event(*uuid, of_pool, name));
         let events: Vec<_> = devices.into_iter().zip(numbers).zip(named).collect();
@@ -104,7 +106,7 @@ impl KernelSys {
         })
     }
 
-    /// Removes the notes of volumes that are gone.
+    /// Removes the notes of volumes that are gone, or of which more is told.
     pub(super) async fn remove_notes(&self, devices: &[Dm]) {
         let of_volume = |device: &Dm| match device {
             Dm::Thin(pool, filesystem) => Some(note(*pool, *filesystem)),
