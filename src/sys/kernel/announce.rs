@@ -169,8 +169,8 @@ mod tests {
         assert_eq!(path.file_name().and_then(|name| name.to_str()), Some(expected.as_str()));
         let name = |text| Name::try_from(text).expect("a name");
         assert_eq!(
-            noted(&name("p,1"), &name("'Übung\u{a0}1'=#")),
-            "STRATIS_POOL_NAME=\"p,1\"\nSTRATIS_FS_NAME=\"'Übung\u{a0}1'=#\"\n"
+            noted(&name("p,1"), &name("Übung\u{a0}1=#")),
+            "STRATIS_POOL_NAME=\"p,1\"\nSTRATIS_FS_NAME=\"Übung\u{a0}1=#\"\n"
         );
     }
 
