@@ -9,9 +9,10 @@ use std::future::Future;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cores::executor::{self, CoreSpec};
+use cores::rt;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{major, minor};
 use stratisd::error::{Fault, Why};
@@ -26,6 +27,7 @@ use crate::guest::{Guest, dm, run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
 use crate::support::client::{create_pool_arguments, method};
+use crate::support::daemon::PATIENCE;
 use crate::support::{TOP, interface};
 
 const ID: ThinId = ThinId(7);
@@ -216,23 +218,35 @@ scenario!(
 
 /// The kernel does not start I/O when they want memory, and a part of their stacks is locked.
 fn threads_that_swap_tables_are_steady() {
+    on_machine(|sys| async move {
+        // The one that answers events has its thread from the start, the other gets its own with this.
+        assert_eq!(sys.active(pool()).await, Ok(vec![]));
+        for name in ["(events)", "(dm)"] {
+            // A thread prepares itself before its first job, and that of events has none yet.
+            let end = Instant::now() + PATIENCE;
+            while !is_steady(name) {
+                assert!(Instant::now() < end, "{name} is not steady: {:#?}", stats());
+                rt::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        let status = fs::read_to_string("/proc/self/status").expect("a process knows itself");
+        let locked = status.lines().find(|line| line.starts_with("VmLck"));
+        assert_ne!(locked.map(|line| line.ends_with(" 0 kB")), Some(true), "{locked:?}");
+    });
+}
+
+/// What the kernel says of each thread of this process.
+fn stats() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("a process knows its threads").flatten();
+    tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok()).collect()
+}
+
+/// Whether a thread of this name makes the kernel start no I/O for memory.
+fn is_steady(name: &str) -> bool {
     /// `PF_MEMALLOC_NOIO`.
     const NO_IO: u64 = 0x8_0000;
-    let (threads, locked) = on_machine(|sys| async move {
-        // One job each has run: they are prepared.
-        assert!(sys.thin_pool(pool()).await.is_err());
-        assert_eq!(sys.active(pool()).await, Ok(vec![]));
-        let tasks = fs::read_dir("/proc/self/task").expect("a process knows its threads").flatten();
-        let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
-        let status = fs::read_to_string("/proc/self/status").expect("a process knows itself");
-        (stats.collect::<Vec<_>>(), status.lines().find(|line| line.starts_with("VmLck")).map(str::to_owned))
-    });
-    for name in ["(events)", "(dm)"] {
-        let flags = |stat: &String| stat.split_once(name)?.1.split_ascii_whitespace().nth(6)?.parse::<u64>().ok();
-        let flags: Vec<u64> = threads.iter().filter_map(flags).collect();
-        assert!(flags.iter().any(|flags| flags & NO_IO != 0), "{name}: {flags:x?} of {threads:#?}");
-    }
-    assert_ne!(locked.as_deref().map(|line| line.ends_with(" 0 kB")), Some(true), "{locked:?}");
+    let flags = |stat: &String| stat.split_once(name)?.1.split_ascii_whitespace().nth(6)?.parse::<u64>().ok();
+    stats().iter().filter_map(flags).any(|flags| flags & NO_IO != 0)
 }
 
 /// Up, found as it is, and down again; udev knows what it is to know, and nothing is left.
