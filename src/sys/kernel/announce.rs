@@ -54,6 +54,15 @@ fn note(pool: PoolUuid, filesystem: FsUuid) -> PathBuf {
     Path::new(NOTES).join(format!("{}.{filesystem}", Dm::Thin(pool, filesystem)))
 }
 
+/// Removes the note of a volume. Most often there is none for a new one, and one that stays is made anew before it is
+/// read. Blocking.
+fn forget(device: Dm) {
+    match device {
+        Dm::Thin(pool, filesystem) => drop(fs::remove_file(note(pool, filesystem))),
+        Dm::Private(..) => {}
+    }
+}
+
 /// What is in it. No name has a quotation mark.
 fn noted(pool: &Name, filesystem: &Name) -> String {
     format!("STRATIS_POOL_NAME=\"{pool}\"\nSTRATIS_FS_NAME=\"{filesystem}\"\n")
@@ -69,7 +78,6 @@ impl KernelSys {
     /// would read them again should it lose what it knows.
     pub(super) async fn tell_udev(&self, (pool, of_pool): (PoolUuid, &Name), filesystems: &[(FsUuid, &Name)]) {
         let devices: Vec<Dm> = filesystems.iter().map(|(uuid, _)| Dm::Thin(pool, *uuid)).collect();
-        self.remove_notes(&devices).await;
         let numbers = self.inner.mapper.numbers(&devices).await;
         let named = filesystems.iter().map(|(uuid, name)| event(*uuid, of_pool, name));
         let events: Vec<_> = devices.into_iter().zip(numbers).zip(named).collect();
@@ -77,6 +85,7 @@ impl KernelSys {
             let own = some.to_vec();
             let job = move || {
                 for ((device, number), event) in own {
+                    forget(device);
                     let sent = number.and_then(|number| send(&file(number), &event).map_err(|error| why(&error)));
                     if let Err(why) = sent {
                         log::warn!("{}", Fault::new("announce", device, why));
@@ -106,19 +115,13 @@ impl KernelSys {
         })
     }
 
-    /// Removes the notes of volumes that are gone, or of which more is told.
+    /// Removes the notes of volumes that are gone.
     pub(super) async fn remove_notes(&self, devices: &[Dm]) {
-        let of_volume = |device: &Dm| match device {
-            Dm::Thin(pool, filesystem) => Some(note(*pool, *filesystem)),
-            Dm::Private(..) => None,
-        };
-        let notes: Vec<PathBuf> = devices.iter().filter_map(of_volume).collect();
-        if notes.is_empty() {
+        let volumes: Vec<Dm> = devices.iter().copied().filter(|device| matches!(device, Dm::Thin(..))).collect();
+        if volumes.is_empty() {
             return;
         }
-        // Most often there is none for a new one, and one that stays is made anew before it is read.
-        let job = move || notes.iter().for_each(|note| drop(fs::remove_file(note)));
-        if let Err(why) = lanes::on(&self.inner.lanes.files, job).await {
+        if let Err(why) = lanes::on(&self.inner.lanes.files, move || volumes.into_iter().for_each(forget)).await {
             log::debug!("notes of volumes stay: {why}");
         }
     }
