@@ -45,7 +45,10 @@ pub(super) async fn run<S: Sys, H: Fn(PoolUuid) -> usize>(core: &Core<'_, S, H>)
         });
         match next.await {
             Next::Refresh(call) => core.refresh(call).await,
-            Next::Late(late) => core.looked(late).await,
+            Next::Late(late) => {
+                log::info!("a device has spoken (device={})", late.look.path);
+                core.looked(late).await;
+            }
             Next::News(heard) => {
                 core.take_in(heard).await;
                 news = Box::pin(core.sys.device_events());

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -46,10 +47,6 @@ pub(crate) struct Spec {
 /// Two disks, and two minutes.
 pub(crate) const SPEC: Spec =
     Spec { kind: Kind::Any, disks: &["10G", "10G"], images: |_| Vec::new(), boots: 1, limit_s: 120, memory_mib: 1536 };
-
-/// Machines at once, whatever the number of threads of the test. On two CPUs, two leave a quarter of the time unused:
-/// much of a scenario is waiting for udev and for time-outs. More than three only wait for each other.
-const MACHINES_MAX: usize = 3;
 
 /// How often a scenario is tried in which a mistake of the kernel shows, see `Machine::kernel_fell`.
 const KERNEL_TRIES: u32 = 4;
@@ -298,10 +295,19 @@ struct Permit;
 static MACHINES: Mutex<usize> = Mutex::new(0);
 static LESS: Condvar = Condvar::new();
 
+/// Machines at once at most: each has 1.5 GiB of memory.
+const MACHINES_MAX: usize = 8;
+
+/// Machines at once, whatever the number of threads of the test: one for each CPU, which `boot.sh` gives it for its own.
+fn machines_max() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MACHINES_MAX)
+}
+
 impl Permit {
     fn take() -> Self {
         let count = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |count: &mut usize| *count >= MACHINES_MAX;
+        let most = machines_max();
+        let full = |count: &mut usize| *count >= most;
         *LESS.wait_while(count, full).unwrap_or_else(PoisonError::into_inner) += 1;
         Self
     }

@@ -25,8 +25,8 @@
 //! `VM_MACHINE=qemu` emulates a machine of two CPUs instead (slow); `VM=required` makes a failure of what is
 //! skipped otherwise. A test that needs more than one boot (a power cut, say) uses `host::Machine` by itself.
 //!
-//! Invariant: nothing of the host is written but below `target/vm`; at most two machines run at a time, each for
-//! a limited time. Deliberately absent: thresholds of time, and what tests on files or in the simulation prove.
+//! Invariant: nothing of the host is written but below `target/vm`; at most one machine for each CPU runs at a time,
+//! each for a limited time. Deliberately absent: thresholds of time, and what tests on files or in the simulation prove.
 
 #[path = "../support/mod.rs"]
 mod support;

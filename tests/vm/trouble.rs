@@ -260,12 +260,13 @@ scenario!(
         udev::settle();
         guest.kill9();
         world.labs[1].hang();
-        guest.start();
+        guest.start_of_some(&[]);
         world.calm_is_calm();
         assert!(pool(&world.client, "p").is_none(), "one of its disks says nothing");
         assert!(!guest.log().contains("cannot be looked at"), "the others waited until it had failed");
         world.labs[1].go_on();
         guest.until("its own pool runs", |_| pool(&world.client, "p").is_some());
+        assert!(guest.log().contains("a device has spoken"), "whoever reads the log sees that it has gone on");
         assert_eq!(dm::tables(), tables);
         world.file.check(&world.folder);
         files::unmount(&world.folder);

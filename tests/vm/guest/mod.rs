@@ -26,15 +26,19 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::NAME;
 use crate::support::client::Client;
 use crate::support::daemon::{BINARY, PATIENCE, SETTLED};
+use crate::support::{NAME, REVISIONS, TOP, interface};
 
 /// Where the system bus listens.
 pub(crate) const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 
 /// Where the log of all daemons of this guest is.
 pub(crate) const LOG: &str = "/out/stratisd.log";
+
+/// What a daemon logs of a device that it does not wait for, and when that has spoken after all.
+const LATE: &str = "a device says nothing for now";
+const SPOKEN: &str = "a device has spoken";
 
 /// Runs a guest half; on the host it does nothing but say so.
 pub(crate) fn play(scenario: impl FnOnce(&mut Guest)) {
@@ -70,6 +74,26 @@ impl Guest {
 
     /// The same, with more arguments.
     pub(crate) fn start_with(&mut self, arguments: &[&str]) {
+        let before = self.log().len();
+        self.start_of_some(arguments);
+        self.devices_speak(before);
+    }
+
+    /// Waits until every device has spoken that a daemon did not wait for, and what it belongs to is up: a machine
+    /// that the host gives no time for a second seems to have such devices.
+    fn devices_speak(&mut self, before: usize) {
+        let count = |guest: &Self, said: &str| guest.log()[before..].matches(said).count();
+        if count(self, LATE) == 0 {
+            return;
+        }
+        self.until("every device speaks", |guest| count(guest, LATE) == count(guest, SPOKEN));
+        let said = self.client().call(TOP, &interface("Manager", REVISIONS - 1), "RefreshState", ());
+        let said: (u16, String) = said.expect("it is answered");
+        assert_eq!(said.0, 0, "RefreshState: {said:?}");
+    }
+
+    /// Starts the daemon and waits until it owns its name and the pools are up whose devices speak.
+    pub(crate) fn start_of_some(&mut self, arguments: &[&str]) {
         let before = self.settled();
         self.spawn(arguments);
         let client = Client::connect(SYSTEM_BUS);
