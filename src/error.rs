@@ -174,7 +174,7 @@ pub enum Refusal {
     FilesystemNameTaken { name: Name },
     #[error("filesystem {name:?} is being created, destroyed or given this name", name = .name.as_str())]
     FilesystemBusy { name: Name },
-    #[error("pool {name:?} is full: what is written to the origin would keep a snapshot of it waiting", name = .name.as_str())]
+    #[error("pool {name:?} is full: add a data device", name = .name.as_str())]
     PoolFull { name: Name },
     #[error("the thin pool of pool {name:?} has no room left for its metadata: add a data device", name = .name.as_str())]
     MetadataFull { name: Name },

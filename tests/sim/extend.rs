@@ -10,6 +10,7 @@ use std::time::Duration;
 use cores::rt;
 use stratisd::engine::check::check;
 use stratisd::engine::grow::Pace;
+use stratisd::error::{Failure, Refusal};
 use stratisd::format::header::{self, Decoded, HEADER_SECTORS};
 use stratisd::format::mda::{self, Region};
 use stratisd::format::record::{self, PoolRecord};
@@ -218,6 +219,9 @@ fn a_pool_is_full_when_nothing_is_left_and_no_longer_when_there_is_more() {
         let (now, below) = blocks(&own);
         assert_eq!(now, below, "nothing is kept back");
         is_backed(&own, "full");
+        let (listed, refused) = (driver.seen().running, driver.call(create_filesystem("i")).await);
+        assert!(matches!(refused, Err(Failure::Refused(Refusal::PoolFull { .. }))), "{refused:?}");
+        assert_eq!(driver.seen().running, listed, "nothing is half made");
 
         // A filesystem goes: nothing is allocated, but there is room.
         driver.call(Wish::DestroyFilesystems(pool(), vec![volumes[0]])).await.expect("it is not in use");

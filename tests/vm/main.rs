@@ -56,6 +56,7 @@ mod udev;
 mod bad_input;
 mod cache;
 mod cut;
+mod data;
 mod devices;
 mod discovery;
 mod dm;

@@ -38,7 +38,7 @@ const FIRST_ID: u32 = 1 << 20;
 const SMALL: Spec = Spec { disks: &[], limit_s: 240, memory_mib: 2_048, ..SPEC };
 
 /// The disks.
-fn disks() -> [Lab; 3] {
+pub(crate) fn disks() -> [Lab; 3] {
     run("modprobe", &["brd", "rd_nr=3", "rd_size=1048576"]);
     [("/dev/ram0", "lab-a"), ("/dev/ram1", "lab-b"), ("/dev/ram2", "lab-c")].map(|(disk, name)| Lab::over(disk, name))
 }
@@ -103,12 +103,13 @@ fn sectors(table: &str) -> u64 {
 }
 
 /// A property of a pool that runs.
-fn property(client: &Client, name: &str, property: &str) -> Value {
+pub(crate) fn property(client: &Client, name: &str, property: &str) -> Value {
     let path = path(client, name);
     client.get(&path, &interface("pool", 9), property).expect("properties can be read")
 }
 
-fn path(client: &Client, name: &str) -> String {
+/// The path of a pool that runs.
+pub(crate) fn path(client: &Client, name: &str) -> String {
     let mut pools = client.family("pool").into_iter();
     pools.find(|(_, pool)| pool["Name"].text() == name).expect("it runs").0
 }
@@ -246,7 +247,7 @@ fn write(folder: &Path, stop: &AtomicBool) -> Vec<Contents> {
 
 /// A signal has told that this property of the pool has changed.
 #[track_caller]
-fn expect_told(watch: &Client, pool: &str, name: &str) {
+pub(crate) fn expect_told(watch: &Client, pool: &str, name: &str) {
     let _answer = watch.get(pool, &interface("pool", 9), name);
     let signals = watch.signals();
     let tells = |body: &[Value]| format!("{body:?}").contains(name);

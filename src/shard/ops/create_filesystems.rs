@@ -89,9 +89,18 @@ async fn make<S: Sys>(shard: &Shard<S>, running: &Running, record: &mut Filesyst
     let shape = volume::thin(record.size, shard.sys.block_sizes(device).await?)?;
     assert!(blank.as_ref().is_none_or(|blank| blank.is_of(pool, record.thin_id)), "the permission is for this volume");
     let log = volume::log(&running.pool.borrow().record().thin_features(), blank);
-    format::make(&shard.sys, device, &shape, log, record.uuid.0).await?;
+    let made = format::make(&shard.sys, device, &shape, log, record.uuid.0).await;
+    made.map_err(|fault| full_or(running, fault))?;
     rt::stage("record");
     Ok(records::save(&shard.sys, pool, record).await?)
+}
+
+/// Why nothing could be written to a new volume: not for a fault of the machine where the thin pool is full.
+fn full_or(running: &Running, fault: Fault) -> Failure {
+    if fault.why == Why::Errno(libc::ENOSPC) {
+        return Refusal::PoolFull { name: running.pool.borrow().name().clone() }.into();
+    }
+    fault.into()
 }
 
 /// Makes the thin volume in the way that is given, and gives back what that did. The kernel may know an id
