@@ -9,25 +9,25 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::guest::Guest;
 use crate::guest::files::{self, Contents};
-use crate::guest::{Guest, run};
 use crate::host::{SPEC, Spec};
-use crate::metadata::{disks, expect_told, path, property};
+use crate::metadata::{SMALL_MIB, disks, expect_told, path, property};
 use crate::scenario;
 use crate::support::MIB;
 use crate::support::client::Client;
 use crate::trouble::calm_is_calm;
 
-/// Three disks of 1 GiB, which take memory when they are written.
-const SMALL: Spec = Spec { disks: &[], limit_s: 240, memory_mib: 3_584, ..SPEC };
+/// With memory for what its disks are given.
+const MACHINE: Spec = Spec { disks: &[], limit_s: 240, memory_mib: 3_584, ..SPEC };
 
 scenario!(
     /// Two mounted filesystems share what is left. Once nothing is, the one that is written meets ENOSPC and is not kept
     /// waiting; both can be read; another daemon sees the same; with a device more, both are written again.
     that_have_no_room_left_wait_for_a_device,
-    SMALL,
+    MACHINE,
     |guest: &mut Guest| {
-        let [own, calm, more] = disks().map(|disk| disk.path());
+        let [own, calm, more] = disks(SMALL_MIB).map(|disk| disk.path());
         guest.start();
         let client = guest.client();
         client.create_pool("calm", &[calm]).done();

@@ -34,12 +34,14 @@ const FULL: &str = "switching pool to read-only mode";
 /// Ids of volumes that no record has, and that no daemon comes to.
 const FIRST_ID: u32 = 1 << 20;
 
-/// Three disks of 1 GiB, which take memory when they are written.
-const SMALL: Spec = Spec { disks: &[], limit_s: 240, memory_mib: 2_048, ..SPEC };
+/// Disks of which thin data leave nothing, and of which they leave the most. They take memory when they are written.
+pub(crate) const SMALL_MIB: u64 = 1 << 10;
+const LARGE_MIB: u64 = 32 << 10;
+const MACHINE: Spec = Spec { disks: &[], limit_s: 240, memory_mib: 2_048, ..SPEC };
 
-/// The disks.
-pub(crate) fn disks() -> [Lab; 3] {
-    run("modprobe", &["brd", "rd_nr=3", "rd_size=1048576"]);
+/// The disks, of so many MiB.
+pub(crate) fn disks(size_mib: u64) -> [Lab; 3] {
+    run("modprobe", &["brd", "rd_nr=3", &format!("rd_size={}", size_mib << 10)]);
     [("/dev/ram0", "lab-a"), ("/dev/ram1", "lab-b"), ("/dev/ram2", "lab-c")].map(|(disk, name)| Lab::over(disk, name))
 }
 
@@ -121,51 +123,61 @@ fn kernel_said(words: &str) -> usize {
 scenario!(
     /// They run low again and again under a writer: they and the spare grow in time.
     that_run_low_grow_before_anybody_notices,
-    SMALL,
-    |guest: &mut Guest| {
-        let disks = disks().map(|disk| disk.path());
-        guest.start();
-        let client = guest.client();
-        let (_, (pool, _)) = client.create_pool("p", &disks).done();
-        let volume = files::node(&client, &client.make_filesystem(&pool, "f"));
-        let folder = files::mount(&volume, "f");
-        let mut filler = Filler::of(&client, "p");
-        let before = filler.blocks().1;
-        let stop = AtomicBool::new(false);
-        let written = thread::scope(|scope| {
-            let writer = scope.spawn(|| write(&folder, &stop));
-            while filler.blocks().1 < 4 * before {
-                filler.take(16).expect("there is room for metadata");
-            }
-            stop.store(true, Ordering::Relaxed);
-            writer.join().expect("it can write")
-        });
-        println!("metadata: {:?} blocks, {before} before, {} files written", filler.blocks(), written.len());
-        filler.expect_backed();
-        assert_eq!((kernel_said(LOW) >= 2, kernel_said(FULL)), (true, 0));
-        assert!(!property(&client, "p", "NoAllocSpace").is_true());
-        dm::expect_settled();
-        files::drop_caches();
-        written.iter().rev().take(2).for_each(|contents| contents.check(&folder));
-        files::unmount(&folder);
-        files::check_xfs(&volume);
-        state::expect_no_io_error();
-        guest.expect_quiet();
-        let blocks = filler.blocks();
-        assert!(client.stop_pool("p", "name").done().0);
-        client.start_pool("p", "name").done();
-        assert_eq!(filler.blocks(), blocks, "the check of the metadata finds nothing wrong");
-        guest.stop();
-    }
+    MACHINE,
+    |guest: &mut Guest| grow(guest, SMALL_MIB, 4)
 );
+
+scenario!(
+    /// There are so many that the kernel's own mark comes when they are nearly full.
+    that_are_large_grow_before_anybody_notices,
+    MACHINE,
+    |guest: &mut Guest| grow(guest, LARGE_MIB, 2)
+);
+
+/// Fills the metadata of a pool on disks of that size until there are so many times as many.
+fn grow(guest: &mut Guest, size_mib: u64, times: u64) {
+    let disks = disks(size_mib).map(|disk| disk.path());
+    guest.start();
+    let client = guest.client();
+    let (_, (pool, _)) = client.create_pool("p", &disks).done();
+    let volume = files::node(&client, &client.make_filesystem(&pool, "f"));
+    let folder = files::mount(&volume, "f");
+    let mut filler = Filler::of(&client, "p");
+    let before = filler.blocks().1;
+    let stop = AtomicBool::new(false);
+    let written = thread::scope(|scope| {
+        let writer = scope.spawn(|| write(&folder, &stop));
+        while filler.blocks().1 < times * before {
+            filler.take(64).expect("there is room for metadata");
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("it can write")
+    });
+    println!("metadata: {:?} blocks, {before} before, {} files written", filler.blocks(), written.len());
+    filler.expect_backed();
+    assert_eq!((kernel_said(LOW) > 0, kernel_said(FULL)), (true, 0));
+    assert!(!property(&client, "p", "NoAllocSpace").is_true());
+    dm::expect_settled();
+    files::drop_caches();
+    written.iter().rev().take(2).for_each(|contents| contents.check(&folder));
+    files::unmount(&folder);
+    files::check_xfs(&volume);
+    state::expect_no_io_error();
+    guest.expect_quiet();
+    let blocks = filler.blocks();
+    assert!(client.stop_pool("p", "name").done().0);
+    client.start_pool("p", "name").done();
+    assert_eq!(filler.blocks(), blocks, "the check of the metadata finds nothing wrong");
+    guest.stop();
+}
 
 scenario!(
     /// They fill up where nothing is left: the pool says so when they are low, once they are full it takes nothing new
     /// and what is there can be read; with another device everything goes on.
     that_have_no_room_left_wait_for_a_device,
-    SMALL,
+    MACHINE,
     |guest: &mut Guest| {
-        let [own, calm, more] = disks().map(|disk| disk.path());
+        let [own, calm, more] = disks(SMALL_MIB).map(|disk| disk.path());
         guest.start();
         let client = guest.client();
         client.create_pool("calm", &[calm]).done();
