@@ -22,8 +22,8 @@ use crate::trouble::calm_is_calm;
 const MACHINE: Spec = Spec { disks: &[], limit_s: 240, memory_mib: 3_584, ..SPEC };
 
 scenario!(
-    /// Two mounted filesystems share what is left. Once nothing is, the one that is written meets ENOSPC and is not kept
-    /// waiting; both can be read; another daemon sees the same; with a device more, both are written again.
+    /// Two mounted filesystems share what is left. Once nothing is, the one that is written meets ENOSPC and is not
+    /// kept waiting; both can be read; another daemon sees the same; with a device more, both are written again.
     that_have_no_room_left_wait_for_a_device,
     MACHINE,
     |guest: &mut Guest| {

@@ -298,7 +298,7 @@ static LESS: Condvar = Condvar::new();
 /// Machines at once at most: each has 1.5 GiB of memory.
 const MACHINES_MAX: usize = 8;
 
-/// Machines at once, whatever the number of threads of the test: one for each CPU, which `boot.sh` gives it for its own.
+/// Machines at once, whatever the number of threads of the test: one for each CPU, which `boot.sh` gives it alone.
 fn machines_max() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(MACHINES_MAX)
 }

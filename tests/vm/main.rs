@@ -26,7 +26,8 @@
 //! skipped otherwise. A test that needs more than one boot (a power cut, say) uses `host::Machine` by itself.
 //!
 //! Invariant: nothing of the host is written but below `target/vm`; at most one machine for each CPU runs at a time,
-//! each for a limited time. Deliberately absent: thresholds of time, and what tests on files or in the simulation prove.
+//! each for a limited time. Deliberately absent: thresholds of time, and what tests on files or in the simulation
+//! prove.
 
 #[path = "../support/mod.rs"]
 mod support;
