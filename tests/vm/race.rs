@@ -262,6 +262,10 @@ fn report(guest: &Guest, kernel: &Kernel, writes: &[Written]) {
     let less = |all: &[f64], part: &[f64]| all.iter().zip(part).map(|(all, part)| all - part).collect();
     println!("race: ms from the shard's hearing of it to the end of the growth: {}", figures(heard.clone()));
     println!("race: of these, until it was looked at: {}", figures(less(&heard, &took)));
+    println!(
+        "race: of those that came while no other growth went on: {}",
+        figures(alone(&grown, &less(&heard, &took)))
+    );
     println!("race: and until the table was loaded: {}", figures(less(&took, &stood)));
     println!("race: and the thin pool stood still: {}", figures(stood));
     report_writes(&grown, writes);
@@ -271,15 +275,28 @@ fn report(guest: &Guest, kernel: &Kernel, writes: &[Written]) {
     assert_eq!(count(&log, "missed="), 0, "an event told of each growth");
 }
 
-/// Tells the writes that were under way while the thin pool stood still from all others. A line is logged by a thread
-/// that has to wait for the CPU, so an end may be told late, never early.
-fn report_writes(grown: &[&str], writes: &[Written]) {
+/// From when to when growths lasted that took what this key says.
+fn windows(grown: &[&str], key: &str) -> Vec<(f64, f64)> {
     let window = |line: &&str| {
         let ended = epoch_ms(humantime::parse_rfc3339(line.strip_prefix('[')?.split_once(' ')?.0).ok()?);
-        Some((ended - told(line, " ms=").first()?, ended))
+        Some((ended - told(line, key).first()?, ended))
     };
     let windows: Vec<(f64, f64)> = grown.iter().filter_map(window).collect();
     assert_eq!(windows.len(), grown.len(), "each growth has a time");
+    windows
+}
+
+/// These times of the growths of which was heard after the end of the one before.
+fn alone(grown: &[&str], times: &[f64]) -> Vec<f64> {
+    let windows = windows(grown, "heard_ms=");
+    let begin_after = |place: usize| place == 0 || windows[place].0 > windows[place - 1].1;
+    times.iter().enumerate().filter(|(place, _)| begin_after(*place)).map(|(_, time)| *time).collect()
+}
+
+/// Tells the writes that were under way while the thin pool stood still from all others. A line is logged by a thread
+/// that has to wait for the CPU, so an end may be told late, never early.
+fn report_writes(grown: &[&str], writes: &[Written]) {
+    let windows = windows(grown, " ms=");
     let meets = |write: &Written| {
         let next = windows.partition_point(|(_, end)| *end < write.ended - write.took);
         windows.get(next).is_some_and(|(start, _)| *start < write.ended)
