@@ -31,6 +31,11 @@ impl Buffer {
         self.bytes
     }
 
+    /// Forgets what was written and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
     /// Where the next byte goes.
     pub fn position(&self) -> u32 {
         size(self.bytes.len())
@@ -85,13 +90,23 @@ impl Buffer {
 
     /// `a…`: its length, then what `items` writes, the first of which is aligned to `align`.
     pub fn array(&mut self, align: usize, items: impl FnOnce(&mut Self)) {
-        self.u32(0);
-        let length = self.bytes.len() - size_of::<u32>();
+        let length = self.length();
         self.align(align);
         let start = self.bytes.len();
         items(self);
         let written = size(self.bytes.len() - start);
-        self.bytes[length..length + size_of::<u32>()].copy_from_slice(&written.to_le_bytes());
+        self.set_length(length, written);
+    }
+
+    /// Leaves room for a `u` that is known later, and gives its place.
+    pub fn length(&mut self) -> usize {
+        self.u32(0);
+        self.bytes.len() - size_of::<u32>()
+    }
+
+    /// Fills that room.
+    pub fn set_length(&mut self, place: usize, length: u32) {
+        self.bytes[place..place + size_of::<u32>()].copy_from_slice(&length.to_le_bytes());
     }
 
     /// `v`: signature, then value.

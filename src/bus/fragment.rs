@@ -18,15 +18,12 @@ use std::rc::Rc;
 
 use cores::side::Excerpt;
 
-use crate::bus::encode::{Buffer, size};
+use crate::bus::encode::Buffer;
 use crate::bus::facts::ObjectPath;
 use crate::bus::table::{Family, LATEST};
 
 /// Parts of one object: a name and a run for each revision, the path goes with the first.
 pub const PARTS_MAX: usize = 2 * (LATEST as usize + 1);
-
-/// What most objects fit into, so that they are not moved while they are written.
-const OBJECT_BYTES: usize = 4 << 10;
 
 /// The number of each revision, as the name of an interface has it.
 pub const REVISIONS: [&str; LATEST as usize + 1] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
@@ -41,40 +38,53 @@ pub struct Fragment {
     padding: u32,
 }
 
+/// Memory in which fragments are put together. It is used again and again, because fresh memory costs more than what is
+/// written to it.
+#[derive(Debug, Default)]
+pub struct Workbench {
+    /// The entry of each property, once, whatever the number of revisions that have it.
+    entries: Buffer,
+    /// Where those of each row are in `entries`.
+    rows: Vec<Range<usize>>,
+    object: Buffer,
+    parts: Vec<Range<u32>>,
+}
+
 impl Fragment {
     /// Reads every property of an object.
-    pub fn new<V>(path: ObjectPath, family: &Family<V>, facts: &V) -> Self {
-        let turns = |rev| rev == 0 || family.properties.iter().any(|row| row.revs.turns_at(rev));
-        let mut interfaces = Buffer::with_room(OBJECT_BYTES);
-        let mut parts = Vec::new();
+    pub fn new<V>(bench: &mut Workbench, path: ObjectPath, family: &Family<V>, facts: &V) -> Self {
+        bench.read(family, facts);
+        let Workbench { entries, rows, object, parts } = bench;
+        parts.clear();
+        object.clear();
+        object.string(&path.to_string());
+        let interfaces_length = object.length();
+        object.align(8);
+        let head = object.position();
+        // The path goes with the name of the first interface.
+        let mut start = 0;
         let (mut run, mut length) = (0..0, 0);
         for rev in 0..=LATEST {
-            let fresh = turns(rev).then(|| entries(family, rev, facts));
-            length = fresh.as_ref().map_or(length, |entries| size(entries.len()));
-            let start = interfaces.position();
-            interfaces.string_of(&[family.interface, ".r", REVISIONS[usize::from(rev)]]);
-            interfaces.u32(length);
-            interfaces.align(8);
-            let end = interfaces.position();
-            if let Some(entries) = fresh {
-                interfaces.fragment(&entries);
-                interfaces.align(8);
-                run = end..interfaces.position();
+            object.string_of(&[family.interface, ".r", REVISIONS[usize::from(rev)]]);
+            let place = object.length();
+            object.align(8);
+            let end = object.position();
+            if rev == 0 || family.properties.iter().any(|row| row.revs.turns_at(rev)) {
+                let of_rev = family.properties.iter().zip(&*rows).filter(|(row, _)| row.revs.contains(rev));
+                of_rev.for_each(|(_, own)| object.fragment(&entries.as_bytes()[own.clone()]));
+                length = object.position() - end;
+                object.align(8);
+                run = end..object.position();
             }
-            push(&mut parts, start..end);
-            push(&mut parts, run.clone());
+            object.set_length(place, length);
+            push(parts, start..end);
+            push(parts, run.clone());
+            start = object.position();
         }
         let padding = run.end - run.start - length;
-        let interfaces_length = parts.iter().map(|part| part.end - part.start).sum::<u32>() - padding;
-        let mut bytes = Buffer::with_room(OBJECT_BYTES);
-        bytes.string(&path.to_string());
-        bytes.u32(interfaces_length);
-        bytes.align(8);
-        let head = bytes.position();
-        bytes.fragment(interfaces.as_bytes());
-        let mut parts: Vec<_> = parts.iter().map(|part| part.start + head..part.end + head).collect();
-        parts[0].start = 0;
-        Self { bytes: bytes.into_bytes().into(), parts: parts.into(), padding }
+        let sent: u32 = parts.iter().map(|part| part.end - part.start).sum();
+        object.set_length(interfaces_length, sent - head - padding);
+        Self { bytes: object.as_bytes().into(), parts: parts.as_slice().into(), padding }
     }
 
     /// Bytes of all parts together.
@@ -106,13 +116,17 @@ fn push(parts: &mut Vec<Range<u32>>, part: Range<u32>) {
     }
 }
 
-/// The entries of `a{sv}` at a revision.
-fn entries<V>(family: &Family<V>, rev: u8, facts: &V) -> Vec<u8> {
-    let mut out = Buffer::with_room(OBJECT_BYTES);
-    for row in family.properties_at(rev) {
-        out.align(8);
-        out.string(row.name);
-        out.variant(&(row.read)(facts));
+impl Workbench {
+    /// Reads every property of an object, once.
+    fn read<V>(&mut self, family: &Family<V>, facts: &V) {
+        self.entries.clear();
+        self.rows.clear();
+        for row in family.properties {
+            self.entries.align(8);
+            let start = self.entries.as_bytes().len();
+            self.entries.string(row.name);
+            self.entries.variant(&(row.read)(facts));
+            self.rows.push(start..self.entries.as_bytes().len());
+        }
     }
-    out.into_bytes()
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::bus::changes::{Change, changes};
 use crate::bus::facts::{DeviceFacts, FilesystemFacts, ManagerFacts, ObjectPath};
-use crate::bus::fragment::Fragment;
+use crate::bus::fragment::{Fragment, Workbench};
 use crate::bus::table::{BLOCKDEV, FILESYSTEM, Family, MANAGER, POOL};
 use crate::message::View;
 use crate::model::device::DeviceView;
@@ -69,6 +69,7 @@ pub struct Tree {
     size: usize,
     /// Views of pools that differ from what is shown in what is in use.
     unread: BTreeMap<PoolUuid, PoolView>,
+    bench: Workbench,
 }
 
 impl Tree {
@@ -259,7 +260,7 @@ impl Tree {
         let known = self.pools.get(&view.uuid).copied();
         let path = known.unwrap_or_else(|| self.fresh_path());
         self.pools.insert(view.uuid, path);
-        let node = Node { fragment: Fragment::new(path, &POOL, &view).into(), facts: view };
+        let node = Node { fragment: Fragment::new(&mut self.bench, path, &POOL, &view).into(), facts: view };
         self.put(path, &POOL, Object::Pool(node), notices, |object| match object {
             Object::Pool(node) => Some(&node.facts),
             Object::Filesystem(_) | Object::Device(_) => None,
@@ -274,7 +275,7 @@ impl Tree {
         let path = self.filesystem_path(key.0, key.1).unwrap_or_else(|| self.fresh_path());
         self.filesystems.insert(key, path);
         let facts = FilesystemFacts { pool_path, view };
-        let node = Node { fragment: Fragment::new(path, &FILESYSTEM, &facts).into(), facts };
+        let node = Node { fragment: Fragment::new(&mut self.bench, path, &FILESYSTEM, &facts).into(), facts };
         self.put(path, &FILESYSTEM, Object::Filesystem(node), notices, |object| match object {
             Object::Filesystem(node) => Some(&node.facts),
             Object::Pool(_) | Object::Device(_) => None,
@@ -289,7 +290,7 @@ impl Tree {
         let path = self.device_path(key.0, key.1).unwrap_or_else(|| self.fresh_path());
         self.devices.insert(key, path);
         let facts = DeviceFacts { pool_path, view };
-        let node = Node { fragment: Fragment::new(path, &BLOCKDEV, &facts).into(), facts };
+        let node = Node { fragment: Fragment::new(&mut self.bench, path, &BLOCKDEV, &facts).into(), facts };
         self.put(path, &BLOCKDEV, Object::Device(node), notices, |object| match object {
             Object::Device(node) => Some(&node.facts),
             Object::Pool(_) | Object::Filesystem(_) => None,

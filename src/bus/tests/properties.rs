@@ -4,6 +4,10 @@
 //! a released daemon.
 
 use super::*;
+use crate::bus::encode::Buffer;
+use crate::bus::facts::ObjectPath;
+use crate::bus::table::{BLOCKDEV, FILESYSTEM, Family, POOL};
+use crate::bus::tree::Object;
 
 #[test]
 fn a_property_reads_as_the_view_has_it() {
@@ -223,6 +227,48 @@ fn user_info_is_announced_since_r3() {
     let told = changes(&drain(&mut bus));
     assert_eq!(told.first().map(|(interface, _, _)| &**interface), Some("org.storage.stratis3.blockdev.r3"));
     assert_eq!(told.len(), 7);
+}
+
+/// An object, each property of each revision written for itself.
+fn written<V>(path: ObjectPath, family: &'static Family<V>, facts: &V) -> Vec<u8> {
+    let mut out = Buffer::default();
+    out.string(&path.to_string());
+    out.array(8, |out| {
+        for rev in 0..=LATEST {
+            out.align(8);
+            out.string(&family.interface_at(rev));
+            out.array(8, |out| {
+                for row in family.properties_at(rev) {
+                    out.align(8);
+                    out.string(row.name);
+                    out.variant(&(row.read)(facts));
+                }
+            });
+        }
+    });
+    out.into_bytes()
+}
+
+#[test]
+fn what_an_object_says_is_each_property_of_each_revision_in_its_place() {
+    let mut bus = bus();
+    // Texts of other lengths end at other places.
+    for length in 1..=9 {
+        let record = FilesystemRecord { name: name(&"f".repeat(length)), ..filesystem(1, 1).record };
+        bus.handle_views(vec![View::Filesystem(FilesystemView { record, ..filesystem(1, 1) })]);
+        for path in bus.tree().paths() {
+            let object = bus.tree().object(path).expect("it has a path");
+            let expected = match object {
+                Object::Pool(node) => written(path, &POOL, &node.facts),
+                Object::Filesystem(node) => written(path, &FILESYSTEM, &node.facts),
+                Object::Device(node) => written(path, &BLOCKDEV, &node.facts),
+            };
+            let mut sent = Buffer::default();
+            object.fragment().write(&mut sent);
+            assert!(sent.as_bytes() == expected, "{path}, length {length}");
+            assert_eq!(object.fragment().size() - object.fragment().padding(), expected.len());
+        }
+    }
 }
 
 #[test]
