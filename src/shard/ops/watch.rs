@@ -65,10 +65,12 @@ impl Watches {
             Kind::Files => return,
             Kind::Kernel | Kind::Sim => {}
         }
+        // One look at the clock for all: a thousand come together.
+        let due = rt::now() + milliseconds(WATCH_IDLE_MS_MIN);
         for view in views {
             match view {
                 View::Pool(PoolView { uuid: pool, .. }) | View::Filesystem(FilesystemView { pool, .. }) => {
-                    self.look_at(*pool, milliseconds(WATCH_IDLE_MS_MIN));
+                    self.look_by(*pool, due);
                 }
                 View::PoolGone(pool) => drop(self.pools.borrow_mut().remove(pool)),
                 // What else there is comes with a view of its pool, or changes nothing that is watched.
@@ -84,7 +86,11 @@ impl Watches {
 
     /// Looks at a pool after this time, if that is not to be done earlier.
     fn look_at(&self, pool: PoolUuid, after: Duration) {
-        let due = rt::now() + after;
+        self.look_by(pool, rt::now() + after);
+    }
+
+    /// Looks at a pool then, if that is not to be done earlier.
+    fn look_by(&self, pool: PoolUuid, due: Instant) {
         let mut pools = self.pools.borrow_mut();
         let watch = pools.entry(pool).or_default();
         if watch.due.is_none_or(|before| due < before) {
