@@ -273,6 +273,14 @@ impl Shared {
         }
     }
 
+    /// Pools that have come up know their sizes in use from then, a moment ago. Who lists all objects as soon as the
+    /// name is there does not share the machine with a second look at each.
+    fn have_looked(&self) {
+        if self.bus.borrow().tree().pools().next().is_some() {
+            self.looked.set(Some(rt::now()));
+        }
+    }
+
     fn send(&self, request: Box<Request>) {
         let (call, to) = (request.call, (self.ways.home)(request.wish.pool()));
         if self.endpoint.send(to, Lane::Normal, Message::Request(request)).is_err() {
@@ -483,6 +491,7 @@ impl<C: FnMut(usize, Claim) -> Vec<(usize, Claimed)>> Role<C> {
     fn advance(&mut self) {
         match self.phase {
             Phase::Settling if self.heard.late || self.heard.settled.len() >= self.config.shards => {
+                self.shared.have_looked();
                 self.ask_for_name();
             }
             Phase::Stopping if self.heard.stopped.len() >= self.config.shards => {

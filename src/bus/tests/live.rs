@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -82,11 +82,27 @@ struct World {
     shard: CoreHandle,
     /// One word for each request that reached the shard.
     asked: Receiver<CallId>,
+    /// How often the shard was told to look at sizes in use.
+    looks: Arc<AtomicUsize>,
+}
+
+/// What the shard does.
+#[derive(Clone, Default)]
+struct Manner {
+    /// It answers only when it is told to stop.
+    at_the_end: bool,
+    /// It finds a pool at the start.
+    has_pool: bool,
+    looks: Arc<AtomicUsize>,
 }
 
 impl World {
     /// `at_the_end`: the shard answers only when it is told to stop.
     fn start(address: &str, at_the_end: bool) -> Self {
+        Self::start_with(address, Manner { at_the_end, ..Manner::default() })
+    }
+
+    fn start_with(address: &str, manner: Manner) -> Self {
         let mut endpoints = mesh(2, Sizes { ring_slots: 64, outbox_max: 1_024 });
         let (to_bus, to_shard) = (endpoints.pop().expect("two"), endpoints.pop().expect("two"));
         let stop = Arc::new(AtomicBool::new(false));
@@ -110,8 +126,9 @@ impl World {
         });
         let told = stop.clone();
         let (saw, asked) = channel();
-        let shard = executor::start(spec("shard"), move || shard(to_bus, told, saw, at_the_end));
-        Self { asked, stop, role: role.expect("an executor starts"), shard: shard.expect("an executor starts") }
+        let looks = manner.looks.clone();
+        let shard = executor::start(spec("shard"), move || shard(to_bus, told, saw, manner));
+        Self { asked, looks, stop, role: role.expect("an executor starts"), shard: shard.expect("an executor starts") }
     }
 
     fn stop(self) -> Result<(), BusFault> {
@@ -123,8 +140,11 @@ impl World {
 }
 
 /// Creates pool 1 with one filesystem and one device, whatever is asked; says `Stopped` at the end.
-async fn shard(endpoint: Endpoint<Crossing>, stop: Arc<AtomicBool>, saw: Sender<CallId>, at_the_end: bool) {
+async fn shard(endpoint: Endpoint<Crossing>, stop: Arc<AtomicBool>, saw: Sender<CallId>, manner: Manner) {
     let send = |message| assert!(endpoint.send(0, Lane::Normal, message).is_ok(), "there is room");
+    if manner.has_pool {
+        send(Crossing::Views(vec![View::Pool(pool(1))]));
+    }
     send(Crossing::Settled);
     let mut batch = Vec::new();
     let mut calls = Vec::new();
@@ -135,13 +155,16 @@ async fn shard(endpoint: Endpoint<Crossing>, stop: Arc<AtomicBool>, saw: Sender<
             let request = match message {
                 Crossing::Request(request) => request,
                 // Somebody reads; nothing changes by itself here.
-                Crossing::Look => continue,
+                Crossing::Look => {
+                    manner.looks.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
                 other => panic!("the bus does not send this to a shard: {other:?}"),
             };
             saw.send(request.call).expect("the test listens");
             calls.push(request.call);
         }
-        for call in calls.drain(if at_the_end && !stopping { calls.len().. } else { 0.. }) {
+        for call in calls.drain(if manner.at_the_end && !stopping { calls.len().. } else { 0.. }) {
             let views = vec![View::Pool(pool(1)), View::Filesystem(filesystem(1, 1)), View::Device(device(1, 1))];
             send(Crossing::Views(views));
             let outcome = Ok(Answer::PoolCreated(pool_id(1), vec![dev_id(1)]));
@@ -199,6 +222,24 @@ fn a_client_on_a_real_bus_creates_a_pool_and_sees_it() {
     assert!(objects.values().all(|interfaces| interfaces.len() == 10));
     world.stop().expect("it ends in peace");
     assert!(version(&client).is_err(), "the name is given back");
+}
+
+#[test]
+fn pools_that_just_came_up_are_not_looked_at_again_for_who_reads() {
+    for has_pool in [false, true] {
+        let daemon = Daemon::start();
+        let client = daemon.client();
+        let world = World::start_with(&daemon.address, Manner { has_pool, ..Manner::default() });
+        wait_for_name(&client);
+        assert_eq!(version(&client).expect("it is served"), "3.9.2");
+        // What the read leads to comes to the shard before what is asked for later.
+        let call = dbus::Message::new_method_call(NAME, TOP, &*manager(7), "CreatePool").expect("valid");
+        let call = call.append3("p", vec!["/dev/a"], (false, "")).append1((false, ("", "")));
+        dbus::channel::Sender::send(client.channel(), call).expect("the bus takes it");
+        world.asked.recv_timeout(TIMEOUT).expect("the call reaches the shard");
+        assert_eq!(world.looks.load(Ordering::SeqCst), usize::from(!has_pool), "a pool is there: {has_pool}");
+        world.stop().expect("it ends in peace");
+    }
 }
 
 #[test]
