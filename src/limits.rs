@@ -211,6 +211,10 @@ pub const DM_BUSY_PAUSE_MS: u64 = 200;
 /// then; one with a damaged disk may take minutes.
 pub const SETTLE_WAIT_MS: u64 = 1_000;
 
+/// How long after a takeover the paths of filesystems are looked at that were active before. Most often they are all
+/// right, and clients who find us then list all objects first; of 1,000 filesystems the look is 50 ms of a slow CPU.
+pub const PATHS_AFTER_MS: u64 = 1_000;
+
 /// How often the name on the bus may be somebody else's before we give up, and the pause between two tries. A daemon
 /// that was killed has it until the bus gets to notice, on a loaded machine for some hundred milliseconds.
 pub const NAME_REFUSED_MAX: u32 = 20;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::BASE32_NOPAD;
 
+use crate::guest::takeover::PATHS;
 use crate::guest::{Guest, dm, files, run, udev};
 use crate::host::{SPEC, Spec};
 use crate::scenario;
@@ -184,6 +185,7 @@ scenario!(
             fs::remove_file(link).expect("root may");
         }
         guest.start();
+        guest.until("links are looked at", |guest| guest.log().contains(PATHS));
         udev::settle();
         assert_eq!(links().len(), 2, "{:?}", links());
         assert!(!guest.log().contains("cannot announce"), "{}", guest.log());

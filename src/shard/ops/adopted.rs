@@ -2,12 +2,16 @@
 //! often have their paths, and most often lie on all of their volumes.
 //!
 //! Invariant: a path is told as the filesystem is called at that moment. Deliberately absent: filesystems that a start
-//! has brought up; of these both is known before anybody sees them.
+//! has brought up; of these both is known before anybody sees them. And haste: clients who have waited for the name
+//! come first.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use cores::rt;
 
+use crate::limits::PATHS_AFTER_MS;
 use crate::model::ids::{FsUuid, ThinId};
 use crate::model::name::Name;
 use crate::shard::conflict::Operation;
@@ -15,15 +19,16 @@ use crate::shard::ops::heal;
 use crate::shard::{Running, Shard};
 use crate::sys::Sys;
 
-/// Looks, beside everything else. Nobody waits for it but who gives or takes away names, or takes the pool down.
-pub fn look<S: Sys>(shard: &Rc<Shard<S>>, running: Rc<Running>) {
-    // It comes before whatever is asked for from now on.
-    let ticket = shard.gate(running.uuid).queue(Operation::Announce);
+/// Looks at these filesystems, beside everything else. Nobody waits for it but who gives or takes away names, or takes
+/// the pool down.
+pub fn look<S: Sys>(shard: &Rc<Shard<S>>, running: Rc<Running>, adopted: BTreeSet<FsUuid>) {
     let shard = Rc::clone(shard);
     rt::spawn("adopted", async move {
+        rt::sleep(Duration::from_millis(PATHS_AFTER_MS)).await;
+        let ticket = shard.gate(running.uuid).queue(Operation::Announce);
         ticket.admitted().await;
         if shard.is_running(&running) {
-            paths(&shard, &running).await;
+            paths(&shard, &running, &adopted).await;
         }
         drop(ticket);
         sizes(&shard, &running).await;
@@ -31,11 +36,11 @@ pub fn look<S: Sys>(shard: &Rc<Shard<S>>, running: Rc<Running>) {
     .detach();
 }
 
-/// Tells the names of filesystems that may have no paths.
-async fn paths<S: Sys>(shard: &Shard<S>, running: &Running) {
+/// Tells the names of those filesystems that may have no paths. Who has come since is told of already.
+async fn paths<S: Sys>(shard: &Shard<S>, running: &Running, adopted: &BTreeSet<FsUuid>) {
     let (pool, filesystems): (Name, Vec<(FsUuid, Name, ThinId)>) = {
         let engine = running.pool.borrow();
-        let all = engine.filesystems.iter().map(|found| &found.record);
+        let all = engine.filesystems.iter().map(|found| &found.record).filter(|record| adopted.contains(&record.uuid));
         (engine.name().clone(), all.map(|record| (record.uuid, record.name.clone(), record.thin_id)).collect())
     };
     let of_pool = (running.uuid, &pool);

@@ -81,7 +81,7 @@ pub async fn start<S: Sys>(shard: &Rc<Shard<S>>, pool: PoolUuid, ready: Ready) -
     rt::stage("claim");
     claim(shard, pool, &ready).await?;
     match set_up(shard, pool, ready).await {
-        Ok((running, adopted)) => Ok(commit(shard, running, &adopted).await),
+        Ok((running, adopted)) => Ok(commit(shard, running, adopted).await),
         Err(failure) => {
             rt::stage("unwind");
             if let Err(fault) = stack::all_down(&shard.sys, pool).await {
@@ -385,7 +385,7 @@ async fn volume_up<S: Sys>(
     }
 }
 
-async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running, adopted: &BTreeSet<FsUuid>) -> Answer {
+async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running, adopted: BTreeSet<FsUuid>) -> Answer {
     let pool = running.uuid;
     shard.claim(Claim::Commit(pool));
     let (views, devices, filesystems) = {
@@ -405,7 +405,7 @@ async fn commit<S: Sys>(shard: &Rc<Shard<S>>, running: Running, adopted: &BTreeS
     shard.running.borrow_mut().insert(pool, Rc::clone(&running));
     shard.show(views);
     if !adopted.is_empty() {
-        adopted::look(shard, running);
+        adopted::look(shard, running, adopted);
     }
     backstop::begin(shard, pool);
     Answer::PoolStarted(pool, devices, filesystems)

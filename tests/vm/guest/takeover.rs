@@ -13,7 +13,7 @@ use crate::support::NAME;
 use crate::support::daemon::SETTLED;
 
 /// What the daemon says once it has looked at the paths of what it has taken over.
-const PATHS: &str = "filesystems that were active have their paths";
+pub(crate) const PATHS: &str = "filesystems that were active have their paths";
 
 /// What a takeover took.
 #[derive(Clone, Debug)]
