@@ -358,8 +358,12 @@ impl Client {
 
     /// `GetManagedObjects`.
     pub(crate) fn objects(&self) -> Objects {
-        let reply = self.exchange(method(TOP, OBJECT_MANAGER, "GetManagedObjects")).expect("objects can be listed");
-        objects_of(&Value::body(&reply))
+        objects_of(&Value::body(&self.listing()))
+    }
+
+    /// The reply to `GetManagedObjects`. To read it takes longer than to get it where objects are many.
+    pub(crate) fn listing(&self) -> Message {
+        self.exchange(method(TOP, OBJECT_MANAGER, "GetManagedObjects")).expect("objects can be listed")
     }
 
     /// `Introspect`.

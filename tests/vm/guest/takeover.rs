@@ -9,8 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Guest, LOG, udev};
-use crate::support::NAME;
+use crate::support::client::objects_of;
 use crate::support::daemon::SETTLED;
+use crate::support::value::Value;
+use crate::support::{NAME, interface};
 
 /// What the daemon says once it has looked at the paths of what it has taken over.
 pub(crate) const PATHS: &str = "filesystems that were active have their paths";
@@ -20,8 +22,10 @@ pub(crate) const PATHS: &str = "filesystems that were active have their paths";
 pub(crate) struct Takeover {
     /// Until it had its name.
     pub(crate) named: Duration,
-    /// Until it had listed all objects, from when it had its name.
+    /// Until a list of all objects was there, from when it had its name.
     pub(crate) listed: Duration,
+    /// How long the next list took: what the bus and the client need for one, whatever the daemon does.
+    pub(crate) again: Duration,
     /// Until the pools were up.
     pub(crate) settled: Duration,
     /// Events that the kernel has sent of dm devices meanwhile.
@@ -57,16 +61,21 @@ impl Guest {
             client.wait_message(Duration::from_secs(1));
         }
         let named = began.elapsed();
-        let filesystems = client.family("filesystem").len();
+        let listing = client.listing();
         let listed = began.elapsed() - named;
         while !said_since(before).contains(SETTLED) {
             thread::sleep(Duration::from_millis(5));
         }
         let settled = began.elapsed();
+        let asked = Instant::now();
+        drop(client.listing());
+        let again = asked.elapsed();
+        let objects = objects_of(&Value::body(&listing));
+        let has_filesystems = objects.values().any(|object| object.contains_key(&interface("filesystem", 9)));
         // Clients do not wait for this; who counts events does.
-        while filesystems > 0 && !said_since(before).contains(PATHS) {
+        while has_filesystems && !said_since(before).contains(PATHS) {
             thread::sleep(Duration::from_millis(5));
         }
-        Takeover { named, listed, settled, events: events.of_dm() }
+        Takeover { named, listed, again, settled, events: events.of_dm() }
     }
 }
