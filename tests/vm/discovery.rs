@@ -104,3 +104,33 @@ scenario!(
         assert!(dm::devices().is_empty(), "nothing was set up of it");
     }
 );
+
+scenario!(
+    /// A device on which udev has missed a signature, as it does when somebody writes that and closes the device while
+    /// udev is busy with it, is found by a daemon that starts; and what udev knows to carry nothing stays nobody's.
+    what_udev_has_missed_is_found,
+    Spec { disks: &["2G", "2G", "2G"], ..SPEC },
+    |guest: &mut Guest| {
+        let disks = guest.disks();
+        guest.start();
+        let client = guest.client();
+        client.create_pool("p", &disks[..2]).done();
+        settle();
+        guest.stop();
+        let name = disks[1].trim_start_matches("/dev/");
+        let forgotten = ["TYPE", "USAGE", "UUID", "UUID_ENC", "VERSION"].map(|what| format!(", ENV{{ID_FS_{what}}}=\"\""));
+        fs::create_dir_all("/run/udev/rules.d").expect("/run is writable");
+        fs::write("/run/udev/rules.d/99-missed.rules", format!("KERNEL==\"{name}\"{}\n", forgotten.concat()))
+            .expect("/run is writable");
+        run("udevadm", &["control", "--reload"]);
+        guest.until("udev has missed it", |_| {
+            run("udevadm", &["trigger", "--settle", &disks[1]]);
+            !properties(&disks[1]).contains("ID_FS_")
+        });
+        guest.start();
+        assert_eq!(pools(&guest.client()), (1, 0), "{}", guest.log());
+        assert_eq!(guest.client().family("blockdev").len(), 2);
+        guest.stop();
+        guest.expect_quiet();
+    }
+);

@@ -19,7 +19,7 @@ use udev::{Device, DeviceType};
 
 use super::block::{Shape, shape};
 use crate::error::{Failure, Fault, Refusal};
-use crate::limits::DISCOVERED_MAX;
+use crate::limits::{DEVICE_SECTORS_MIN, DISCOVERED_MAX};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, Occupant};
 use crate::sys::occupant::{STRATIS, occupant, words};
 use crate::units::Sectors;
@@ -169,7 +169,7 @@ pub(super) fn list(own: &BTreeSet<PathBuf>) -> io::Result<Vec<DevicePath>> {
     let mut paths = all()?;
     paths.retain(|path| !own.contains(path.as_path()));
     if udev_runs() {
-        paths = paths.iter().filter_map(known_as_ours).collect();
+        paths = paths.iter().filter_map(may_be_ours).collect();
     } else {
         log::warn!("udevd does not run: every block device is looked at");
     }
@@ -180,13 +180,32 @@ pub(super) fn list(own: &BTreeSet<PathBuf>) -> io::Result<Vec<DevicePath>> {
     Ok(paths)
 }
 
-/// The node of a device of which udev says that it carries a Stratis signature. The kernel's node is not always what
-/// udev calls it.
-fn known_as_ours(node: &DevicePath) -> Option<DevicePath> {
+/// The node of a device of which udev says that it carries a Stratis signature, or on which it has seen nothing at all.
+/// The kernel's node is not always what udev calls it.
+///
+/// What udev has not seen may be there: it does not hear of a device that somebody writes and closes while it is busy
+/// with that device. We tell it (see `devices`); stratisd 3.9.2, whom we may follow, does not.
+fn may_be_ours(node: &DevicePath) -> Option<DevicePath> {
     let name = node.as_path().strip_prefix(NODES).ok()?.to_str()?.replace('/', "!");
     let device = Device::from_syspath(&Path::new(BLOCK_DEVICES).join(name)).ok()?;
-    let ours = device.is_initialized() && device.property_value("ID_FS_TYPE")? == STRATIS;
+    let ours = device.is_initialized()
+        && match device.property_value("ID_FS_TYPE") {
+            Some(kind) => kind == STRATIS,
+            None => is_blank(&device),
+        };
     device.devnode().filter(|_| ours).and_then(|node| DevicePath::try_from(node.to_str()?).ok())
+}
+
+/// Whether udev has looked at a device that is large enough for a pool, and found nothing on it.
+fn is_blank(device: &Device) -> bool {
+    let is_set = |name: &str| device.property_value(name).is_some_and(|value| value == "1");
+    let is_there = |name: &str| device.property_value(name).is_some();
+    let sectors = device.attribute_value("size").and_then(|size| size.to_str()?.trim().parse().ok());
+    let seen = device.properties().any(|property| property.name().as_encoded_bytes().starts_with(b"ID_FS_"));
+    let divided = is_there("ID_PART_TABLE_TYPE") && !is_there("ID_PART_ENTRY_DISK");
+    // Of these udev is told not to look at them.
+    let hidden = ["DM_UDEV_DISABLE_OTHER_RULES_FLAG", "DM_MULTIPATH_DEVICE_PATH"].into_iter().any(is_set);
+    !seen && !divided && !hidden && sectors.map(Sectors).is_some_and(|size| size >= DEVICE_SECTORS_MIN)
 }
 
 /// The node of every block device that the kernel has.
