@@ -24,7 +24,10 @@ PACKAGES := libblkid-dev libclang-dev libdevmapper-dev libglib2.0-dev libudev-de
 	busybox-static cpio cryptsetup-bin dbus dmsetup e2fsprogs fdisk kmod qemu-system-x86 \
 	thin-provisioning-tools udev xfsprogs
 
-.PHONY: build deps packages test test-long zoo demo bench install clean help
+# To build stratisd 3.9.2, which `make test-peer` runs beside ours.
+PEER_PACKAGES := libcryptsetup-dev
+
+.PHONY: build deps packages test test-long test-peer zoo demo bench install clean help
 .DEFAULT_GOAL := build
 # In order, also under `make -j`: cargo uses every CPU by itself.
 .NOTPARALLEL:
@@ -92,6 +95,12 @@ test-long: deps ## a million broken messages; 50,000 geometries beside those of 
 	@grep -h 'race: ' target/vm/logs/race-*/output
 	VM=required $(CARGO) test --test vm thousand::vm -- --ignored --exact
 	@grep '^thousand:' target/vm/logs/thousand/output
+	@$(MAKE) --no-print-directory test-peer
+
+test-peer: ## stratisd 3.9.2 (built from crates.io once: minutes) beside ours in virtual machines: pools go to and fro
+	@$(MAKE) --no-print-directory deps PACKAGES='$(PACKAGES) $(PEER_PACKAGES)'
+	tests/vm/rig/build.sh peer
+	VM=required PEER=required $(CARGO) test --test vm peer::
 
 zoo: ## plants the mistakes of src/zoo.rs one by one and says which are found (half an hour)
 	$(CARGO) test --features zoo --test sim zoo:: -- --ignored --nocapture
@@ -127,4 +136,4 @@ clean: ## remove what was built, and the client environments
 	rm -rf .venv-cli38 .venv-cli39
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[a-z ]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[a-z ]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10

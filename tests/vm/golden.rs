@@ -230,7 +230,7 @@ fn expect_v1(disks: &[String]) {
 }
 
 /// Unpacks the disks of a pool, in the order of their numbers.
-fn unpack(pool: &str, folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn unpack(pool: &str, folder: &Path) -> Vec<PathBuf> {
     let archive = pools().join(format!("{pool}.tar.zst"));
     run("tar", &["-S", "--zstd", "-xf", text(&archive), "-C", text(folder)]);
     let names = golden(pool)["members"].as_array().expect("a list").clone();
@@ -242,7 +242,7 @@ fn pools() -> PathBuf {
 }
 
 /// What is known of a pool.
-fn golden(pool: &str) -> Json {
+pub(crate) fn golden(pool: &str) -> Json {
     let manifest = fs::read_to_string(pools().join("manifest.json")).expect("it belongs to the repository");
     let all: Vec<Json> = serde_json::from_str(&manifest).expect("it is JSON");
     all.into_iter().find(|one| one["pool"] == pool).expect("the pool is listed")

@@ -259,6 +259,17 @@ fn ready(kind: &'static str) -> Result<(), String> {
     READY.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_insert_with(build).clone()
 }
 
+/// Whether stratisd 3.9.2 is there for the guest; or what is missing.
+#[allow(dead_code, reason = "for tests that run it beside ours")]
+pub(crate) fn peer() -> Result<(), String> {
+    let missing = "it is not there (`make test-peer` builds it from crates.io)";
+    if cache().join("peer/bin/stratisd").exists() {
+        return Ok(());
+    }
+    assert!(env::var("PEER").as_deref() != Ok("required"), "PEER=required, but {missing}");
+    Err(missing.to_owned())
+}
+
 /// What `make install` would lay out and the guest's services need: files of ours, and where they belong.
 fn installed() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

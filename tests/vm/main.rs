@@ -70,6 +70,7 @@ mod life;
 mod limit;
 mod links;
 mod metadata;
+mod peer;
 mod restart;
 mod revert;
 mod sectors;

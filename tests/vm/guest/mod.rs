@@ -11,6 +11,7 @@ pub(crate) mod dm;
 pub(crate) mod elsewhere;
 pub(crate) mod files;
 pub(crate) mod lab;
+pub(crate) mod peer;
 pub(crate) mod state;
 pub(crate) mod takeover;
 pub(crate) mod udev;

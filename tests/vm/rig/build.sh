@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What boot.sh needs, made once below target/vm: kernels are downloaded and unpacked, never installed.
-#   build.sh [uml] [qemu]      without arguments: uml
+#   build.sh [uml] [qemu] [peer]      without arguments: uml
+# "peer" is stratisd 3.9.2 from crates.io, a program that tests run beside ours: built, never read.
 # Says on standard error, in one line, what is missing, and ends with 1.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -86,10 +87,36 @@ initrd() {
 	rm -rf "$tree"
 }
 
+# Minutes, and a gigabyte while it is built. One that is half built is never used.
+peer() {
+	[ ! -x "$cache/peer/bin/stratisd" ] || return 0
+	need cc ar cargo pkg-config
+	pkg-config --exists libcryptsetup || fail "no libcryptsetup (make test-peer)"
+	rm -rf "$cache/peer.new"
+	pkg-config --atleast-version 2.7 libcryptsetup || cryptshim
+	PKG_CONFIG_PATH=$cache/cryptshim nice -n 19 cargo install stratisd --version 3.9.2 --bin stratisd --locked \
+		--root "$cache/peer.new" --target-dir "$cache/peer-build" >"$cache/peer.log" 2>&1 ||
+		fail "stratisd 3.9.2 cannot be built: $(tail -n1 "$cache/peer.log") ($cache/peer.log)"
+	rm -rf "$cache/peer" "$cache/peer-build"
+	mv "$cache/peer.new" "$cache/peer"
+}
+
+# The libcryptsetup of this machine as one that has what is missing from it.
+cryptshim() {
+	local shim=$cache/cryptshim
+	mkdir -p "$shim"
+	cc -O2 -fPIC -c -o "$shim/cryptshim.o" "$here/cryptshim.c"
+	ar rcs "$shim/libcryptshim.a" "$shim/cryptshim.o"
+	{ echo '#define DECLARE'; cat "$here/cryptshim.c"; } >"$shim/libcryptsetup.h"
+	printf '%s\n' 'Name: cryptsetup' 'Description: with cryptshim.c' 'Version: 2.7.0' "Cflags: -I$shim" \
+		"Libs: $(pkg-config --libs libcryptsetup) -L$shim -lcryptshim" >"$shim/libcryptsetup.pc"
+}
+
 for what in "${@:-uml}"; do
 	case $what in
 	uml) uml ;;
 	qemu) qemu ;;
-	*) fail "build.sh [uml] [qemu]" ;;
+	peer) peer ;;
+	*) fail "build.sh [uml] [qemu] [peer]" ;;
 	esac
 done
