@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use crate::guest::lab::Lab;
 use crate::guest::udev::{properties, settle};
 use crate::guest::{Guest, dm, run};
 use crate::host::{SPEC, Spec};
@@ -107,7 +108,7 @@ scenario!(
 
 scenario!(
     /// A device on which udev has missed a signature, as it does when somebody writes that and closes the device while
-    /// udev is busy with it, is found by a daemon that starts; and what udev knows to carry nothing stays nobody's.
+    /// udev is busy with it, is found by a daemon that starts; but not one below another device that shows the same.
     what_udev_has_missed_is_found,
     Spec { disks: &["2G", "2G", "2G"], ..SPEC },
     |guest: &mut Guest| {
@@ -115,6 +116,8 @@ scenario!(
         guest.start();
         let client = guest.client();
         client.create_pool("p", &disks[..2]).done();
+        let lab = Lab::over(&disks[2], "lab-a");
+        client.create_pool("q", &[lab.path()]).done();
         settle();
         guest.stop();
         let name = disks[1].trim_start_matches("/dev/");
@@ -128,8 +131,8 @@ scenario!(
             !properties(&disks[1]).contains("ID_FS_")
         });
         guest.start();
-        assert_eq!(pools(&guest.client()), (1, 0), "{}", guest.log());
-        assert_eq!(guest.client().family("blockdev").len(), 2);
+        assert_eq!(pools(&guest.client()), (2, 0), "{}", guest.log());
+        assert_eq!(guest.client().family("blockdev").len(), 3);
         guest.stop();
         guest.expect_quiet();
     }

@@ -205,7 +205,18 @@ fn is_blank(device: &Device) -> bool {
     let divided = is_there("ID_PART_TABLE_TYPE") && !is_there("ID_PART_ENTRY_DISK");
     // Of these udev is told not to look at them.
     let hidden = ["DM_UDEV_DISABLE_OTHER_RULES_FLAG", "DM_MULTIPATH_DEVICE_PATH"].into_iter().any(is_set);
-    !seen && !divided && !hidden && sectors.map(Sectors).is_some_and(|size| size >= DEVICE_SECTORS_MIN)
+    let large = sectors.map(Sectors).is_some_and(|size| size >= DEVICE_SECTORS_MIN);
+    !seen && !divided && !hidden && large && !is_below(device.syspath())
+}
+
+/// Whether a device is below one that is not of a pool: then what is on it belongs to that one.
+fn is_below(device: &Path) -> bool {
+    let holders = fs::read_dir(device.join("holders")).into_iter().flatten().flatten();
+    holders.into_iter().any(|holder| {
+        // Only dm devices have this file.
+        let uuid = fs::read_to_string(holder.path().join("dm/uuid")).unwrap_or_default();
+        !is_volume(&uuid)
+    })
 }
 
 /// The node of every block device that the kernel has.

@@ -8,6 +8,9 @@ use std::process::{Command, Stdio};
 
 use super::{run, udev};
 
+/// Sectors at the end of a disk that are left of one that vanishes: a block.
+const END: u64 = 8;
+
 /// A disk below a pool.
 pub(crate) struct Lab {
     name: String,
@@ -47,9 +50,11 @@ impl Lab {
         self.swap(&self.linear(0, self.sectors));
     }
 
-    /// Everything fails with EIO, as on a disk that has vanished.
+    /// Everything fails with EIO, as on a disk that has vanished; but for the end, so that the disk below is in use as
+    /// before, and nobody takes that one.
     pub(crate) fn vanish(&self) {
-        self.swap(&format!("0 {} error\n", self.sectors));
+        let failing = self.sectors - END;
+        self.swap(&format!("0 {failing} error\n{}", self.linear(failing, END)));
     }
 
     /// These sectors fail with EIO, reads and writes.
