@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cores::rt;
-use stratisd::error::Failure;
+use stratisd::error::{Failure, Refusal};
 use stratisd::format::{mda, record};
 use stratisd::message::{Answer, Wish};
 use stratisd::model::dm::{Dm, ThinFeature};
@@ -75,10 +75,19 @@ fn on_volumes(machine: &Machine) -> Vec<u64> {
 /// That nothing is there of a filesystem that was not made, and why it was not.
 #[track_caller]
 fn expect_nothing(machine: &Machine, driver: &Driver, failed: Result<Answer, Failure>, errno: i32, others: usize) {
-    let Err(Failure::Faulted(fault)) = failed else { panic!("{failed:?}") };
-    let said = fault.to_string();
-    assert!(said.starts_with("cannot write stratis-1-") || said.starts_with("cannot flush stratis-1-"), "{said}");
-    assert!(said.contains("-thin-fs-") && said.contains(&format!("(os error {errno})")), "{said}");
+    let said = match failed {
+        Err(Failure::Refused(Refusal::PoolFull { name })) if errno == libc::ENOSPC => name.as_str().to_owned(),
+        Err(Failure::Faulted(fault)) if errno != libc::ENOSPC => {
+            let said = fault.to_string();
+            assert!(
+                said.starts_with("cannot write stratis-1-") || said.starts_with("cannot flush stratis-1-"),
+                "{said}"
+            );
+            assert!(said.contains("-thin-fs-") && said.contains(&format!("(os error {errno})")), "{said}");
+            said
+        }
+        other => panic!("{other:?}"),
+    };
     assert_eq!(driver.seen().running[&pool()].1.len(), others, "{said}");
     assert_eq!(machine.volumes(pool()).expect("the pool runs").len(), others, "{said}");
     assert_eq!(machine.tables().keys().filter(|device| matches!(device, Dm::Thin(..))).count(), others, "{said}");
