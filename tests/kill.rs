@@ -76,7 +76,7 @@ fn a_killed_daemon_remembers_exactly_what_it_answered() {
     println!("kill: {points} kills in {:.0?}; answered {counts:?}; cut short {cut_short:?}", started.elapsed());
     if points >= 100 {
         for what in Model::KINDS {
-            // On a slow disk a destruction takes longer than most daemons here live: one that was cut short counts, too.
+            // On a slow disk a destruction takes longer than most daemons live: one that was cut short counts, too.
             let tried = counts.contains_key(what) || cut_short.contains_key(what);
             assert!(tried, "{what} never happened: {counts:?}");
         }
