@@ -2,7 +2,7 @@
 //! taken over.
 //!
 //! Deliberately absent from `make test`: udev takes most of a second for each volume in a machine of one CPU, so
-//! this takes a quarter of an hour and more. `make test-long` runs it.
+//! this takes minutes. `make test-long` runs it.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const UDEV_S: u32 = 1_800;
 const USED_MIB_MAX: u64 = 16 << 10;
 
 #[test]
-#[ignore = "`make test-long` runs it: udev needs a quarter of an hour and more"]
+#[ignore = "`make test-long` runs it: udev needs minutes"]
 fn vm() {
     // The disk is a sparse file: the host gives what is written.
     host::run(module_path!(), &Spec { disks: &["64G"], limit_s: 5_400, memory_mib: 2_560, ..SPEC });
