@@ -130,26 +130,36 @@ fn is_unlocked(uuid: &str) -> bool {
 /// What udev's database has of a device; `None` while it has nothing.
 fn known(number: DeviceNumber) -> Option<Known> {
     let found = Device::from_devnum(DeviceType::Block, nix::sys::stat::makedev(number.0, number.1)).ok()?;
-    let value = |name| found.property_value(name).map(|value| value.to_string_lossy().into_owned());
-    found.is_initialized().then(|| Known {
-        multipath_path: value("DM_MULTIPATH_DEVICE_PATH").as_deref() == Some("1"),
-        kind: value("ID_FS_TYPE"),
-        usage: value("ID_FS_USAGE"),
-        partition_table: value("ID_PART_TABLE_TYPE"),
-        is_partition: value("ID_PART_ENTRY_DISK").is_some(),
-        hardware: value("ID_WWN"),
-    })
+    Known::of(&found)
+}
+
+impl Known {
+    fn of(found: &Device) -> Option<Self> {
+        let value = |name| found.property_value(name).map(|value| value.to_string_lossy().into_owned());
+        found.is_initialized().then(|| Self {
+            multipath_path: value("DM_MULTIPATH_DEVICE_PATH").as_deref() == Some("1"),
+            kind: value("ID_FS_TYPE"),
+            usage: value("ID_FS_USAGE"),
+            partition_table: value("ID_PART_TABLE_TYPE"),
+            is_partition: value("ID_PART_ENTRY_DISK").is_some(),
+            hardware: value("ID_WWN"),
+        })
+    }
+
+    /// The kind of its own partition table. A partition has the table of its disk in its properties.
+    fn divided(&self) -> Option<&str> {
+        self.partition_table.as_deref().filter(|_| !self.is_partition)
+    }
 }
 
 /// Who lives on a device of which udev knows this and on which libblkid found that.
 fn together(known: &Known, found: Occupant) -> Occupant {
     let kind = known.kind.as_deref();
-    let told = match (kind, &known.partition_table, &known.usage) {
+    let told = match (kind, known.divided(), &known.usage) {
         // One of us has wiped it and udev has not looked again, or udev has not looked yet.
         (Some(STRATIS), ..) => None,
         (Some(LUKS), ..) => Some(words(LUKS, Some("crypto"))),
-        // A partition has the table of its disk in its properties.
-        (_, Some(table), _) if !known.is_partition => Some(format!("a partition table ({table})")),
+        (_, Some(table), _) => Some(format!("a partition table ({table})")),
         (_, _, Some(usage)) => Some(words(kind.unwrap_or("of an unknown type"), Some(usage))),
         (_, _, None) => None,
     };
@@ -188,25 +198,21 @@ pub(super) fn list(own: &BTreeSet<PathBuf>) -> io::Result<Vec<DevicePath>> {
 fn may_be_ours(node: &DevicePath) -> Option<DevicePath> {
     let name = node.as_path().strip_prefix(NODES).ok()?.to_str()?.replace('/', "!");
     let device = Device::from_syspath(&Path::new(BLOCK_DEVICES).join(name)).ok()?;
-    let ours = device.is_initialized()
-        && match device.property_value("ID_FS_TYPE") {
-            Some(kind) => kind == STRATIS,
-            None => is_blank(&device),
-        };
+    let known = Known::of(&device)?;
+    let ours = known.kind.as_deref().map_or_else(|| is_blank(&device, &known), |kind| kind == STRATIS);
     device.devnode().filter(|_| ours).and_then(|node| DevicePath::try_from(node.to_str()?).ok())
 }
 
 /// Whether udev has looked at a device that is large enough for a pool, and found nothing on it.
-fn is_blank(device: &Device) -> bool {
-    let is_set = |name: &str| device.property_value(name).is_some_and(|value| value == "1");
-    let is_there = |name: &str| device.property_value(name).is_some();
+fn is_blank(device: &Device, known: &Known) -> bool {
     let sectors = device.attribute_value("size").and_then(|size| size.to_str()?.trim().parse().ok());
-    let seen = device.properties().any(|property| property.name().as_encoded_bytes().starts_with(b"ID_FS_"));
-    let divided = is_there("ID_PART_TABLE_TYPE") && !is_there("ID_PART_ENTRY_DISK");
-    // Of these udev is told not to look at them.
-    let hidden = ["DM_UDEV_DISABLE_OTHER_RULES_FLAG", "DM_MULTIPATH_DEVICE_PATH"].into_iter().any(is_set);
     let large = sectors.map(Sectors).is_some_and(|size| size >= DEVICE_SECTORS_MIN);
-    !seen && !divided && !hidden && large && !is_below(device.syspath())
+    // Also what it is in doubt about.
+    let seen = device.properties().any(|property| property.name().as_encoded_bytes().starts_with(b"ID_FS_"));
+    // Of such it is told not to look at them.
+    let hidden = device.property_value("DM_UDEV_DISABLE_OTHER_RULES_FLAG").is_some_and(|value| value == "1");
+    let others = known.divided().is_some() || known.multipath_path || is_below(device.syspath());
+    large && !seen && !hidden && !others
 }
 
 /// Whether a device is below one that is not of a pool: then what is on it belongs to that one.
