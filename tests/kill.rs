@@ -22,17 +22,15 @@ mod volumes;
 #[path = "kill/worker.rs"]
 mod worker;
 
-use std::collections::BTreeMap;
 use std::env;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use model::Model;
 use support::daemon::Daemon;
 use support::rig::Rig;
 use support::{GIB, MIB};
-use worker::{Report, Worker};
+use worker::{Counts, Report, Worker};
 
 /// Clients at once.
 const WORKERS: usize = 4;
@@ -52,19 +50,13 @@ fn a_killed_daemon_remembers_exactly_what_it_answered() {
     let mut random = fastrand::Rng::with_seed(seed);
     let rig = Rig::files();
     let mut workers: Vec<_> = (0..WORKERS).map(|index| furnish(&rig, index, random.fork())).collect();
-    let mut counts = BTreeMap::new();
-    let mut cut_short = BTreeMap::new();
+    let mut counts = Counts::default();
     let started = Instant::now();
     let mut daemon = rig.start();
     for point in 0..points {
         let delay = Duration::from_micros(random.u64(0..=DELAY_MICROS_MAX));
         let reports = round(&rig, &mut daemon, &mut workers, delay);
-        for (what, count) in reports.iter().flat_map(|report| &report.counts) {
-            *counts.entry(*what).or_insert(0_u64) += count;
-        }
-        for operation in in_flight(&reports) {
-            *cut_short.entry(operation.kind()).or_insert(0_u64) += 1;
-        }
+        counts.add(&reports);
         daemon = rig.start();
         let context = format!("kill {point}, KILL_SEED={seed}, after {delay:?}: {:?}", in_flight(&reports));
         let client = rig.client();
@@ -73,13 +65,9 @@ fn a_killed_daemon_remembers_exactly_what_it_answered() {
         volumes::everything(&rig, &seen, &mut random, &context);
         check::stop_some(&client, &mut workers, &mut random, &context);
     }
-    println!("kill: {points} kills in {:.0?}; answered {counts:?}; cut short {cut_short:?}", started.elapsed());
+    println!("kill: {points} kills in {:.0?}; {counts:?}", started.elapsed());
     if points >= 100 {
-        for what in Model::KINDS {
-            // On a slow disk a destruction takes longer than most daemons live: one that was cut short counts, too.
-            let tried = counts.contains_key(what) || cut_short.contains_key(what);
-            assert!(tried, "{what} never happened: {counts:?}");
-        }
+        counts.expect_all_kinds();
     }
     assert!(daemon.interrupt().success());
 }

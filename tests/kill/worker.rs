@@ -31,6 +31,35 @@ pub(crate) struct Report {
     pub(crate) counts: BTreeMap<&'static str, u64>,
 }
 
+/// What a whole run has tried.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    answered: BTreeMap<&'static str, u64>,
+    cut_short: BTreeMap<&'static str, u64>,
+}
+
+impl Counts {
+    /// Adds what one kill has cut off.
+    pub(crate) fn add(&mut self, reports: &[Report]) {
+        for report in reports {
+            for (what, count) in &report.counts {
+                *self.answered.entry(what).or_default() += count;
+            }
+            if let Some(operation) = &report.in_flight {
+                *self.cut_short.entry(operation.kind()).or_default() += 1;
+            }
+        }
+    }
+
+    /// Every kind of operation was tried. Some take longer than most daemons live: what was cut short counts, too.
+    pub(crate) fn expect_all_kinds(&self) {
+        for what in Model::KINDS {
+            let tried = self.answered.contains_key(what) || self.cut_short.contains_key(what);
+            assert!(tried, "{what} never happened: {self:?}");
+        }
+    }
+}
+
 /// How a request ended.
 enum Outcome {
     /// Answered; the arguments of the reply.

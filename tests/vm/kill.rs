@@ -21,10 +21,10 @@ use dbus::Message;
 use crate::guest::{Guest, dm, files};
 use crate::host::{SPEC, Spec};
 use crate::load::{self, Load};
-use crate::model::{Model, Seen};
+use crate::model::Seen;
 use crate::scenario;
 use crate::support::daemon::PATIENCE;
-use crate::worker::{Report, Worker};
+use crate::worker::{Counts, Report, Worker};
 use crate::{aftermath, check};
 
 /// Rounds, unless `POINTS` says otherwise; `make test-long` has more.
@@ -81,26 +81,6 @@ pub(crate) fn cut_short(guest: &mut Guest, call: Message, delay: Duration) -> bo
     replied
 }
 
-/// What the whole scenario counts.
-#[derive(Debug, Default)]
-struct Counts {
-    answered: BTreeMap<&'static str, u64>,
-    cut_short: BTreeMap<&'static str, u64>,
-}
-
-impl Counts {
-    fn add(&mut self, reports: &[Report]) {
-        for report in reports {
-            for (what, count) in &report.counts {
-                *self.answered.entry(what).or_default() += count;
-            }
-            if let Some(operation) = &report.in_flight {
-                *self.cut_short.entry(operation.kind()).or_default() += 1;
-            }
-        }
-    }
-}
-
 fn play(guest: &mut Guest) {
     let (points, seed) = (number("POINTS").unwrap_or(POINTS), seed());
     println!("kill: SEED={seed} POINTS={points}");
@@ -149,11 +129,7 @@ fn play(guest: &mut Guest) {
     guest.kill9();
     aftermath::metadata_volumes(&seen);
     if points >= POINTS_OF_ALL_KINDS {
-        for what in Model::KINDS {
-            // A start takes longer than most daemons here live: one that was cut short counts, too.
-            let tried = counts.answered.contains_key(what) || counts.cut_short.contains_key(what);
-            assert!(tried, "{what} never happened: {counts:?}");
-        }
+        counts.expect_all_kinds();
     }
 }
 
