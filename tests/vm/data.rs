@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::guest::Guest;
 use crate::guest::files::{self, Contents};
 use crate::host::{SPEC, Spec};
-use crate::metadata::{SMALL_MIB, disks, expect_told, path, property};
+use crate::metadata::{SMALL_MIB, another_daemon_gets_a_device, disks, expect_told, property};
 use crate::scenario;
 use crate::support::MIB;
 use crate::support::client::Client;
@@ -50,18 +50,7 @@ scenario!(
         volumes.iter().zip(&kept).for_each(|(volume, file)| file.check(&volume.folder));
         calm_is_calm(&client);
 
-        guest.kill9();
-        guest.start();
-        let client = guest.client();
-        let pool = path(&client, "p");
-        assert!(property(&client, "p", "NoAllocSpace").is_true());
-        calm_is_calm(&client);
-
-        let watch = guest.client();
-        watch.subscribe();
-        assert!(client.give_devices(&pool, ("AddDataDevs", 9), &[more]).done().0);
-        guest.until("there is room", |_| !property(&client, "p", "NoAllocSpace").is_true());
-        expect_told(&watch, &pool, "NoAllocSpace");
+        another_daemon_gets_a_device(guest, &more, || true);
         let again = volumes.each_ref().map(|volume| volume.write("again"));
         files::drop_caches();
         for ((volume, kept), again) in volumes.iter().zip(&kept).zip(&again) {

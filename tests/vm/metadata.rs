@@ -214,21 +214,7 @@ scenario!(
         files::unmount(&folder);
         calm_is_calm(&client);
 
-        // Another daemon sees it as it is.
-        guest.kill9();
-        guest.start();
-        let client = guest.client();
-        let pool = path(&client, "p");
-        assert!(property(&client, "p", "NoAllocSpace").is_true());
-        calm_is_calm(&client);
-
-        // A device comes.
-        let watch = guest.client();
-        watch.subscribe();
-        assert!(client.give_devices(&pool, ("AddDataDevs", 9), &[more]).done().0);
-        guest.until("there is room", |_| !property(&client, "p", "NoAllocSpace").is_true() && filler.mode() == "rw");
-        expect_told(&watch, &pool, "NoAllocSpace");
-        assert_eq!(property(&client, "p", "AvailableActions").text(), "fully_operational");
+        let (client, pool) = another_daemon_gets_a_device(guest, &more, || filler.mode() == "rw");
         filler.expect_backed();
         filler.take(200).expect("there is room again");
         let made = client.make_filesystem(&pool, "h");
@@ -246,6 +232,28 @@ scenario!(
         guest.stop();
     }
 );
+
+/// Kills the daemon over a pool without room, and gives it a device when another one runs: that sees the pool as it is,
+/// and tells when there is room again and the kernel has it. The other pool notices nothing.
+pub(crate) fn another_daemon_gets_a_device(
+    guest: &mut Guest,
+    device: &str,
+    has_room: impl Fn() -> bool,
+) -> (Client, String) {
+    guest.kill9();
+    guest.start();
+    let (client, watch) = (guest.client(), guest.client());
+    let pool = path(&client, "p");
+    let is_full = || property(&client, "p", "NoAllocSpace").is_true();
+    assert!(is_full());
+    calm_is_calm(&client);
+    watch.subscribe();
+    assert!(client.give_devices(&pool, ("AddDataDevs", 9), &[device]).done().0);
+    guest.until("there is room", |_| !is_full() && has_room());
+    expect_told(&watch, &pool, "NoAllocSpace");
+    assert_eq!(property(&client, "p", "AvailableActions").text(), "fully_operational");
+    (client, pool)
+}
 
 /// Writes two files in turn, each anew and down to the disk, until it is told to stop; each has to succeed.
 fn write(folder: &Path, stop: &AtomicBool) -> Vec<Contents> {

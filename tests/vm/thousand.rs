@@ -1,8 +1,8 @@
 //! A thousand filesystems in one pool: what they take of it, and how long they take to stop, to start, and to be
 //! taken over.
 //!
-//! Deliberately absent from `make test`: udev takes most of a second for each volume in a machine of one CPU, so
-//! this takes minutes. `make test-long` runs it.
+//! Deliberately absent from `make test`: udev looks at each volume, again and again, so this takes minutes.
+//! `make test-long` runs it.
 
 use std::time::{Duration, Instant};
 
