@@ -1,7 +1,8 @@
 //! Many small files of one folder, read with a few system calls. Blocking; runs on a lane.
 //!
-//! The kernel is asked at once to open and to read all of them (a ring of io_uring that lives as long as the call), so
-//! their inodes and contents come from the disk side by side, and nobody goes in and out of the kernel for each.
+//! The kernel is asked at once to open and to read many of them (a ring of io_uring that lives as long as the call), so
+//! their inodes and contents come from the disk side by side, and nobody goes in and out of the kernel for each. The
+//! next ones use the memory of those before them, because fresh memory costs more than what is read into it.
 //!
 //! Invariant: what is given of a file is all of it. Deliberately absent: files that are long, errors, and kernels
 //! before 5.19: of these nothing is given, and the caller reads one after the other, and finds out what is wrong.
@@ -13,6 +14,8 @@ use std::os::fd::AsRawFd;
 
 use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{IoUring, opcode, squeue};
+
+use crate::limits::BULK_FILES_AT_ONCE;
 
 /// Marks the completion of an opening; that of a reading has the file's place.
 const OPENED: u64 = u64::MAX;
@@ -26,32 +29,43 @@ pub fn read(folder: &File, files: &[String], room: usize) -> Vec<Option<Vec<u8>>
 }
 
 fn together(folder: &File, files: &[String], room: usize) -> io::Result<Vec<Option<Vec<u8>>>> {
-    let count = u32::try_from(files.len()).map_err(io::Error::other)?;
-    let length = u32::try_from(room).map_err(io::Error::other)?;
-    let mut ring = IoUring::new(2 * count)?;
+    let batch = files.len().min(BULK_FILES_AT_ONCE);
+    let count = u32::try_from(batch).map_err(io::Error::other)?;
+    let mut ring = IoUring::new((2 * count).max(1))?;
     ring.submitter().register_files_sparse(count)?;
-    let names = files.iter().map(|file| CString::new(file.as_str())).collect::<Result<Vec<CString>, _>>()?;
-    let mut buffers = vec![0; files.len() * room];
-    for (place, (name, buffer)) in (0..count).zip(names.iter().zip(buffers.chunks_exact_mut(room))) {
+    let mut buffers = vec![0; batch * room];
+    let mut all = Vec::with_capacity(files.len());
+    for files in files.chunks(BULK_FILES_AT_ONCE) {
+        let names = files.iter().map(|file| CString::new(file.as_str())).collect::<Result<Vec<CString>, _>>()?;
+        let lengths = match ask(&mut ring, folder, &names, &mut buffers, room) {
+            Ok(lengths) => lengths,
+            Err(error) => {
+                std::mem::forget((names, buffers));
+                return Err(error);
+            }
+        };
+        // What fills its room may go on.
+        let whole = |length: i32| usize::try_from(length).ok().filter(|length| *length < room);
+        let contents = lengths.into_iter().zip(buffers.chunks_exact(room));
+        all.extend(contents.map(|(length, buffer)| whole(length).map(|length| buffer[..length].to_vec())));
+    }
+    Ok(all)
+}
+
+/// Opens and reads each of some files; gives the kernel's results of the latter. After an error the kernel may still
+/// use names and buffers, which must not be freed then. A file that replaces another in its slot closes that.
+fn ask(ring: &mut IoUring, folder: &File, names: &[CString], buffers: &mut [u8], room: usize) -> io::Result<Vec<i32>> {
+    let length = u32::try_from(room).map_err(io::Error::other)?;
+    for (place, (name, buffer)) in (0..).zip(names.iter().zip(buffers.chunks_exact_mut(room))) {
         let slot = DestinationSlot::try_from_slot_target(place).expect("there are far fewer");
         let open = opcode::OpenAt::new(Fd(folder.as_raw_fd()), name.as_ptr()).file_index(Some(slot));
         let open = open.flags(libc::O_RDONLY).build().flags(squeue::Flags::IO_LINK).user_data(OPENED);
         let read = opcode::Read::new(Fixed(place), buffer.as_mut_ptr(), length).build().user_data(place.into());
         // SAFETY: folder, name and buffer stay where they are until both are complete: all completions are waited for
-        // below, and where that is not possible names and buffers are never freed.
+        // below, and where that is not possible the caller never frees names and buffers.
         unsafe { ring.submission().push_multiple(&[open, read]) }.map_err(io::Error::other)?;
     }
-    let lengths = match complete(&mut ring, files.len()) {
-        Ok(lengths) => lengths,
-        Err(error) => {
-            std::mem::forget((names, buffers));
-            return Err(error);
-        }
-    };
-    let contents = lengths.into_iter().zip(buffers.chunks_exact(room));
-    // What fills its room may go on.
-    let whole = |length: i32| usize::try_from(length).ok().filter(|length| *length < room);
-    Ok(contents.map(|(length, buffer)| whole(length).map(|length| buffer[..length].to_vec())).collect())
+    complete(ring, names.len())
 }
 
 /// Waits until every file is opened and read; gives the kernel's results of the latter.

@@ -73,3 +73,7 @@ pub const LANE_THREADS_MORE: usize = 32;
 /// If no job begins for that long while one may, all threads of a lane hang. Calls that block take milliseconds; on a
 /// machine with far more to do than it can, a thread too many does no harm.
 pub const LANE_HANGS_MS: u64 = 200;
+
+/// Small files that are opened and read at once, each with two entries of a ring: enough for a disk to have them side
+/// by side, and few enough that their memory is used again and again.
+pub const BULK_FILES_AT_ONCE: usize = 128;
