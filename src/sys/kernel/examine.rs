@@ -177,7 +177,7 @@ fn together(known: &Known, found: Occupant) -> Occupant {
 /// are.
 pub(super) fn list(own: &BTreeSet<PathBuf>) -> io::Result<Vec<DevicePath>> {
     let mut paths = all()?;
-    paths.retain(|path| !own.contains(path.as_path()));
+    paths.retain(|path| !own.contains(path.as_path()) && !holds_nothing(path));
     if udev_runs() {
         paths = paths.iter().filter_map(may_be_ours).collect();
     } else {
@@ -190,14 +190,26 @@ pub(super) fn list(own: &BTreeSet<PathBuf>) -> io::Result<Vec<DevicePath>> {
     Ok(paths)
 }
 
+/// Whether a device has no sectors: a loop device without a file, a drive without a medium.
+fn holds_nothing(node: &DevicePath) -> bool {
+    let size = in_sysfs(node).and_then(|folder| fs::read_to_string(folder.join("size")).ok());
+    size.is_some_and(|size| size.trim() == "0")
+}
+
+/// Where sysfs has a device.
+fn in_sysfs(node: &DevicePath) -> Option<PathBuf> {
+    // The kernel writes a slash in a device's name like this.
+    let name = node.as_path().strip_prefix(NODES).ok()?.to_str()?.replace('/', "!");
+    Some(Path::new(BLOCK_DEVICES).join(name))
+}
+
 /// The node of a device of which udev says that it carries a Stratis signature, or on which it has seen nothing at all.
 /// The kernel's node is not always what udev calls it.
 ///
 /// What udev has not seen may be there: it does not hear of a device that somebody writes and closes while it is busy
 /// with that device. We tell it (see `devices`); stratisd 3.9.2, whom we may follow, does not.
 fn may_be_ours(node: &DevicePath) -> Option<DevicePath> {
-    let name = node.as_path().strip_prefix(NODES).ok()?.to_str()?.replace('/', "!");
-    let device = Device::from_syspath(&Path::new(BLOCK_DEVICES).join(name)).ok()?;
+    let device = Device::from_syspath(&in_sysfs(node)?).ok()?;
     let known = Known::of(&device)?;
     let ours = known.kind.as_deref().map_or_else(|| is_blank(&device, &known), |kind| kind == STRATIS);
     device.devnode().filter(|_| ours).and_then(|node| DevicePath::try_from(node.to_str()?).ok())
