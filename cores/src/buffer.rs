@@ -9,7 +9,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::slice;
 
@@ -19,8 +19,8 @@ use crate::limits::BUFFER_BYTES_MAX;
 pub struct Buffer {
     /// Aligned as `layout` says; dangling if the layout has no size.
     bytes: NonNull<u8>,
-    /// Bytes in use, at most the size of `layout`; all of them are initialised.
-    len: usize,
+    /// The bytes in use, within the size of `layout`; all of them are initialised.
+    used: Range<usize>,
     layout: Layout,
 }
 
@@ -36,27 +36,34 @@ impl Buffer {
         assert!(len <= BUFFER_BYTES_MAX, "a buffer of {len} bytes: {BUFFER_BYTES_MAX} are allowed");
         let layout = Layout::from_size_align(len, align).expect("the alignment is a power of two");
         if len == 0 {
-            return Buffer { bytes: layout.dangling_ptr(), len, layout };
+            return Buffer { bytes: layout.dangling_ptr(), used: 0..len, layout };
         }
         // SAFETY: the layout's size is not zero.
         let bytes = unsafe { alloc_zeroed(layout) };
         let Some(bytes) = NonNull::new(bytes) else { handle_alloc_error(layout) };
-        Buffer { bytes, len, layout }
+        Buffer { bytes, used: 0..len, layout }
     }
 
-    /// Forgets the bytes from `len` on; does nothing if there are no more.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+    /// Forgets all bytes but some. Nothing is copied, so where they begin is aligned no more.
+    ///
+    /// # Panics
+    /// If it has no such bytes: a bug of the caller.
+    #[must_use]
+    pub fn part(mut self, part: Range<usize>) -> Buffer {
+        assert!(part.start <= part.end && part.end <= self.used.len(), "bytes {part:?} of {}", self.used.len());
+        self.used = self.used.start + part.start..self.used.start + part.end;
+        self
     }
 
     /// Where the bytes are, for the kernel.
     pub(crate) fn as_kernel_pointer(&mut self) -> *mut u8 {
-        self.bytes.as_ptr()
+        // SAFETY: `used` lies within the allocation.
+        unsafe { self.bytes.as_ptr().add(self.used.start) }
     }
 
     /// The length as the kernel takes it.
     pub(crate) fn kernel_len(&self) -> u32 {
-        u32::try_from(self.len).expect("BUFFER_BYTES_MAX is below 4 GiB")
+        u32::try_from(self.used.len()).expect("BUFFER_BYTES_MAX is below 4 GiB")
     }
 }
 
@@ -67,7 +74,7 @@ impl From<Vec<u8>> for Buffer {
         let mut bytes = ManuallyDrop::new(bytes);
         let layout = Layout::array::<u8>(bytes.capacity()).expect("the vector was allocated with this layout");
         let start = NonNull::new(bytes.as_mut_ptr()).expect("a vector's pointer is never null");
-        Buffer { bytes: start, len: bytes.len(), layout }
+        Buffer { bytes: start, used: 0..bytes.len(), layout }
     }
 }
 
@@ -75,16 +82,16 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` bytes from `bytes` are allocated and initialised (zeroed, or a vector's
+        // SAFETY: the bytes `used` from `bytes` on are allocated and initialised (zeroed, or a vector's
         // elements), they are ours alone, and no `&mut` to them lives while `self` is borrowed.
-        unsafe { slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts(self.bytes.as_ptr().add(self.used.start), self.used.len()) }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and `self` is borrowed exclusively.
-        unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr().add(self.used.start), self.used.len()) }
     }
 }
 
@@ -100,7 +107,7 @@ impl Drop for Buffer {
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Buffer({} bytes, aligned to {})", self.len, self.layout.align())
+        write!(formatter, "Buffer({} bytes, aligned to {})", self.used.len(), self.layout.align())
     }
 }
 
@@ -135,11 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn truncating_shortens_and_never_lengthens() {
-        let mut buffer = Buffer::from(vec![1, 2, 3]);
-        buffer.truncate(9);
-        assert_eq!(&buffer[..], [1, 2, 3]);
-        buffer.truncate(1);
-        assert_eq!(&buffer[..], [1]);
+    fn a_part_of_a_part_is_where_it_was() {
+        let buffer = Buffer::from(vec![0, 1, 2, 3, 4, 5]);
+        let start = buffer.as_ptr();
+        let part = buffer.part(1..5).part(1..3);
+        assert_eq!((&part[..], part.as_ptr()), (&[2, 3][..], start.wrapping_add(2)));
+        assert_eq!(part.kernel_len(), 2);
+    }
+
+    #[test]
+    #[should_panic = "bytes 1..3 of 2"]
+    fn a_part_is_not_longer_than_the_whole() {
+        drop(Buffer::from(vec![0, 1, 2]).part(0..2).part(1..3));
     }
 }

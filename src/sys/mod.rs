@@ -25,6 +25,8 @@ mod volume;
 
 use std::time::Duration;
 
+use cores::side::Buffer;
+
 use crate::error::{Failure, Fault, Refusal};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
@@ -164,10 +166,10 @@ pub trait Sys: Clone + 'static {
     // ---- sectors ---------------------------------------------------------------------------
 
     /// Reads `count` sectors.
-    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault>;
+    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Buffer, Fault>;
 
     /// Reads several places of one target, each from its first sector on for so many, all at once.
-    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, Fault> {
+    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Buffer>, Fault> {
         let mut all = Vec::with_capacity(places.len());
         for (start, count) in places {
             all.push(self.read(target, *start, *count).await?);
@@ -176,7 +178,7 @@ pub trait Sys: Clone + 'static {
     }
 
     /// Reads the first sectors of many dm devices, so many of each.
-    async fn read_first(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Vec<u8>, Fault>> {
+    async fn read_first(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Buffer, Fault>> {
         let mut all = Vec::with_capacity(devices.len());
         for device in devices {
             all.push(self.read(Target::Dm(*device), Sectors::ZERO, count).await);

@@ -126,7 +126,7 @@ async fn exercise(sys: KernelSys, path: String, seed: u64) {
         let count = random.u64(0..SECTORS - start);
         let read = sys.read(target, Sectors(start), Sectors(count)).await.expect("it is there");
         let at = usize::try_from(start * 512).expect("small");
-        assert!(read == model[at..at + read.len()], "{count} sectors from {start} on (seed {seed})");
+        assert!(read[..] == model[at..at + read.len()], "{count} sectors from {start} on (seed {seed})");
     }
     sys.flush(vec![target, target]).await.into_iter().collect::<Result<(), _>>().expect("flushed");
     let past = sys.read(target, candidate.size, Sectors(1)).await.expect_err("behind the end");

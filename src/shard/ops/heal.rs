@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use cores::side::Buffer;
+
 use crate::engine::stack as tables;
 use crate::error::Fault;
 use crate::model::dm::Dm;
@@ -39,7 +41,7 @@ pub async fn sizes<S: Sys>(sys: &S, pool: PoolUuid, filesystems: &[FsUuid]) -> B
     // What is read lies at the beginning.
     let heads = sys.read_first(&devices, sectors(xfs::FIRST_READ.at + xfs::FIRST_READ.length)).await;
     // What is no XFS is the user's business, and a volume that cannot be read shows that soon enough.
-    let size = |head: Result<Vec<u8>, Fault>| head.ok().and_then(|bytes| xfs::size(&bytes)).map(sectors);
+    let size = |head: Result<Buffer, Fault>| head.ok().and_then(|bytes| xfs::size(&bytes)).map(sectors);
     filesystems.iter().zip(heads).filter_map(|(uuid, head)| Some((*uuid, size(head)?))).collect()
 }
 

@@ -57,7 +57,8 @@ async fn read<S: Sys>(sys: &S, device: Dm, places: &[Span]) -> Result<Vec<Vec<u8
     let mut bytes = Vec::with_capacity(places.len());
     for part in places.chunks(READS_AT_ONCE_MAX) {
         let part: Vec<_> = part.iter().map(|place| (sectors(place.at), sectors(place.length))).collect();
-        bytes.extend(sys.read_each(Target::Dm(device), &part).await?);
+        let read = sys.read_each(Target::Dm(device), &part).await?;
+        bytes.extend(read.iter().map(|read| read.to_vec()));
     }
     Ok(bytes)
 }

@@ -313,7 +313,7 @@ async fn widen<S: Sys>(sys: &S, member: &Member, start: Sectors, data: Vec<u8>) 
     if first == start && end == start + length {
         return Ok((start, data));
     }
-    let mut wide = sys.read(Target::Device(member.candidate.number), first, end - first).await?;
+    let mut wide = sys.read(Target::Device(member.candidate.number), first, end - first).await?.to_vec();
     let at = usize::try_from((start - first).offset()).expect("a region is small");
     wide[at..at + data.len()].copy_from_slice(&data);
     Ok((first, wide))

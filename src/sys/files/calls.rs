@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cores::rt;
-use cores::side::Fd;
+use cores::side::{Buffer, Fd};
 
 use super::root::Locked;
 use super::{FilesSys, Open, devices, examine, fault, links, mdv, thin};
@@ -271,7 +271,7 @@ impl Sys for FilesSys {
         }
     }
 
-    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
+    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Buffer, Fault> {
         let outcome = self.read_sectors(target, start, count).await;
         outcome.map_err(|why| Fault::new("read", self.subject(target, start), why))
     }

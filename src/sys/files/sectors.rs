@@ -96,7 +96,7 @@ impl FilesSys {
         Ok(BlockSizes { logical: 512, physical: 512 })
     }
 
-    pub(super) async fn read_sectors(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
+    pub(super) async fn read_sectors(&self, target: Target, start: Sectors, count: Sectors) -> Result<Buffer, Why> {
         let volumes = Volumes::from([(target, self.reach(target, false).await)]);
         let mut bytes = Vec::new();
         for Part { fd, start, count } in self.parts(&volumes, target, start, count)? {
@@ -106,7 +106,7 @@ impl FilesSys {
             whole(result, wanted)?;
             bytes.extend_from_slice(&buffer);
         }
-        Ok(bytes)
+        Ok(bytes.into())
     }
 
     pub(super) async fn write_sectors(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use cores::rt::{book, timed};
+use cores::side::Buffer;
 
 use super::mounted::MEMORY;
 use super::{KernelSys, fault};
@@ -75,17 +76,17 @@ impl Sys for KernelSys {
         self.close_device(number, forget).await;
     }
 
-    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
+    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Buffer, Fault> {
         let outcome = timed("read", self.read_sectors(target, start, count)).await;
         outcome.map_err(|why| Fault::new("read", self.subject(target, start), why))
     }
 
-    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, Fault> {
+    async fn read_each(&self, target: Target, places: &[(Sectors, Sectors)]) -> Result<Vec<Buffer>, Fault> {
         let outcome = timed("read", self.read_places(target, places)).await;
         outcome.map_err(|(start, why)| Fault::new("read", self.subject(target, start), why))
     }
 
-    async fn read_first(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Vec<u8>, Fault>> {
+    async fn read_first(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Buffer, Fault>> {
         let read = timed("read", self.read_heads(devices, count)).await;
         let subject = |device: &Dm| self.subject(Target::Dm(*device), Sectors::ZERO);
         read.into_iter().zip(devices).map(|(read, device)| read.map_err(fault("read", subject(device)))).collect()

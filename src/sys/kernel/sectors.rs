@@ -120,7 +120,7 @@ impl KernelSys {
         }
     }
 
-    pub(super) async fn read_sectors(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
+    pub(super) async fn read_sectors(&self, target: Target, start: Sectors, count: Sectors) -> Result<Buffer, Why> {
         let place = self.place(target, false).await?;
         let outcome = self.read_place(&place, start, count).await;
         self.leave(vec![place]).await;
@@ -132,21 +132,21 @@ impl KernelSys {
         &self,
         target: Target,
         places: &[(Sectors, Sectors)],
-    ) -> Result<Vec<Vec<u8>>, (Sectors, Why)> {
+    ) -> Result<Vec<Buffer>, (Sectors, Why)> {
         let place = self.place(target, false).await.map_err(|why| (Sectors::ZERO, why))?;
         let outcome = self.read_at(&place, places).await;
         self.leave(vec![place]).await;
         outcome
     }
 
-    async fn read_at(&self, place: &Place, places: &[(Sectors, Sectors)]) -> Result<Vec<Vec<u8>>, (Sectors, Why)> {
+    async fn read_at(&self, place: &Place, places: &[(Sectors, Sectors)]) -> Result<Vec<Buffer>, (Sectors, Why)> {
         let wanted = places.iter().map(|(start, count)| Ok((place, *start, *count))).collect();
         let read = self.read_all(wanted).await;
         read.into_iter().zip(places).map(|(read, (start, _))| read.map_err(|why| (*start, why))).collect()
     }
 
     /// The first sectors of dm devices of a pool, so many of each; a part of the devices at a time.
-    pub(super) async fn read_heads(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Vec<u8>, Why>> {
+    pub(super) async fn read_heads(&self, devices: &[Dm], count: Sectors) -> Vec<Result<Buffer, Why>> {
         let numbers = self.inner.mapper.numbers(devices).await;
         let mut all = Vec::with_capacity(devices.len());
         for (some, numbers) in devices.chunks(READS_AT_ONCE_MAX).zip(numbers.chunks(READS_AT_ONCE_MAX)) {
@@ -162,7 +162,7 @@ impl KernelSys {
     }
 
     /// Reads sectors of places that could be found, all at once.
-    async fn read_all(&self, wanted: Vec<Result<(&Place, Sectors, Sectors), Why>>) -> Vec<Result<Vec<u8>, Why>> {
+    async fn read_all(&self, wanted: Vec<Result<(&Place, Sectors, Sectors), Why>>) -> Vec<Result<Buffer, Why>> {
         let mut reads = Vec::with_capacity(wanted.len());
         let mut parts = Vec::with_capacity(wanted.len());
         for wanted in wanted {
@@ -178,16 +178,16 @@ impl KernelSys {
         let found = |part: Result<(usize, Range<usize>), Why>| {
             let (bytes, part) = part?;
             let (result, buffer) = read.next().expect("each of these was read");
-            whole(result, bytes).map(|()| buffer[part].to_vec())
+            whole(result, bytes).map(|()| buffer.part(part))
         };
         parts.into_iter().map(found).collect()
     }
 
-    async fn read_place(&self, place: &Place, start: Sectors, count: Sectors) -> Result<Vec<u8>, Why> {
+    async fn read_place(&self, place: &Place, start: Sectors, count: Sectors) -> Result<Buffer, Why> {
         let range = place.range(start, count)?;
         let blocks = extents::around(&range, u64::from(place.blocks.logical), place.size);
         let buffer = self.read_bytes(place, &blocks).await?;
-        Ok(buffer[within(&range, &blocks)].to_vec())
+        Ok(buffer.part(within(&range, &blocks)))
     }
 
     /// Reads whole blocks.

@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use cores::rt;
+use cores::side::Buffer;
 
 use super::Machine;
 use super::disks::Disk;
@@ -273,10 +274,10 @@ impl Sys for SimSys {
         }
     }
 
-    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Vec<u8>, Fault> {
+    async fn read(&self, target: Target, start: Sectors, count: Sectors) -> Result<Buffer, Fault> {
         let read = self.ask("read", subject(target, start), |state| state.read(self.seat, target, start, count)).await;
         self.heard_of(target).await;
-        read
+        read.map(Buffer::from)
     }
 
     async fn write(&self, batch: Vec<Write>) -> Vec<Result<(), Fault>> {
