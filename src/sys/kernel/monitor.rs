@@ -17,11 +17,12 @@ use std::time::Duration;
 
 use cores::rt;
 use cores::side::Fd;
-use devicemapper::{DM, DmResult};
+use devicemapper::DM;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use udev::{MonitorBuilder, MonitorSocket};
 
+use super::dm::list::{Listed, Room, list};
 use super::lanes;
 use crate::error::Why;
 use crate::limits::{DEVICE_EVENTS_MAX, MONITOR_BYTES};
@@ -95,19 +96,15 @@ impl KernelSys {
         let control = self.control()?;
         let dm = Arc::clone(&control.dm);
         let job = move || {
-            dm.arm_poll()?;
-            dm.list_devices()
+            dm.1.arm_poll().map_err(io::Error::other)?;
+            list(dm.1.file().as_fd(), &dm.0)
         };
-        let listed: DmResult<Vec<_>> = lanes::on(&self.inner.lanes.events, job).await?;
+        let listed: io::Result<Vec<Listed>> = lanes::on(&self.inner.lanes.events, job).await?;
         let listed = listed.map_err(|error| {
             log::error!("device-mapper does not list its devices: {error}");
             Why::Errno(libc::EIO)
         })?;
-        let ours = listed.into_iter().filter_map(|(name, _, event)| {
-            let device = name.to_string().parse().ok()?;
-            Some((device, event.unwrap_or_default()))
-        });
-        let news = control.compare(ours.collect());
+        let news = control.compare(listed.into_iter().map(|listed| (listed.device, listed.event)).collect());
         if news.is_empty() {
             self.inner.side.readable(&control.fd).await.map_err(|error| super::why(&error))?;
         }
@@ -232,7 +229,7 @@ impl<'a> Heard<'a> {
 
 /// Device-mapper's control device, open for its events alone, and the event numbers told so far.
 struct Control {
-    dm: Arc<DM>,
+    dm: Arc<(Room, DM)>,
     /// The same, to wait for.
     fd: Fd,
     told: RefCell<Option<BTreeMap<Dm, u32>>>,
@@ -245,7 +242,7 @@ impl Control {
             Why::Errno(libc::EIO)
         })?;
         let fd = dm.file().as_fd().try_clone_to_owned().map_err(|error| super::why(&error))?;
-        Ok(Self { dm: Arc::new(dm), fd: Rc::new(fd), told: RefCell::default() })
+        Ok(Self { dm: Arc::new((Room::default(), dm)), fd: Rc::new(fd), told: RefCell::default() })
     }
 
     fn compare(&self, now: BTreeMap<Dm, u32>) -> Vec<Dm> {

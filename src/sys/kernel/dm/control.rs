@@ -11,8 +11,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use devicemapper::errors::Error;
-use devicemapper::{DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmNameBuf, DmOptions, DmUuid};
+use devicemapper::{DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUuid};
 
+use super::list::{Room, list};
 use super::table::Lines;
 use crate::error::Why;
 use crate::model::device::DeviceNumber;
@@ -22,6 +23,7 @@ use crate::model::ids::PoolUuid;
 /// An open control device.
 pub(super) struct Control {
     dm: DM,
+    room: Room,
 }
 
 /// What the kernel says of a device.
@@ -50,7 +52,7 @@ pub(super) enum Ask {
 impl Control {
     /// Opens it.
     pub(super) fn open() -> io::Result<Self> {
-        DM::new().map(|dm| Self { dm }).map_err(|error| io::Error::other(error.to_string()))
+        DM::new().map(|dm| Self { dm, room: Room::default() }).map_err(|error| io::Error::other(error.to_string()))
     }
 
     /// For ioctls of our own.
@@ -128,11 +130,8 @@ impl Control {
 
     /// The devices of all pools, with their numbers.
     pub(super) fn ours(&self) -> Result<Vec<(Dm, DeviceNumber)>, Why> {
-        let named = |(name, number, _): (DmNameBuf, Device, Option<u32>)| {
-            let device = str::from_utf8(name.as_bytes()).ok()?.parse().ok()?;
-            Some((device, numbered(number)))
-        };
-        Ok(self.dm.list_devices().map_err(why)?.into_iter().filter_map(named).collect())
+        let listed = list(self.descriptor(), &self.room).map_err(|error| super::super::why(&error))?;
+        Ok(listed.into_iter().map(|listed| (listed.device, listed.number)).collect())
     }
 }
 

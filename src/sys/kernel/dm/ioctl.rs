@@ -22,8 +22,9 @@ use devicemapper_sys::{
 use crate::model::dm::Dm;
 
 /// The interface we speak: every kernel that `namespace::prepare` lets pass has it.
-const VERSION: [u32; 3] = [4, 37, 0];
-const REQUEST_BYTES: usize = size_of::<dm_ioctl>();
+pub(super) const VERSION: [u32; 3] = [4, 37, 0];
+/// What each ioctl begins with.
+pub(super) const REQUEST_BYTES: usize = size_of::<dm_ioctl>();
 /// Longest message with the NUL behind it: `create_snap` and two numbers of eight digits take thirty.
 const MESSAGE_BYTES: usize = 40;
 

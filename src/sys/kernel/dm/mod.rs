@@ -10,6 +10,7 @@ mod change;
 mod control;
 mod cookie;
 mod ioctl;
+pub(super) mod list;
 mod reserve;
 mod semaphore;
 mod status;
