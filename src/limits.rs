@@ -204,8 +204,11 @@ pub const DM_BATCH_MAX: usize = 64;
 /// Room for a list of dm devices that is tried first: some 150 of them.
 pub const DM_LIST_BYTES_MIN: usize = 16 << 10;
 
-/// Room for a list of dm devices: 150,000 of them, more than minor numbers that any machine was seen to use.
-pub const DM_LIST_BYTES_MAX: usize = 16 << 20;
+/// Room for the table or the status of a dm device that is tried first: those of most have one line.
+pub const DM_STATUS_BYTES_MIN: usize = 1 << 10;
+
+/// Room for any answer of device-mapper: a list of 150,000 devices, and as many lines of a table.
+pub const DM_ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Tries to remove a dm device that is in use, or to put one on what is in use, and the pause between them:
 /// udev's look into a new device is over after some 100 ms, a forked child has run its program by then.

@@ -1,4 +1,4 @@
-//! What is asked of device-mapper: the devicemapper crate, with our names and errors.
+//! What is asked of device-mapper, with our names and errors: changes by the devicemapper crate, questions by our own.
 //!
 //! Everything here blocks; it runs on a lane. Invariant: a device that is not there is ENXIO, whatever
 //! was asked of it.
@@ -11,14 +11,22 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use devicemapper::errors::Error;
-use devicemapper::{DM, DevId, Device, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUuid};
+use devicemapper::{DM, DevId, DmError, DmName, DmOptions, DmUuid};
+use devicemapper_sys::{
+    DM_ACTIVE_PRESENT_FLAG, DM_DEV_STATUS_CMD, DM_INACTIVE_PRESENT_FLAG, DM_NOFLUSH_FLAG, DM_STATUS_TABLE_FLAG,
+    DM_SUSPEND_FLAG, DM_TABLE_STATUS_CMD, dm_ioctl,
+};
 
+use super::ioctl::REQUEST_BYTES;
 use super::list::{Room, list};
+use super::question::{Question, has_uuid, numbered};
 use super::table::Lines;
 use crate::error::Why;
+use crate::limits::DM_STATUS_BYTES_MIN;
 use crate::model::device::DeviceNumber;
 use crate::model::dm::Dm;
 use crate::model::ids::PoolUuid;
+use crate::sys::jobs::why as io_why;
 
 /// An open control device.
 pub(super) struct Control {
@@ -67,9 +75,9 @@ impl Control {
 
     /// What the device is.
     pub(super) fn info(&self, device: Dm) -> Result<Info, Why> {
-        let name = device.to_string();
-        let info = self.dm.device_info(&DevId::Name(dm_name(&name))).map_err(why)?;
-        Ok(told(&info, &name))
+        let question = Question { command: DM_DEV_STATUS_CMD, flags: 0, device: Some(device) };
+        let answer = question.ask(self.descriptor(), REQUEST_BYTES).map_err(|error| io_why(&error))?;
+        Ok(said(&answer.header, device))
     }
 
     /// Its number.
@@ -104,14 +112,14 @@ impl Control {
 
     fn ask(&self, device: Dm, ask: Ask) -> Result<(Info, Lines), Why> {
         let flags = match ask {
-            Ask::Table => DmFlags::DM_STATUS_TABLE | DmFlags::DM_NOFLUSH,
-            Ask::Status => DmFlags::DM_NOFLUSH,
-            Ask::StatusAfterCommit => DmFlags::empty(),
+            Ask::Table => DM_STATUS_TABLE_FLAG | DM_NOFLUSH_FLAG,
+            Ask::Status => DM_NOFLUSH_FLAG,
+            Ask::StatusAfterCommit => 0,
         };
-        let name = device.to_string();
-        let options = DmOptions::default().set_flags(flags);
-        let (info, lines) = self.dm.table_status(&DevId::Name(dm_name(&name)), options).map_err(why)?;
-        Ok((told(&info, &name), lines))
+        let question = Question { command: DM_TABLE_STATUS_CMD, flags, device: Some(device) };
+        let answer = question.ask(self.descriptor(), DM_STATUS_BYTES_MIN).map_err(|error| io_why(&error))?;
+        let lines = answer.lines().map_err(|error| io_why(&error))?;
+        Ok((said(&answer.header, device), lines))
     }
 
     /// Tells a target something.
@@ -130,7 +138,7 @@ impl Control {
 
     /// The devices of all pools, with their numbers.
     pub(super) fn ours(&self) -> Result<Vec<(Dm, DeviceNumber)>, Why> {
-        let listed = list(self.descriptor(), &self.room).map_err(|error| super::super::why(&error))?;
+        let listed = list(self.descriptor(), &self.room).map_err(|error| io_why(&error))?;
         Ok(listed.into_iter().map(|listed| (listed.device, listed.number)).collect())
     }
 }
@@ -168,18 +176,16 @@ fn there<T>(asked: Result<T, Why>) -> Result<Option<T>, Why> {
     }
 }
 
-fn numbered(number: Device) -> DeviceNumber {
-    DeviceNumber(number.major.into(), number.minor.into())
-}
-
-fn told(info: &DeviceInfo, name: &str) -> Info {
+/// What an answer says of a device.
+fn said(header: &dm_ioctl, device: Dm) -> Info {
+    let has = |flag| header.flags & flag != 0;
     Info {
-        number: numbered(info.device()),
-        open_count: u32::try_from(info.open_count()).unwrap_or_default(),
-        own_uuid: info.uuid().is_some_and(|uuid| uuid.as_bytes() == name.as_bytes()),
-        active_table: info.flags().contains(DmFlags::DM_ACTIVE_PRESENT),
-        inactive_table: info.flags().contains(DmFlags::DM_INACTIVE_PRESENT),
-        suspended: info.flags().contains(DmFlags::DM_SUSPEND),
+        number: numbered(header.dev),
+        open_count: u32::try_from(header.open_count).unwrap_or_default(),
+        own_uuid: has_uuid(header, &device.to_string()),
+        active_table: has(DM_ACTIVE_PRESENT_FLAG),
+        inactive_table: has(DM_INACTIVE_PRESENT_FLAG),
+        suspended: has(DM_SUSPEND_FLAG),
     }
 }
 

@@ -69,11 +69,7 @@ impl Request {
         let mut header = dm_ioctl { version: VERSION, event_nr, flags, ..Default::default() };
         header.data_size = u32::try_from(REQUEST_BYTES).expect("the header has some 300 bytes");
         header.data_start = header.data_size;
-        let name = device.to_string();
-        assert!(name.len() < DM_NAME_LEN as usize, "{name} is longer than a dm name");
-        for (to, from) in header.name.iter_mut().zip(name.bytes()) {
-            *to = c_char::try_from(from).expect("dm names are ASCII");
-        }
+        put_name(&mut header, device);
         Self { change, sent: Sent { header, sector: 0, message: [0; MESSAGE_BYTES] } }
     }
 
@@ -102,6 +98,15 @@ impl Request {
             return Err(io::Error::last_os_error());
         }
         Ok(self.sent.header.flags & DM_UEVENT_GENERATED_FLAG != 0)
+    }
+}
+
+/// Says which device a request is about.
+pub(super) fn put_name(header: &mut dm_ioctl, device: Dm) {
+    let name = device.to_string();
+    assert!(name.len() < DM_NAME_LEN as usize, "{name} is longer than a dm name");
+    for (to, from) in header.name.iter_mut().zip(name.bytes()) {
+        *to = c_char::try_from(from).expect("dm names are ASCII");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The dm devices of all pools, asked for with one system call.
 //!
-//! The devicemapper crate begins with room for 150 devices and doubles it until all fit, each time. With a thousand
-//! filesystems that is four calls, and each event of device-mapper costs two lists. Here what sufficed is tried first.
+//! With a thousand filesystems that takes more room than is at hand without asking first, and each event of
+//! device-mapper costs two lists. So the room that sufficed is tried first.
 //!
 //! Invariant: nothing is read but what the kernel has written; what is not understood is an error.
 //!
@@ -11,20 +11,16 @@
 
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cores::side::Buffer;
-use devicemapper_sys::{DM_BUFFER_FULL_FLAG, DM_IOCTL, DM_LIST_DEVICES_CMD, dm_ioctl, dm_name_list};
-use nix::sys::stat::{major, minor};
+use devicemapper_sys::{DM_LIST_DEVICES_CMD, dm_name_list};
 
-use super::ioctl::{REQUEST_BYTES, VERSION};
-use crate::limits::{DM_LIST_BYTES_MAX, DM_LIST_BYTES_MIN};
+use super::question::{ALIGNMENT, Question, not_understood, numbered, text};
+use crate::limits::DM_LIST_BYTES_MIN;
 use crate::model::device::DeviceNumber;
 use crate::model::dm::Dm;
 
-/// Entries and what follows a name begin at multiples of this.
-const ALIGNMENT: usize = align_of::<u64>();
 /// Where the name begins in an entry.
 const NAME_AT: usize = offset_of!(dm_name_list, name);
 
@@ -43,39 +39,10 @@ pub(in crate::sys::kernel) struct Room(AtomicUsize);
 
 /// Lists them, in no order.
 pub(in crate::sys::kernel) fn list(control: BorrowedFd<'_>, room: &Room) -> io::Result<Vec<Listed>> {
-    let mut bytes = room.0.load(Ordering::Relaxed).max(DM_LIST_BYTES_MIN);
-    while bytes <= DM_LIST_BYTES_MAX {
-        if let Some(answer) = ask(control, bytes)? {
-            room.0.store(bytes, Ordering::Relaxed);
-            return entries(&answer).ok_or_else(not_understood);
-        }
-        bytes *= 2;
-    }
-    Err(io::Error::other(format!("device-mapper's list takes more than {DM_LIST_BYTES_MAX} bytes")))
-}
-
-/// What the kernel says, if it has room.
-fn ask(control: BorrowedFd<'_>, bytes: usize) -> io::Result<Option<Buffer>> {
-    let mut header = dm_ioctl { version: VERSION, ..Default::default() };
-    header.data_size = u32::try_from(bytes).map_err(io::Error::other)?;
-    header.data_start = u32::try_from(REQUEST_BYTES).expect("the header has some 300 bytes");
-    let mut buffer = Buffer::aligned(bytes.max(REQUEST_BYTES), ALIGNMENT);
-    let start = buffer.as_mut_ptr().cast::<dm_ioctl>();
-    let request = nix::request_code_readwrite!(DM_IOCTL, DM_LIST_DEVICES_CMD, REQUEST_BYTES);
-    // SAFETY: the buffer is ours alone, aligned for a header and no shorter than one, and lives on; the descriptor is
-    // borrowed, so it is open; the kernel reads and writes `data_size` bytes from the pointer, which the buffer has.
-    let (result, header) = unsafe {
-        start.write(header);
-        (libc::ioctl(control.as_raw_fd(), request, start), start.read())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if header.flags & DM_BUFFER_FULL_FLAG != 0 {
-        return Ok(None);
-    }
-    let (start, end) = (header.data_start as usize, header.data_size as usize);
-    if start > end || end > bytes { Err(not_understood()) } else { Ok(Some(buffer.part(start..end))) }
+    let first = room.0.load(Ordering::Relaxed).max(DM_LIST_BYTES_MIN);
+    let answer = Question { command: DM_LIST_DEVICES_CMD, flags: 0, device: None }.ask(control, first)?;
+    room.0.store(answer.room, Ordering::Relaxed);
+    entries(&answer.data).ok_or_else(not_understood)
 }
 
 /// The entries of a list.
@@ -84,12 +51,11 @@ fn entries(mut list: &[u8]) -> Option<Vec<Listed>> {
     while !list.is_empty() {
         let number = u64::from_ne_bytes(list.get(..8)?.try_into().ok()?);
         let next = u32::from_ne_bytes(list.get(8..NAME_AT)?.try_into().ok()?) as usize;
-        let length = list.get(NAME_AT..)?.iter().position(|byte| *byte == 0)?;
-        let name = &list[NAME_AT..NAME_AT + length];
-        let behind = (NAME_AT + length + 1).next_multiple_of(ALIGNMENT);
+        let name = text(list.get(NAME_AT..)?)?;
+        let behind = (NAME_AT + name.len() + 1).next_multiple_of(ALIGNMENT);
         let event = u32::from_ne_bytes(list.get(behind..behind + 4)?.try_into().ok()?);
         if let Some(device) = str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
-            found.push(Listed { device, number: DeviceNumber(major(number), minor(number)), event });
+            found.push(Listed { device, number: numbered(number), event });
         }
         if next == 0 {
             break;
@@ -97,10 +63,6 @@ fn entries(mut list: &[u8]) -> Option<Vec<Listed>> {
         list = list.get(next..)?;
     }
     Some(found)
-}
-
-fn not_understood() -> io::Error {
-    io::Error::other("device-mapper's list is not understood")
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod control;
 mod cookie;
 mod ioctl;
 pub(super) mod list;
+mod question;
 mod reserve;
 mod semaphore;
 mod status;
