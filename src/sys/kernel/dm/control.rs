@@ -26,7 +26,6 @@ use crate::limits::DM_STATUS_BYTES_MIN;
 use crate::model::device::DeviceNumber;
 use crate::model::dm::Dm;
 use crate::model::ids::PoolUuid;
-use crate::sys::jobs::why as io_why;
 
 /// An open control device.
 pub(super) struct Control {
@@ -76,7 +75,7 @@ impl Control {
     /// What the device is.
     pub(super) fn info(&self, device: Dm) -> Result<Info, Why> {
         let question = Question { command: DM_DEV_STATUS_CMD, flags: 0, device: Some(device) };
-        let answer = question.ask(self.descriptor(), REQUEST_BYTES).map_err(|error| io_why(&error))?;
+        let answer = question.ask(self.descriptor(), REQUEST_BYTES).map_err(|error| unanswered(&error))?;
         Ok(said(&answer.header, device))
     }
 
@@ -117,8 +116,8 @@ impl Control {
             Ask::StatusAfterCommit => 0,
         };
         let question = Question { command: DM_TABLE_STATUS_CMD, flags, device: Some(device) };
-        let answer = question.ask(self.descriptor(), DM_STATUS_BYTES_MIN).map_err(|error| io_why(&error))?;
-        let lines = answer.lines().map_err(|error| io_why(&error))?;
+        let answer = question.ask(self.descriptor(), DM_STATUS_BYTES_MIN).map_err(|error| unanswered(&error))?;
+        let lines = answer.lines().map_err(|error| unanswered(&error))?;
         Ok((said(&answer.header, device), lines))
     }
 
@@ -138,7 +137,7 @@ impl Control {
 
     /// The devices of all pools, with their numbers.
     pub(super) fn ours(&self) -> Result<Vec<(Dm, DeviceNumber)>, Why> {
-        let listed = list(self.descriptor(), &self.room).map_err(|error| io_why(&error))?;
+        let listed = list(self.descriptor(), &self.room).map_err(|error| unanswered(&error))?;
         Ok(listed.into_iter().map(|listed| (listed.device, listed.number)).collect())
     }
 }
@@ -195,6 +194,11 @@ fn dm_name(name: &str) -> &DmName {
 
 fn dm_uuid(name: &str) -> &DmUuid {
     DmUuid::new(name).expect("names of pools' devices are short ASCII")
+}
+
+/// Why a question has no answer.
+fn unanswered(error: &io::Error) -> Why {
+    error.raw_os_error().map_or(Why::Data("device-mapper's answer is too long, or not understood"), Why::Errno)
 }
 
 fn why(error: DmError) -> Why {

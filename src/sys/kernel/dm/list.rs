@@ -1,7 +1,7 @@
 //! The dm devices of all pools, asked for with one system call.
 //!
-//! With a thousand filesystems that takes more room than is at hand without asking first, and each event of
-//! device-mapper costs two lists. So the room that sufficed is tried first.
+//! A list of a thousand takes more than 64 KiB, and each event of device-mapper costs two lists. So the room that
+//! sufficed the last time is tried first.
 //!
 //! Invariant: nothing is read but what the kernel has written; what is not understood is an error.
 //!
