@@ -134,7 +134,11 @@ fn swap(
 ) -> Result<Duration, Why> {
     // All that may be needed is made now: once the kernel has suspended the device there is no time.
     let cookie = expected(cookie);
-    let request = |change, cookie| Request::new(change, device, cookie::event(device, cookie));
+    let event = |cookie| match (before, cookie) {
+        (Some(_), None) => cookie::swapped(device),
+        (Some(_) | None, cookie) => cookie::event(device, cookie),
+    };
+    let request = |change, cookie| Request::new(change, device, event(cookie));
     let mut resume = request(Change::Resume, cookie);
     let mut undo = [request(Change::Clear, None), request(Change::Resume, None)];
     let mut stood = Duration::ZERO;

@@ -56,6 +56,15 @@ pub(super) fn event(device: Dm, cookie: Option<&Cookie>) -> u32 {
     flags(device) << DM_UDEV_FLAGS_SHIFT | cookie.map_or(0, |cookie| u32::from(cookie.low))
 }
 
+/// What a swap of tables is sent with that nobody waits for: nothing where the device is private. What udev is to leave
+/// alone of that it knows since the device came, and so it asks no program what the flags mean, for each event.
+pub(super) fn swapped(device: Dm) -> u32 {
+    match device {
+        Dm::Private(..) => 0,
+        Dm::Thin(..) => event(device, None),
+    }
+}
+
 /// A cookie of a batch.
 #[derive(Debug)]
 pub(super) struct Cookie {
@@ -212,6 +221,7 @@ mod tests {
         let [private, thin] = devices();
         assert_eq!(event(private, None), 0x004e_0000);
         assert_eq!(event(thin, None), 0x0040_0000);
+        assert_eq!((swapped(private), swapped(thin)), (0, 0x0040_0000));
         assert_eq!(event(private, Some(&cookie)), 0x004e_0000 | u32::from(cookie.low));
     }
 
