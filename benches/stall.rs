@@ -121,7 +121,7 @@ fn take_turn(guest: &Guest, figures: &mut Figures) {
     println!("turn: {:.1} {:.1}", slowest(&met), slowest(&others));
     udev::settle();
     let made: Vec<String> = client.family("filesystem").into_keys().collect();
-    client.destroy_filesystems(&pool, &made.iter().map(String::as_str).collect::<Vec<_>>()).done();
+    client.destroy_filesystems(&pool, &made).done();
     client.destroy_pool(&pool).done();
     udev::settle();
     run("dmsetup", &["remove", "--retry", "forgetful"]);
