@@ -94,12 +94,8 @@ impl KernelSys {
     /// Looks at the event numbers; if none has changed, waits until one may have.
     async fn dm_news(&self) -> Result<Vec<Dm>, Why> {
         let control = self.control()?;
-        let dm = Arc::clone(&control.dm);
-        let job = move || {
-            dm.1.arm_poll().map_err(io::Error::other)?;
-            list(dm.1.file().as_fd(), &dm.0)
-        };
-        let listed: io::Result<Vec<Listed>> = lanes::on(&self.inner.lanes.events, job).await?;
+        let source = Arc::clone(&control.source);
+        let listed = lanes::on(&self.inner.lanes.events, move || source.look()).await?;
         let listed = listed.map_err(|error| {
             log::error!("device-mapper does not list its devices: {error}");
             Why::Errno(libc::EIO)
@@ -229,10 +225,24 @@ impl<'a> Heard<'a> {
 
 /// Device-mapper's control device, open for its events alone, and the event numbers told so far.
 struct Control {
-    dm: Arc<(Room, DM)>,
+    source: Arc<Source>,
     /// The same, to wait for.
     fd: Fd,
     told: RefCell<Option<BTreeMap<Dm, u32>>>,
+}
+
+/// What a lane looks at.
+struct Source {
+    dm: DM,
+    room: Room,
+}
+
+impl Source {
+    /// Lists the devices of pools; what happens from now on wakes who waits for it.
+    fn look(&self) -> io::Result<Vec<Listed>> {
+        self.dm.arm_poll().map_err(io::Error::other)?;
+        list(self.dm.file().as_fd(), &self.room)
+    }
 }
 
 impl Control {
@@ -242,7 +252,7 @@ impl Control {
             Why::Errno(libc::EIO)
         })?;
         let fd = dm.file().as_fd().try_clone_to_owned().map_err(|error| super::why(&error))?;
-        Ok(Self { dm: Arc::new((Room::default(), dm)), fd: Rc::new(fd), told: RefCell::default() })
+        Ok(Self { source: Arc::new(Source { dm, room: Room::default() }), fd: Rc::new(fd), told: RefCell::default() })
     }
 
     fn compare(&self, now: BTreeMap<Dm, u32>) -> Vec<Dm> {
