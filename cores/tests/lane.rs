@@ -40,31 +40,33 @@ fn a_job_runs_on_a_thread_of_its_lane() {
 
 #[test]
 fn a_thread_is_started_when_all_others_have_jobs() {
-    let threads = || std::fs::read_dir("/proc/self/task").expect("a process has threads");
-    let named = move || {
-        let name =
-            |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
-        // A listing may leave out some while threads of other tests come and go.
-        (0..50).map(|_| threads().filter_map(name).filter(|name| name == "one by one\n").count()).max()
-    };
-    let counts = on_a_core(move || async move {
+    // Not by the names the kernel has for threads: one that is just started still has the name of who started it.
+    let threads = |lane: &Lane| format!("{lane:?}").rsplit_once("threads: ").expect("it says so").1[..1].to_owned();
+    let own = || std::thread::current().id();
+    let (counts, ids) = on_a_core(move || async move {
         let lane = Lane::new("one by one", 2, 4, None);
-        let none = named();
+        let (mut counts, mut ids) = (vec![threads(&lane)], vec![]);
         for _ in 0..5 {
-            lane.run(|| ()).await.expect("the job runs");
+            ids.push(lane.run(own).await.expect("the job runs"));
         }
-        let one = named();
+        counts.push(threads(&lane));
         let (open, begun, first) = gated(&lane);
         begun.recv().expect("the job begins");
-        lane.run(|| ()).await.expect("the job runs");
-        let two = named();
-        let waits = lane.run(|| ());
-        lane.run(|| ()).await.expect("the job runs");
+        ids.push(lane.run(own).await.expect("the job runs"));
+        counts.push(threads(&lane));
+        let waits = lane.run(own);
+        ids.push(lane.run(own).await.expect("the job runs"));
         drop(open);
-        first.await.and(waits.await).expect("the jobs end");
-        [none, one, two, named()]
+        first.await.expect("the job ends");
+        ids.push(waits.await.expect("the job ends"));
+        counts.push(threads(&lane));
+        (counts, ids)
     });
-    assert_eq!(counts, [0, 1, 2, 2].map(Some));
+    assert_eq!(counts, ["0", "1", "2", "2"]);
+    let (first, second) = (ids[0], ids[5]);
+    assert!(ids[..5].iter().all(|id| *id == first) && second != first, "{ids:?}");
+    // The first thread has a job until its gate opens.
+    assert_eq!(ids[6..], [second; 2], "{ids:?}");
 }
 
 #[test]
