@@ -1,7 +1,7 @@
 //! What an installation needs agrees with the program: policy, unit, udev rules and what they run, manual
 //! page, completion; and `make install` lays all of it out.
 //!
-//! Deliberately absent: whether dbus-daemon, systemd and udev read these files as meant.
+//! Deliberately absent: whether dbus-daemon, systemd and udev read these files as meant; virtual machines tell.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -32,13 +32,14 @@ pub fn make() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the calling thread steady, and has it run before all ordinary ones.
+/// Makes the calling thread steady, and has it run before all ordinary ones. A kernel that gives realtime threads to
+/// groups (`CONFIG_RT_GROUP_SCHED`) may have none left for the group of this process: then it is hastened.
 ///
 /// # Errors
 /// As `make`; it needs `CAP_SYS_NICE`, too.
 pub fn make_first() -> io::Result<()> {
     make()?;
-    schedule(libc::SCHED_RR, 1)
+    schedule(libc::SCHED_RR, 1).or_else(|_none_left| hasten())
 }
 
 /// Lets the calling thread get far more of the CPU than ordinary ones, and soon: it does little at a time, and others

@@ -74,6 +74,7 @@ mod peer;
 mod restart;
 mod revert;
 mod sectors;
+mod service;
 mod smoke;
 mod snapshot;
 mod thousand;

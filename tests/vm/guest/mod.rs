@@ -13,6 +13,7 @@ pub(crate) mod files;
 pub(crate) mod lab;
 pub(crate) mod peer;
 pub(crate) mod state;
+pub(crate) mod systemd;
 pub(crate) mod takeover;
 pub(crate) mod udev;
 pub(crate) mod used;
@@ -227,8 +228,13 @@ pub(crate) fn try_run(program: &str, arguments: &[&str]) -> (ExitStatus, String)
 
 /// Process ids of the programs with this name.
 pub(crate) fn processes(name: &str) -> Vec<u32> {
+    processes_called(|found| found == name)
+}
+
+/// Those of programs, and of threads of the kernel, that have such a name.
+pub(crate) fn processes_called(such: impl Fn(&str) -> bool) -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let named = |id: &u32| fs::read_to_string(Path::new("/proc").join(id.to_string()).join("comm"));
-    ids.filter(|id| named(id).is_ok_and(|comm| comm.trim_end() == name)).collect()
+    ids.filter(|id| named(id).is_ok_and(|comm| such(comm.trim_end()))).collect()
 }
