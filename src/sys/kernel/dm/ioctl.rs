@@ -22,8 +22,8 @@ use devicemapper_sys::{
 use crate::model::dm::Dm;
 
 /// The interface we speak: every kernel that `namespace::prepare` lets pass has it.
-pub(super) const VERSION: [u32; 3] = [4, 37, 0];
-/// What each ioctl begins with.
+const VERSION: [u32; 3] = [4, 37, 0];
+/// How much each ioctl begins with.
 pub(super) const REQUEST_BYTES: usize = size_of::<dm_ioctl>();
 /// Longest message with the NUL behind it: `create_snap` and two numbers of eight digits take thirty.
 const MESSAGE_BYTES: usize = 40;
@@ -66,10 +66,7 @@ impl Request {
             Change::Suspend => (0, DM_SUSPEND_FLAG),
             Change::Clear | Change::Message => (0, 0),
         };
-        let mut header = dm_ioctl { version: VERSION, event_nr, flags, ..Default::default() };
-        header.data_size = u32::try_from(REQUEST_BYTES).expect("the header has some 300 bytes");
-        header.data_start = header.data_size;
-        put_name(&mut header, device);
+        let header = dm_ioctl { event_nr, ..header(Some(device), flags) };
         Self { change, sent: Sent { header, sector: 0, message: [0; MESSAGE_BYTES] } }
     }
 
@@ -101,13 +98,16 @@ impl Request {
     }
 }
 
-/// Says which device a request is about.
-pub(super) fn put_name(header: &mut dm_ioctl, device: Dm) {
-    let name = device.to_string();
+/// What each ioctl begins with, of a device if it is about one; nothing follows yet.
+pub(super) fn header(device: Option<Dm>, flags: u32) -> dm_ioctl {
+    let length = u32::try_from(REQUEST_BYTES).expect("the header has some 300 bytes");
+    let mut header = dm_ioctl { version: VERSION, data_size: length, data_start: length, flags, ..Default::default() };
+    let name = device.map(|device| device.to_string()).unwrap_or_default();
     assert!(name.len() < DM_NAME_LEN as usize, "{name} is longer than a dm name");
     for (to, from) in header.name.iter_mut().zip(name.bytes()) {
         *to = c_char::try_from(from).expect("dm names are ASCII");
     }
+    header
 }
 
 #[cfg(test)]

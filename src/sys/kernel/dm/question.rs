@@ -18,7 +18,7 @@ use cores::side::Buffer;
 use devicemapper_sys::{DM_BUFFER_FULL_FLAG, DM_IOCTL, dm_ioctl, dm_target_spec};
 use nix::sys::stat::{major, minor};
 
-use super::ioctl::{REQUEST_BYTES, VERSION, put_name};
+use super::ioctl::{REQUEST_BYTES, header};
 use super::table::Lines;
 use crate::limits::DM_ANSWER_BYTES_MAX;
 use crate::model::device::DeviceNumber;
@@ -61,12 +61,8 @@ impl Question {
     }
 
     fn ask_once(&self, control: BorrowedFd<'_>, room: usize) -> io::Result<Option<Answer>> {
-        let mut header = dm_ioctl { version: VERSION, flags: self.flags, ..Default::default() };
-        header.data_size = u32::try_from(room).map_err(io::Error::other)?;
-        header.data_start = u32::try_from(REQUEST_BYTES).expect("the header has some 300 bytes");
-        if let Some(device) = self.device {
-            put_name(&mut header, device);
-        }
+        let size = u32::try_from(room).map_err(io::Error::other)?;
+        let header = dm_ioctl { data_size: size, ..header(self.device, self.flags) };
         let mut buffer = Buffer::aligned(room, ALIGNMENT);
         let start = buffer.as_mut_ptr().cast::<dm_ioctl>();
         let request = nix::request_code_readwrite!(DM_IOCTL, self.command, REQUEST_BYTES);
