@@ -48,6 +48,42 @@ fn examine(client: &Client, name: &str) -> PathBuf {
 }
 
 scenario!(
+    /// A udev that is late sees the copy's device go and the origin's come under the same number: a link that is there
+    /// once the start is answered stays.
+    a_link_that_is_there_after_a_revert_stays,
+    Spec { disks: &["4G"], ..SPEC },
+    |guest: &mut Guest| {
+        guest.start();
+        let client = guest.client();
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        let origin = client.make_filesystem(&pool, "origin");
+        let snapshot = client.snapshot(&pool, &origin, "s").done().1;
+        let link = files::node(&client, &origin);
+        schedule(&client, &snapshot);
+        client.stop_pool("p", "name").done();
+        assert!(!link.exists(), "it goes with the pool");
+
+        let late = udev::Frozen::now();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // As long as a start takes and longer, and shorter than a daemon waits for udev.
+                thread::sleep(Duration::from_secs(3));
+                drop(late);
+            });
+            client.start_pool("p", "name").done();
+            guest.until("there is a link", |_| link.exists());
+        });
+        let settling = thread::spawn(udev::settle);
+        while !settling.is_finished() {
+            assert!(link.exists(), "the link has gone again");
+        }
+        settling.join().expect("udev has nothing left to do in the end");
+        drop(examine(&client, "origin"));
+        guest.stop();
+    }
+);
+
+scenario!(
     /// Content, size and limit are the snapshot's, all else stays the origin's; who is a snapshot of the snapshot is
     /// one of the origin then.
     a_snapshot_takes_the_place_of_its_origin,

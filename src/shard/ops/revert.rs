@@ -46,18 +46,25 @@ pub async fn run<S: Sys>(
     rt::stage("revert");
     let active = shard.sys.active(pool).await?;
     let is_active = |uuid| active.contains(&Dm::Thin(pool, uuid));
+    let mut copies_were_active = false;
     for revert in scheduled.clear {
         let (origin, snapshot) = (revert.origin.uuid, revert.snapshot.uuid);
         if is_active(origin) || is_active(snapshot) {
             log::info!("a revert waits for the next start of its pool (pool={pool} origin={origin})");
             continue;
         }
+        copies_were_active = true;
         match copy(shard, pool, &revert, seen).await {
             Ok(copy) => commit(shard, pool, &revert, copy, found).await?,
             Err(fault) => {
                 log::error!("a filesystem is not reverted (pool={pool} origin={origin} snapshot={snapshot}): {fault}");
             }
         }
+    }
+    if copies_were_active {
+        // What comes up next gets their numbers, and a udev that is late takes the one for the other: it gives the
+        // new one its links, and takes them away again when it hears that the old one has gone.
+        shard.sys.settle(pool).await;
     }
     intents::recover(&shard.sys, pool, found).await.map(drop)
 }
