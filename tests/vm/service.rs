@@ -32,8 +32,7 @@ halves!(
         let systemd = Systemd::boot(guest);
         systemd.order(&["start"]);
         assert!(guest.client().has_owner(NAME), "it is started once it has its name");
-        let first = scheduling(&systemd, "events");
-        assert!(!first.is_empty() && first.iter().all(|how| *how == (RR, 0)), "{first:?}: {}", systemd.said());
+        guest.until("all go first", |_| all_are(&scheduling(&systemd, "events"), &[(RR, 0)]));
         let client = guest.client();
         let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
         let filesystem = client.make_filesystem(&pool, "f");
@@ -63,8 +62,8 @@ halves!(
         systemd.set("CPUWeight=200");
         systemd.order(&["start"]);
         guest.until("both filesystems are there", |_| client.family("filesystem").len() == 2);
-        let ahead = scheduling(&systemd, "events");
-        assert!(!ahead.is_empty() && ahead.iter().all(|how| [(RR, 0), (ORDINARY, -20)].contains(how)), "{ahead:?}");
+        let ahead = [(RR, 0), (ORDINARY, -20)];
+        guest.until("all are ahead", |_| all_are(&scheduling(&systemd, "events"), &ahead));
         contents.check(&folder);
         systemd.order(&["stop"]);
         files::unmount(&folder);
@@ -75,6 +74,11 @@ halves!(
         }
     }
 );
+
+/// Whether there are threads, and all of them are scheduled in one of these ways.
+fn all_are(threads: &[(i32, i32)], ways: &[(i32, i32)]) -> bool {
+    !threads.is_empty() && threads.iter().all(|how| ways.contains(how))
+}
 
 /// The policy and niceness of the daemon's threads of that name.
 fn scheduling(systemd: &Systemd, name: &str) -> Vec<(i32, i32)> {
