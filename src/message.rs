@@ -8,7 +8,6 @@
 use crate::descriptors::Descriptors;
 use crate::error::{Failure, Refusal};
 use crate::model::device::{Candidate, DeviceNumber, DevicePath, DeviceView, Tier};
-use crate::model::dm::Dm;
 use crate::model::filesystem::{FilesystemSpec, FilesystemView};
 use crate::model::ids::{DevUuid, FsUuid, PoolUuid};
 use crate::model::name::Name;
@@ -266,8 +265,8 @@ pub enum Event {
         /// Who asked for it, and waits until it is taken in.
         call: Option<CallId>,
     },
-    /// A dm device raised an event.
-    Dm(Dm),
+    /// The thin pool of a pool raised an event.
+    ThinPool(PoolUuid),
 }
 
 /// A device that a pool wants for a tier.

@@ -109,7 +109,7 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
     async fn listen_until(&self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut devices = pin!(devices::run(self));
-        let mut dm = pin!(self.dm_events());
+        let mut dm = pin!(self.thin_pool_events());
         let mut mesh = pin!(self.empty_outboxes());
         poll_fn(|cx| {
             if stop.as_mut().poll(cx).is_ready() {
@@ -122,11 +122,11 @@ impl<S: Sys, H: Fn(PoolUuid) -> usize> Core<'_, S, H> {
         .await;
     }
 
-    /// Events of dm devices go to the home of their pool.
-    async fn dm_events(&self) {
+    /// Events of thin pools go to the home of their pool.
+    async fn thin_pool_events(&self) {
         loop {
-            for device in self.sys.dm_events().await {
-                self.tell((self.home)(device.pool()), Event::Dm(device)).await;
+            for pool in self.sys.thin_pool_events().await {
+                self.tell((self.home)(pool), Event::ThinPool(pool)).await;
             }
         }
     }

@@ -126,6 +126,15 @@ impl FromStr for Dm {
     }
 }
 
+/// The pool of a thin pool's name. As cheap as it can be: it is asked of every dm device there is.
+pub fn thin_pool_of(name: &str) -> Option<PoolUuid> {
+    let found = name.ends_with(Role::ThinPool.suffix()).then(|| name.parse())?;
+    match found {
+        Ok(Dm::Private(pool, Role::ThinPool)) => Some(pool),
+        Ok(Dm::Private(..) | Dm::Thin(..)) | Err(NotOurs) => None,
+    }
+}
+
 /// What a linear line lies on.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Below {
@@ -324,7 +333,10 @@ mod tests {
         let mut all: Vec<Dm> = Role::ALL.into_iter().map(|role| Dm::Private(pool, role)).collect();
         all.push(Dm::Thin(pool, FsUuid::from_random([9; 16])));
         for device in all {
-            assert_eq!(device.to_string().parse(), Ok(device));
+            let name = device.to_string();
+            assert_eq!(name.parse(), Ok(device));
+            let is_thin_pool = device == Dm::Private(pool, Role::ThinPool);
+            assert_eq!(thin_pool_of(&name), is_thin_pool.then_some(pool), "{name}");
         }
     }
 
@@ -334,8 +346,10 @@ mod tests {
         let hyphenated = format!("stratis-1-private-{pool}-flex-mdv");
         let shouted = format!("stratis-1-private-{}-flex-mdv", pool.simple().to_uppercase());
         let unknown = format!("stratis-1-private-{}-flex-other", pool.simple());
-        for name in ["", "vg-lv", "stratis-1-", "stratis-1-private-", &hyphenated, &shouted, &unknown] {
+        let others = format!("vg-{}", Role::ThinPool.suffix());
+        for name in ["", "vg-lv", "stratis-1-", "stratis-1-private-", &hyphenated, &shouted, &unknown, &others] {
             assert_eq!(name.parse::<Dm>(), Err(NotOurs), "{name}");
+            assert_eq!(thin_pool_of(name), None, "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the event core reports, taken in: devices found and lost, events of dm devices.
+//! What the event core reports, taken in: devices found and lost, events of thin pools.
 //!
 //! Invariants: what is known of the devices of pools that do not run changes here at once, in the order of
 //! the reports; what follows for a pool happens in its queue, after what is going on there. A report that
@@ -13,7 +13,6 @@ use cores::rt;
 use crate::engine::gather::Gathered;
 use crate::message::{CallId, Claim, Event, Message, View};
 use crate::model::device::{Candidate, DeviceNumber};
-use crate::model::dm::{Dm, Role};
 use crate::model::ids::PoolUuid;
 use crate::shard::conflict::{Gate, Operation};
 use crate::shard::turn::{left, milliseconds};
@@ -38,10 +37,7 @@ pub(super) fn happen<S: Sys>(shard: &Rc<Shard<S>>, event: Event) {
                 settle(shard, pools, true);
             }
         }
-        Event::Dm(Dm::Private(pool, Role::ThinPool)) => ops::thin_pool::look(shard, pool),
-        Event::Dm(Dm::Private(_, Role::OriginSub | Role::MetaSub | Role::CacheSub | Role::Cache))
-        | Event::Dm(Dm::Private(_, Role::ThinMeta | Role::ThinMetaSpare | Role::ThinData | Role::Mdv) | Dm::Thin(..)) =>
-            {}
+        Event::ThinPool(pool) => ops::thin_pool::look(shard, pool),
     }
 }
 

@@ -247,9 +247,9 @@ pub trait Sys: Clone + 'static {
     /// Makes whole metadata of what can be read of metadata that is damaged. Durable after a flush of `to`.
     async fn thin_repair(&self, from: Dm, to: Dm) -> Result<(), Failure>;
 
-    /// Waits until dm devices raised events, and tells which. The first call tells all there are. An
+    /// Waits until thin pools raised events, and tells whose. The first call tells all there are. An
     /// event that comes while nobody waits is told by the next call.
-    async fn dm_events(&self) -> Vec<Dm>;
+    async fn thin_pool_events(&self) -> Vec<PoolUuid>;
 
     /// Which volume an active thin device is, and how long.
     async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault>;

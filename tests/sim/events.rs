@@ -12,7 +12,7 @@ use fastrand::Rng;
 use stratisd::error::{Failure, Refusal};
 use stratisd::message::{Answer, Wish};
 use stratisd::model::device::DeviceNumber;
-use stratisd::model::dm::{Dm, Role, ThinPoolMode};
+use stratisd::model::dm::ThinPoolMode;
 use stratisd::model::ids::PoolUuid;
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
@@ -223,8 +223,7 @@ fn a_running_pool_is_not_disturbed() {
             let before = touches.actions();
             touches.touch("/dev/a");
             touches.lose_events();
-            touches.raise(Dm::Private(pool(), Role::ThinPool));
-            touches.raise(Dm::Private(pool(), Role::ThinData));
+            touches.raise(pool());
             rt::sleep(AGES).await;
             assert_eq!(touches.actions(), before, "{:#?}", touches.trace());
             assert!(runs(&driver.seen()) && !degraded(&driver.seen()));

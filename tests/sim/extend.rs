@@ -321,7 +321,7 @@ fn a_pool_of_which_nothing_is_heard_grows_all_the_same() {
     live_at(PACE, SEED, &machine, move |driver| async move {
         let volume = make(&driver, &["a"]).await[0];
         rt::sleep(AGES).await;
-        own.lose_dm_events();
+        own.lose_thin_pool_events();
         let first = blocks(&own).0;
         assert!(fill(&own, volume, 100..1_000, Duration::from_secs(1)).await);
         assert!(blocks(&own).0 >= first + 6 * PACE.step && own.outs(pool()) == 0, "{:?}", blocks(&own));
@@ -342,7 +342,7 @@ fn a_pool_that_is_quiet_does_nothing() {
         let (quiet, tables) = (own.actions(), own.tables());
         rt::sleep(AGES).await;
         assert_eq!(own.actions(), quiet, "{:#?}", own.trace());
-        own.raise(Dm::Private(pool(), Role::ThinPool));
+        own.raise(pool());
         rt::sleep(AGES).await;
         assert_eq!((own.actions(), own.tables()), (quiet, tables), "an event that says nothing new");
     })

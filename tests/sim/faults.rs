@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use stratisd::engine::size::DATA_BLOCK;
-use stratisd::model::dm::{Dm, Role, Table, ThinPoolMode};
+use stratisd::model::dm::{Dm, Table, ThinPoolMode};
 use stratisd::model::ids::{FsUuid, PoolUuid};
 use stratisd::sys::sim::{Damage, Machine, Written};
 use stratisd::units::{Bytes, Sectors};
@@ -224,7 +224,7 @@ impl Struck<'_> {
 
     fn raise(&mut self) -> Option<String> {
         let pool = self.pool()?;
-        self.machine.raise(Dm::Private(pool, Role::ThinPool));
+        self.machine.raise(pool);
         Some(format!(": {pool}"))
     }
 

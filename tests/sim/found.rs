@@ -8,7 +8,6 @@ use std::time::Duration;
 use cores::rt;
 use stratisd::engine::grow::Pace;
 use stratisd::message::{Answer, Wish};
-use stratisd::model::dm::{Dm, Role};
 use stratisd::model::ids::PoolUuid;
 use stratisd::sys::sim::Machine;
 
@@ -83,7 +82,7 @@ fn growth_is_looked_at_while_devices_join() {
             let stirred = own.clone();
             rt::spawn("stir", async move {
                 for _ in 0..2_000 {
-                    stirred.raise(Dm::Private(pool, Role::ThinPool));
+                    stirred.raise(pool);
                     rt::sleep(Duration::from_micros(100)).await;
                 }
             })

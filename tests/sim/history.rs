@@ -28,7 +28,6 @@ use cores::rt;
 use dbus::Message;
 use stratisd::engine::grow::Pace;
 use stratisd::message::Wish;
-use stratisd::model::dm::{Dm, Role};
 use stratisd::model::ids::{FsUuid, PoolUuid};
 use stratisd::sys::sim::Machine;
 use stratisd::units::Sectors;
@@ -515,7 +514,7 @@ impl Life {
 
 /// Thin pools of running pools raise events for nothing.
 fn raise(machine: &Machine, driver: &Driver) {
-    driver.seen().running.keys().for_each(|pool| machine.raise(Dm::Private(*pool, Role::ThinPool)));
+    driver.seen().running.keys().for_each(|pool| machine.raise(*pool));
 }
 
 /// Sees that events of thin pools are answered, whatever else goes on. Those of a pool that was not running when they

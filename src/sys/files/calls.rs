@@ -349,7 +349,7 @@ impl Sys for FilesSys {
         unreachable!("nothing that is whole is repaired")
     }
 
-    async fn dm_events(&self) -> Vec<Dm> {
+    async fn thin_pool_events(&self) -> Vec<PoolUuid> {
         pending().await
     }
 

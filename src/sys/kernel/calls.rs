@@ -161,8 +161,8 @@ impl Sys for KernelSys {
         timed("check", self.repair_metadata(from, to)).await
     }
 
-    async fn dm_events(&self) -> Vec<Dm> {
-        self.next_dm_events().await
+    async fn thin_pool_events(&self) -> Vec<PoolUuid> {
+        self.next_thin_pool_events().await
     }
 
     async fn thin_volume(&self, device: Dm) -> Result<(ThinId, Sectors), Fault> {

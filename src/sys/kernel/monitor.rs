@@ -1,4 +1,4 @@
-//! What happens to devices: udev's messages, and events of device-mapper.
+//! What happens to devices: udev's messages, and events of thin pools.
 //!
 //! Invariants: what happens after `listen` is told, or it is told that something was lost; dm events
 //! are armed before they are looked at, so that none falls in between; nothing here waits for udev, a
@@ -27,7 +27,8 @@ use super::lanes;
 use crate::error::Why;
 use crate::limits::{DEVICE_EVENTS_MAX, MONITOR_BYTES};
 use crate::model::device::{DeviceNumber, DevicePath};
-use crate::model::dm::Dm;
+use crate::model::dm::{Dm, thin_pool_of};
+use crate::model::ids::PoolUuid;
 use crate::sys::DeviceEvent;
 use crate::sys::kernel::KernelSys;
 
@@ -77,10 +78,10 @@ impl KernelSys {
         }
     }
 
-    /// As `Sys::dm_events`.
-    pub(super) async fn next_dm_events(&self) -> Vec<Dm> {
+    /// As `Sys::thin_pool_events`.
+    pub(super) async fn next_thin_pool_events(&self) -> Vec<PoolUuid> {
         loop {
-            match self.dm_news().await {
+            match self.thin_pool_news().await {
                 Ok(news) if !news.is_empty() => return news,
                 Ok(_) => {}
                 Err(why) => {
@@ -92,7 +93,7 @@ impl KernelSys {
     }
 
     /// Looks at the event numbers; if none has changed, waits until one may have.
-    async fn dm_news(&self) -> Result<Vec<Dm>, Why> {
+    async fn thin_pool_news(&self) -> Result<Vec<PoolUuid>, Why> {
         let control = self.control()?;
         let source = Arc::clone(&control.source);
         let listed = lanes::on(&self.inner.lanes.events, move || source.look()).await?;
@@ -100,7 +101,7 @@ impl KernelSys {
             log::error!("device-mapper does not list its devices: {error}");
             Why::Errno(libc::EIO)
         })?;
-        let news = control.compare(listed.into_iter().map(|listed| (listed.device, listed.event)).collect());
+        let news = control.compare(listed.into_iter().collect());
         if news.is_empty() {
             self.inner.side.readable(&control.fd).await.map_err(|error| super::why(&error))?;
         }
@@ -228,7 +229,7 @@ struct Control {
     source: Arc<Source>,
     /// The same, to wait for.
     fd: Fd,
-    told: RefCell<Option<BTreeMap<Dm, u32>>>,
+    told: RefCell<Option<BTreeMap<PoolUuid, u32>>>,
 }
 
 /// What a lane looks at.
@@ -238,10 +239,11 @@ struct Source {
 }
 
 impl Source {
-    /// Lists the devices of pools; what happens from now on wakes who waits for it.
-    fn look(&self) -> io::Result<Vec<Listed>> {
+    /// Lists thin pools with their event numbers; what happens from now on wakes who waits for it.
+    fn look(&self) -> io::Result<Vec<(PoolUuid, u32)>> {
         self.dm.arm_poll().map_err(io::Error::other)?;
-        list(self.dm.file().as_fd(), &self.room)
+        let thin_pool = |listed: Listed<'_>| Some((thin_pool_of(listed.name)?, listed.event));
+        list(self.dm.file().as_fd(), &self.room, thin_pool)
     }
 }
 
@@ -255,7 +257,7 @@ impl Control {
         Ok(Self { source: Arc::new(Source { dm, room: Room::default() }), fd: Rc::new(fd), told: RefCell::default() })
     }
 
-    fn compare(&self, now: BTreeMap<Dm, u32>) -> Vec<Dm> {
+    fn compare(&self, now: BTreeMap<PoolUuid, u32>) -> Vec<PoolUuid> {
         let mut told = self.told.borrow_mut();
         let news = news(told.as_ref(), &now);
         *told = Some(now);
@@ -263,21 +265,20 @@ impl Control {
     }
 }
 
-/// The devices whose number is not the one told before. The first time those are all; later a device
-/// that is new and has raised no event is none.
-fn news(told: Option<&BTreeMap<Dm, u32>>, now: &BTreeMap<Dm, u32>) -> Vec<Dm> {
-    let is_new = |device: &Dm, event: u32| match told {
+/// The thin pools whose number is not the one told before. The first time those are all; later one that is new and has
+/// raised no event is none.
+fn news(told: Option<&BTreeMap<PoolUuid, u32>>, now: &BTreeMap<PoolUuid, u32>) -> Vec<PoolUuid> {
+    let is_new = |pool: &PoolUuid, event: u32| match told {
         None => true,
-        Some(told) => told.get(device).copied().unwrap_or_default() != event,
+        Some(told) => told.get(pool).copied().unwrap_or_default() != event,
     };
-    now.iter().filter(|(device, event)| is_new(device, **event)).map(|(device, _)| *device).collect()
+    now.iter().filter(|(pool, event)| is_new(pool, **event)).map(|(pool, _)| *pool).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::dm::Role;
-    use crate::model::ids::PoolUuid;
 
     fn heard(action: &'static str, holds: Option<&'static str>) -> Heard<'static> {
         Heard {
@@ -323,14 +324,13 @@ mod tests {
 
     #[test]
     fn an_event_number_is_told_once() {
-        let device = |role| Dm::Private(PoolUuid::from_random([7; 16]), role);
-        let (pool, data) = (device(Role::ThinPool), device(Role::ThinData));
-        let first = BTreeMap::from([(pool, 0), (data, 3)]);
-        assert_eq!(news(None, &first), [data, pool], "the first time all are told");
+        let [one, other] = [7, 8].map(|byte| PoolUuid::from_random([byte; 16]));
+        let first = BTreeMap::from([(one, 0), (other, 3)]);
+        assert_eq!(news(None, &first), [one, other], "the first time all are told");
         assert_eq!(news(Some(&first), &first), []);
-        let later = BTreeMap::from([(pool, 1), (data, 3)]);
-        assert_eq!(news(Some(&first), &later), [pool]);
-        assert_eq!(news(Some(&BTreeMap::new()), &first), [data], "a new device without an event is none");
-        assert_eq!(news(Some(&later), &first), [pool], "it was removed and made again");
+        let later = BTreeMap::from([(one, 1), (other, 3)]);
+        assert_eq!(news(Some(&first), &later), [one]);
+        assert_eq!(news(Some(&BTreeMap::new()), &first), [other], "a new one without an event is none");
+        assert_eq!(news(Some(&later), &first), [one], "it was removed and made again");
     }
 }

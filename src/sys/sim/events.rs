@@ -1,4 +1,4 @@
-//! What a simulated machine tells of itself: devices that come, change and go, and events of dm devices.
+//! What a simulated machine tells of itself: devices that come, change and go, and events of thin pools.
 //!
 //! As a real one, it reports a disk again when a descriptor is closed that was open for writing. Invariant:
 //! nothing is told of what happened before somebody began to listen.
@@ -10,7 +10,7 @@ use std::task::Waker;
 
 use super::state::State;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::{Dm, Role, ThinPoolMode};
+use crate::model::dm::ThinPoolMode;
 use crate::model::ids::PoolUuid;
 use crate::sys::DeviceEvent;
 
@@ -19,10 +19,10 @@ use crate::sys::DeviceEvent;
 pub(super) struct News {
     /// `None` until somebody listens.
     devices: Option<Vec<DeviceEvent>>,
-    dm: BTreeSet<Dm>,
-    /// Events of dm devices are lost.
+    thin_pools: BTreeSet<PoolUuid>,
+    /// Events of thin pools are lost.
     pub(super) deaf: bool,
-    /// Who was told of all dm devices.
+    /// Who was told of all thin pools.
     introduced: BTreeSet<u64>,
     pub(super) waiting: Vec<Waker>,
     /// Thin pools that are not well: mode, and whether they need a check.
@@ -38,7 +38,7 @@ impl News {
     pub(super) const fn new() -> Self {
         Self {
             devices: None,
-            dm: BTreeSet::new(),
+            thin_pools: BTreeSet::new(),
             deaf: false,
             introduced: BTreeSet::new(),
             waiting: Vec::new(),
@@ -65,14 +65,12 @@ impl News {
         self.wake();
     }
 
-    /// A dm device has raised an event.
-    pub(super) fn raise(&mut self, device: Dm) {
+    /// A pool's thin pool has raised an event.
+    pub(super) fn raise(&mut self, pool: PoolUuid) {
         if !self.deaf {
             self.raised += 1;
-            if let Dm::Private(pool, Role::ThinPool) = device {
-                self.unanswered.entry(pool).or_insert(self.raised);
-            }
-            self.dm.insert(device);
+            self.unanswered.entry(pool).or_insert(self.raised);
+            self.thin_pools.insert(pool);
             self.wake();
         }
     }
@@ -91,13 +89,13 @@ impl News {
         news
     }
 
-    /// Which dm devices raised events; the first time `all` there are.
-    pub(super) fn take_dm(&mut self, who: u64, all: Vec<Dm>, waker: &Waker) -> Option<Vec<Dm>> {
+    /// Whose thin pools raised events; the first time `all` there are.
+    pub(super) fn take_thin_pools(&mut self, who: u64, all: Vec<PoolUuid>, waker: &Waker) -> Option<Vec<PoolUuid>> {
         if self.introduced.insert(who) && !all.is_empty() {
-            self.dm.clear();
+            self.thin_pools.clear();
             return Some(all);
         }
-        let news: Vec<Dm> = std::mem::take(&mut self.dm).into_iter().collect();
+        let news: Vec<PoolUuid> = std::mem::take(&mut self.thin_pools).into_iter().collect();
         if news.is_empty() {
             self.waiting.push(waker.clone());
             return None;
@@ -121,6 +119,6 @@ impl State {
     /// A pool's thin pool changes its mode, and says so.
     pub(super) fn ail(&mut self, pool: PoolUuid, mode: ThinPoolMode, needs_check: bool) {
         self.news.ailing.insert(pool, (mode, needs_check));
-        self.news.raise(Dm::Private(pool, Role::ThinPool));
+        self.news.raise(pool);
     }
 }

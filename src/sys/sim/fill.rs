@@ -132,8 +132,8 @@ impl State {
         id: ThinId,
         (start, count): (Sectors, Sectors),
     ) -> Result<(), Why> {
-        let device = Dm::Private(pool, Role::ThinPool);
-        let Some(Table::ThinPool { length, block, low_water, features }) = self.stack.table(device) else {
+        let thin_pool = self.stack.table(Dm::Private(pool, Role::ThinPool));
+        let Some(Table::ThinPool { length, block, low_water, features }) = thin_pool else {
             return Err(Why::Errno(libc::ENXIO));
         };
         let (blocks, block, low_water) = (length.0 / block.0, *block, *low_water);
@@ -154,7 +154,7 @@ impl State {
         (fill.told, fill.out) = (fill.told || is_low, fill.out || lacks > free);
         fill.outs += u64::from(out);
         if low || out {
-            self.news.raise(device);
+            self.news.raise(pool);
         }
         match (lacks > free, waits && !fill.gave_up) {
             (false, _) => Ok(()),
@@ -216,7 +216,7 @@ mod tests {
         Universe::new(0).run(async move {
             let sys = up(&own).await;
             let write = |block: u64| own.write(POOL, FS, Sectors(block * BLOCK.0), BLOCK);
-            let said = || own.state().news.take_dm(0, Vec::new(), Waker::noop()).is_some();
+            let said = || own.state().news.take_thin_pools(0, Vec::new(), Waker::noop()).is_some();
             let mode = async || sys.thin_pool(POOL).await.expect("active").mode;
             assert_eq!((write(0), said()), (Written::Done, false));
             assert_eq!((write(1), said()), (Written::Done, true), "two blocks are left");

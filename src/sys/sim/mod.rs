@@ -200,13 +200,13 @@ impl Machine {
         self.state().thin_store_mut(pool).expect("the thin pool is active").damage = Some(damage);
     }
 
-    /// A dm device raises an event.
-    pub fn raise(&self, device: Dm) {
-        self.state().news.raise(device);
+    /// A pool's thin pool raises an event.
+    pub fn raise(&self, pool: PoolUuid) {
+        self.state().news.raise(pool);
     }
 
-    /// From now on events of dm devices are lost, which no kernel does.
-    pub fn lose_dm_events(&self) {
+    /// From now on events of thin pools are lost, which no kernel does.
+    pub fn lose_thin_pool_events(&self) {
         self.state().news.deaf = true;
     }
 

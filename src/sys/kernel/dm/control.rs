@@ -18,7 +18,7 @@ use devicemapper_sys::{
 };
 
 use super::ioctl::REQUEST_BYTES;
-use super::list::{Room, list};
+use super::list::{Listed, Room, list};
 use super::question::{Question, has_uuid, numbered};
 use super::table::Lines;
 use crate::error::Why;
@@ -137,8 +137,8 @@ impl Control {
 
     /// The devices of all pools, with their numbers.
     pub(super) fn ours(&self) -> Result<Vec<(Dm, DeviceNumber)>, Why> {
-        let listed = list(self.descriptor(), &self.room).map_err(|error| unanswered(&error))?;
-        Ok(listed.into_iter().map(|listed| (listed.device, listed.number)).collect())
+        let ours = |listed: Listed<'_>| Some((listed.name.parse().ok()?, listed.number));
+        list(self.descriptor(), &self.room, ours).map_err(|error| unanswered(&error))
     }
 }
 

@@ -1,11 +1,11 @@
-//! The dm devices of all pools, asked for with one system call.
+//! The dm devices that there are, asked for with one system call.
 //!
 //! A list of a thousand takes more than 64 KiB, and each event of device-mapper costs two lists. So the room that
 //! sufficed the last time is tried first.
 //!
 //! Invariant: nothing is read but what the kernel has written; what is not understood is an error.
 //!
-//! Deliberately absent: devices of others.
+//! Deliberately absent: what is wanted of them. Who asks picks that out, because a list may be of thousands.
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks to its own machine, in that one's byte order")]
 
@@ -19,15 +19,14 @@ use devicemapper_sys::{DM_LIST_DEVICES_CMD, dm_name_list};
 use super::question::{ALIGNMENT, Question, not_understood, numbered, text};
 use crate::limits::DM_LIST_BYTES_MIN;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::Dm;
 
 /// Where the name begins in an entry.
 const NAME_AT: usize = offset_of!(dm_name_list, name);
 
-/// A device of a pool.
+/// A device.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::sys::kernel) struct Listed {
-    pub(in crate::sys::kernel) device: Dm,
+pub(in crate::sys::kernel) struct Listed<'a> {
+    pub(in crate::sys::kernel) name: &'a str,
     pub(in crate::sys::kernel) number: DeviceNumber,
     /// How many events it has raised.
     pub(in crate::sys::kernel) event: u32,
@@ -37,32 +36,38 @@ pub(in crate::sys::kernel) struct Listed {
 #[derive(Debug, Default)]
 pub(in crate::sys::kernel) struct Room(AtomicUsize);
 
-/// Lists them, in no order.
-pub(in crate::sys::kernel) fn list(control: BorrowedFd<'_>, room: &Room) -> io::Result<Vec<Listed>> {
+/// Lists what is picked of them, in no order.
+pub(in crate::sys::kernel) fn list<T>(
+    control: BorrowedFd<'_>,
+    room: &Room,
+    pick: impl Fn(Listed<'_>) -> Option<T>,
+) -> io::Result<Vec<T>> {
     let first = room.0.load(Ordering::Relaxed).max(DM_LIST_BYTES_MIN);
     let answer = Question { command: DM_LIST_DEVICES_CMD, flags: 0, device: None }.ask(control, first)?;
     room.0.store(answer.room, Ordering::Relaxed);
-    entries(&answer.data).ok_or_else(not_understood)
+    entries(&answer.data, pick).ok_or_else(not_understood)
 }
 
-/// The entries of a list.
-fn entries(mut list: &[u8]) -> Option<Vec<Listed>> {
+/// What is picked of the entries of a list.
+fn entries<T>(mut list: &[u8], pick: impl Fn(Listed<'_>) -> Option<T>) -> Option<Vec<T>> {
     let mut found = Vec::new();
-    while !list.is_empty() {
+    if list.is_empty() {
+        return Some(found);
+    }
+    loop {
         let number = u64::from_ne_bytes(list.get(..8)?.try_into().ok()?);
         let next = u32::from_ne_bytes(list.get(8..NAME_AT)?.try_into().ok()?) as usize;
         let name = text(list.get(NAME_AT..)?)?;
         let behind = (NAME_AT + name.len() + 1).next_multiple_of(ALIGNMENT);
         let event = u32::from_ne_bytes(list.get(behind..behind + 4)?.try_into().ok()?);
-        if let Some(device) = str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
-            found.push(Listed { device, number: numbered(number), event });
-        }
+        // A name that is no text is nobody's here.
+        let listed = str::from_utf8(name).map(|name| Listed { name, number: numbered(number), event });
+        found.extend(listed.ok().and_then(&pick));
         if next == 0 {
-            break;
+            return Some(found);
         }
         list = list.get(next..)?;
     }
-    Some(found)
 }
 
 #[cfg(test)]
@@ -70,8 +75,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::dm::Role;
-    use crate::model::ids::{FsUuid, PoolUuid};
 
     /// A list as the kernel writes it, of a name, the number and the events of each.
     fn list(devices: &[(&[u8], u64, u32)]) -> Vec<u8> {
@@ -91,31 +94,38 @@ mod tests {
     }
 
     #[test]
-    fn devices_of_pools_are_found_among_others() {
-        let pool = PoolUuid::from_random([1; 16]);
-        let ours = [Dm::Private(pool, Role::ThinPool), Dm::Thin(pool, FsUuid::from_random([2; 16]))];
-        let names = ours.map(|device| device.to_string());
+    fn what_is_picked_is_found_among_others() {
         let others: [&[u8]; 2] = [b"vg-lv", b"\xff\xfe"];
         // Major 254, minors 3 and 1,000.
         let bytes = list(&[
             (others[0], 7, 9),
-            (names[0].as_bytes(), 254 << 8 | 3, 5),
+            (b"one", 254 << 8 | 3, 5),
             (others[1], 8, 1),
-            (names[1].as_bytes(), 254 << 8 | 0xe8 | 3 << 20, 0),
+            (b"another", 254 << 8 | 0xe8 | 3 << 20, 0),
         ]);
-        let listed = |device, minor, event| Listed { device, number: DeviceNumber(254, minor), event };
-        assert_eq!(entries(&bytes), Some(vec![listed(ours[0], 3, 5), listed(ours[1], 1_000, 0)]));
-        assert_eq!(entries(&[]), Some(Vec::new()));
+        let of = |listed: Listed<'_>| {
+            (listed.name != "vg-lv").then(|| (listed.name.to_owned(), listed.number, listed.event))
+        };
+        let listed = |name: &str, minor, event| (name.to_owned(), DeviceNumber(254, minor), event);
+        assert_eq!(entries(&bytes, of), Some(vec![listed("one", 3, 5), listed("another", 1_000, 0)]));
+        assert_eq!(entries(&[], of), Some(Vec::new()));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic_or_go_on_for_ever(bytes: Vec<u8>, names: Vec<Vec<u8>>, cut: usize) {
-            entries(&bytes);
+        fn no_bytes_make_it_panic_or_go_on_for_ever(
+            bytes: Vec<u8>,
+            names in prop::collection::vec(prop::collection::vec(1_u8.., 0..40), 0..9),
+            cut: usize,
+        ) {
+            entries(&bytes, |listed| Some(listed.event));
             let devices: Vec<(&[u8], u64, u32)> = names.iter().map(|name| (&name[..], 1, 2)).collect();
             let whole = list(&devices);
             let part = &whole[..cut % (whole.len() + 1)];
-            prop_assert!(entries(part).is_none_or(|found| found.is_empty()));
+            let found = entries(part, |listed| Some(listed.event));
+            // Behind the last number there is nothing but padding.
+            let ends = part.is_empty() || part.len() + 4 >= whole.len();
+            prop_assert!(found.is_none() || ends, "there is more of it");
         }
     }
 }
