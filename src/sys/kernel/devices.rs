@@ -139,7 +139,7 @@ impl KernelSys {
 
     pub(super) async fn discover_devices(&self) -> Result<Vec<Candidate>, Fault> {
         // There may be thousands of these, and none of them is what is looked for.
-        let own = self.inner.mapper.nodes().await.unwrap_or_default();
+        let own = self.inner.mapper.minors().await.unwrap_or_default();
         let job = move || {
             let looked = examine::list(&own)?.into_iter().filter_map(|path| {
                 let look = examine::unread(&path);

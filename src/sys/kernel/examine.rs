@@ -173,16 +173,18 @@ fn together(known: &Known, found: Occupant) -> Occupant {
     }
 }
 
-/// The paths of all devices that may carry a Stratis signature but for those in `own`: what udev says, or all there
-/// are.
-pub(super) fn list(own: &BTreeSet<PathBuf>) -> io::Result<Vec<DevicePath>> {
-    let mut paths = all()?;
-    paths.retain(|path| !own.contains(path.as_path()) && !holds_nothing(path));
-    if udev_runs() {
-        paths = paths.iter().filter_map(may_be_ours).collect();
+/// The paths of all devices that may carry a Stratis signature but for the dm devices whose minors are in `own`: what
+/// udev says, or all there are.
+pub(super) fn list(own: &BTreeSet<u64>) -> io::Result<Vec<DevicePath>> {
+    let mut names = names()?;
+    // There may be thousands of them.
+    names.retain(|name| !minor(name).is_some_and(|minor| own.contains(&minor)) && !holds_nothing(name));
+    let mut paths: Vec<DevicePath> = if udev_runs() {
+        names.iter().filter_map(|name| may_be_ours(name)).collect()
     } else {
         log::warn!("udevd does not run: every block device is looked at");
-    }
+        names.iter().filter_map(|name| node(name)).collect()
+    };
     if paths.len() > DISCOVERED_MAX {
         log::error!("{} devices are too many: {DISCOVERED_MAX} are looked at", paths.len());
         paths.truncate(DISCOVERED_MAX);
@@ -190,17 +192,31 @@ pub(super) fn list(own: &BTreeSet<PathBuf>) -> io::Result<Vec<DevicePath>> {
     Ok(paths)
 }
 
-/// Whether a device has no sectors: a loop device without a file, a drive without a medium.
-fn holds_nothing(node: &DevicePath) -> bool {
-    let size = in_sysfs(node).and_then(|folder| fs::read_to_string(folder.join("size")).ok());
-    size.is_some_and(|size| size.trim() == "0")
+/// What the kernel calls every block device that it has.
+fn names() -> io::Result<Vec<String>> {
+    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    fs::read_dir(BLOCK_DEVICES)?.map(name).collect()
+}
+
+/// The minor number of a dm device, which is what its name is made of.
+fn minor(name: &str) -> Option<u64> {
+    name.strip_prefix("dm-")?.parse().ok()
+}
+
+/// The node that the kernel makes for a device.
+fn node(name: &str) -> Option<DevicePath> {
+    // The kernel writes a slash in a device's name like this.
+    DevicePath::try_from(format!("{NODES}/{}", name.replace('!', "/")).as_str()).ok()
 }
 
 /// Where sysfs has a device.
-fn in_sysfs(node: &DevicePath) -> Option<PathBuf> {
-    // The kernel writes a slash in a device's name like this.
-    let name = node.as_path().strip_prefix(NODES).ok()?.to_str()?.replace('/', "!");
-    Some(Path::new(BLOCK_DEVICES).join(name))
+fn in_sysfs(name: &str) -> PathBuf {
+    Path::new(BLOCK_DEVICES).join(name)
+}
+
+/// Whether a device has no sectors: a loop device without a file, a drive without a medium.
+fn holds_nothing(name: &str) -> bool {
+    fs::read_to_string(in_sysfs(name).join("size")).is_ok_and(|size| size.trim() == "0")
 }
 
 /// The node of a device of which udev says that it carries a Stratis signature, or on which it has seen nothing at all.
@@ -208,8 +224,8 @@ fn in_sysfs(node: &DevicePath) -> Option<PathBuf> {
 ///
 /// What udev has not seen may be there: it does not hear of a device that somebody writes and closes while it is busy
 /// with that device. We tell it (see `devices`); stratisd 3.9.2, whom we may follow, does not.
-fn may_be_ours(node: &DevicePath) -> Option<DevicePath> {
-    let device = Device::from_syspath(&in_sysfs(node)?).ok()?;
+fn may_be_ours(name: &str) -> Option<DevicePath> {
+    let device = Device::from_syspath(&in_sysfs(name)).ok()?;
     let known = Known::of(&device)?;
     let ours = known.kind.as_deref().map_or_else(|| is_blank(&device, &known), |kind| kind == STRATIS);
     device.devnode().filter(|_| ours).and_then(|node| DevicePath::try_from(node.to_str()?).ok())
@@ -235,17 +251,6 @@ fn is_below(device: &Path) -> bool {
         let uuid = fs::read_to_string(holder.path().join("dm/uuid")).unwrap_or_default();
         !is_volume(&uuid)
     })
-}
-
-/// The node of every block device that the kernel has.
-fn all() -> io::Result<Vec<DevicePath>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(BLOCK_DEVICES)? {
-        // The kernel writes a slash in a device's name like this.
-        let name = entry?.file_name().to_string_lossy().replace('!', "/");
-        paths.extend(DevicePath::try_from(format!("{NODES}/{name}").as_str()));
-    }
-    Ok(paths)
 }
 
 #[cfg(test)]

@@ -293,11 +293,10 @@ impl Mapper {
         devices.iter().map(number).collect()
     }
 
-    /// The nodes of all devices that pools have, as far as they can be listed. Who asks looks at devices and
-    /// changes none.
-    pub(super) async fn nodes(&self) -> Result<BTreeSet<PathBuf>, Why> {
+    /// The minor numbers of all devices that pools have. Who asks looks at devices and changes none.
+    pub(super) async fn minors(&self) -> Result<BTreeSet<u64>, Why> {
         let control = Arc::clone(&self.control);
-        let list = move || Ok(control.ours()?.into_iter().map(|(_, number)| node(number)).collect());
+        let list = move || Ok(control.ours()?.into_iter().map(|(_, number)| number.1).collect());
         lanes::on(&self.lanes.probe, list).await?
     }
 
