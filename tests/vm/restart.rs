@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use crate::guest::files::{self, Contents, text};
 use crate::guest::{Guest, dm, run, state, try_run, udev};
@@ -166,6 +168,48 @@ scenario!(
         let left = fs::read_dir(&intents).expect("the folder stays").count();
         assert_eq!(left, 0, "no intent is left: {}", run("ls", &[text(&intents)]));
         files::unmount(Path::new("/mnt/mdv"));
+    }
+);
+
+scenario!(
+    /// What a daemon was making when it died goes before anything else comes. A udev that is late does not take the one
+    /// for the other: a link that is there once the filesystem is shown stays.
+    a_link_that_is_there_after_a_stray_volume_has_gone_stays,
+    Spec { disks: &["2G"], ..SPEC },
+    |guest: &mut Guest| {
+        guest.start();
+        let client = guest.client();
+        let (_, (pool, _)) = client.create_pool("p", &guest.disks()).done();
+        let link = files::node(&client, &client.make_filesystem(&pool, "f"));
+        guest.kill9();
+        let names = dm::names();
+        let volume = names.iter().find(|name| name.contains("-thin-fs-")).expect("it is active");
+        let table = run("dmsetup", &["table", volume]);
+        run("dmsetup", &["remove", "--retry", volume]);
+        udev::settle();
+        assert!(!link.exists(), "it goes with the volume");
+
+        let late = udev::Frozen::now();
+        let (of_pool, _) = volume.split_once("-thin-fs-").expect("it has one of these");
+        let stray = format!("{of_pool}-thin-fs-{}", "0".repeat(32));
+        run("dmsetup", &["create", "--noudevsync", &stray, "--uuid", &stray, "--table", &table]);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // As long as a start takes and longer, and shorter than a daemon waits for udev.
+                thread::sleep(Duration::from_secs(3));
+                drop(late);
+            });
+            guest.start();
+            guest.until("it is shown", |guest| !guest.client().family("filesystem").is_empty());
+            guest.until("there is a link", |_| link.exists());
+        });
+        assert!(!dm::names().contains(&stray), "it has gone");
+        let settling = thread::spawn(udev::settle);
+        while !settling.is_finished() {
+            assert!(link.exists(), "the link has gone again");
+        }
+        settling.join().expect("udev has nothing left to do in the end");
+        guest.stop();
     }
 );
 

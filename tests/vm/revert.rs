@@ -36,8 +36,6 @@ fn schedule(client: &Client, snapshot: &str) {
 /// Panics unless a filesystem is whole, has the UUID that its object shows, and is found under its name. Its device.
 fn examine(client: &Client, name: &str) -> PathBuf {
     let path = find(client, name).expect("it is there");
-    // Before that, the link may be one of the volume's former life, which goes.
-    udev::settle();
     let device = files::node(client, &path);
     files::check_xfs(&device);
     let uuid = run("blkid", &["--probe", "--output", "value", "--match-tag", "UUID", text(&device)]);

@@ -80,7 +80,6 @@ async fn destroy<S: Sys>(shard: &Rc<Shard<S>>, running: &Running) -> Result<(), 
     mark_caches(shard, &caches).await;
     rt::stage("take down");
     stack::all_down(&shard.sys, pool).await?;
-    shard.sys.settle(pool).await;
     rt::stage("scrap");
     shard.sys.scrap(pool).await?;
     rt::stage("wipe");

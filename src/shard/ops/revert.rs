@@ -26,7 +26,7 @@ use crate::shard::ops::{intents, new_uuid, records};
 use crate::sys::Sys;
 
 /// Carries out what is scheduled. `found` is what is on record before and after that, `seen` gets the thin ids
-/// that are used for it.
+/// that are used for it. Tells whether volumes were active for that, and have gone.
 ///
 /// # Errors
 /// When nobody knows any more what is on record.
@@ -35,25 +35,25 @@ pub async fn run<S: Sys>(
     pool: PoolUuid,
     found: &mut Records,
     seen: &mut Vec<ThinId>,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let scheduled = revert::plan(&found.good);
     for snapshot in scheduled.unclear {
         log::warn!("a revert is ignored, it is not clear what is to become of it (pool={pool} snapshot={snapshot})");
     }
     if scheduled.clear.is_empty() || !can_begin(shard, pool, found).await? {
-        return Ok(());
+        return Ok(false);
     }
     rt::stage("revert");
     let active = shard.sys.active(pool).await?;
     let is_active = |uuid| active.contains(&Dm::Thin(pool, uuid));
-    let mut copies_were_active = false;
+    let mut copied = false;
     for revert in scheduled.clear {
         let (origin, snapshot) = (revert.origin.uuid, revert.snapshot.uuid);
         if is_active(origin) || is_active(snapshot) {
             log::info!("a revert waits for the next start of its pool (pool={pool} origin={origin})");
             continue;
         }
-        copies_were_active = true;
+        copied = true;
         match copy(shard, pool, &revert, seen).await {
             Ok(copy) => commit(shard, pool, &revert, copy, found).await?,
             Err(fault) => {
@@ -61,12 +61,8 @@ pub async fn run<S: Sys>(
             }
         }
     }
-    if copies_were_active {
-        // What comes up next gets their numbers, and a udev that is late takes the one for the other: it gives the
-        // new one its links, and takes them away again when it hears that the old one has gone.
-        shard.sys.settle(pool).await;
-    }
-    intents::recover(&shard.sys, pool, found).await.map(drop)
+    intents::recover(&shard.sys, pool, found).await?;
+    Ok(copied)
 }
 
 /// Whether the volumes of the pool can be copied, and all records are known.

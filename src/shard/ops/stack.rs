@@ -100,11 +100,14 @@ pub async fn lower_down<S: Sys>(sys: &S, pool: PoolUuid) -> Result<(), Fault> {
     down(sys, pool, &LOWER).await
 }
 
-/// Takes down whatever there is of a pool.
+/// Takes down whatever there is of a pool. udev has taken notice of that in the end, so what comes up next is not taken
+/// for what had its number.
 pub async fn all_down<S: Sys>(sys: &S, pool: PoolUuid) -> Result<(), Fault> {
     volumes_down(sys, pool).await?;
     upper_down(sys, pool).await?;
-    lower_down(sys, pool).await
+    lower_down(sys, pool).await?;
+    sys.settle(pool).await;
+    Ok(())
 }
 
 async fn down<S: Sys>(sys: &S, pool: PoolUuid, roles: &[Role]) -> Result<(), Fault> {

@@ -157,15 +157,22 @@ async fn set_up<S: Sys>(
         leave_cache(shard, &running, dropped).await?;
     }
     rt::stage("stack");
-    thin_meta::up(shard, &running).await?;
+    let before = shard.sys.active(pool).await?;
+    thin_meta::up(shard, &running, before.contains(&Dm::Private(pool, Role::ThinPool))).await?;
     let tokens = encryption::header(shard, &running).await?;
     rt::stage("metadata volume");
     shard.sys.mdv_mount(pool).await?;
     let mut found = records::read_all(&shard.sys, pool).await?;
-    let adopted = clear_volumes(shard, pool, &found).await?;
+    let (adopted, strays) = volumes_of(&before, &found);
+    clear_volumes(shard, pool, &strays).await;
     let mut seen = intents::recover(&shard.sys, pool, &mut found).await?;
     seen.extend(found.good.iter().map(|record| record.thin_id));
-    revert::run(shard, pool, &mut found, &mut seen).await?;
+    let copied = revert::run(shard, pool, &mut found, &mut seen).await?;
+    if copied || !strays.is_empty() {
+        // What comes up next gets the numbers of volumes that have gone, and a udev that is late takes the one for the
+        // other: it gives the new one its links, and takes them away again when it hears that the old one has gone.
+        shard.sys.settle(pool).await;
+    }
     rt::stage("filesystems");
     let (filesystems, lost) = volumes_up(shard, (pool, &name), found.good, &adopted).await;
     let changed = {
@@ -284,25 +291,25 @@ async fn wipe_left_over<S: Sys>(shard: &Shard<S>, pool: PoolUuid, devices: &[Can
     }
 }
 
-/// Takes down active volumes that no record names: what a daemon that died was making or destroying. One
-/// that somebody uses stays. Gives back those that are active and have a record.
-async fn clear_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, found: &Records) -> Result<BTreeSet<FsUuid>, Fault> {
+/// Of the devices that a daemon before this one has left active: the volumes of filesystems, and those that no record
+/// names.
+fn volumes_of(before: &[Dm], found: &Records) -> (BTreeSet<FsUuid>, BTreeSet<FsUuid>) {
     let recorded: BTreeSet<FsUuid> = found.good.iter().map(|record| record.uuid).collect();
-    let mut adopted = BTreeSet::new();
-    for device in shard.sys.active(pool).await? {
-        match device {
-            Dm::Thin(_, uuid) if recorded.contains(&uuid) => {
-                adopted.insert(uuid);
-            }
-            Dm::Thin(_, uuid) => {
-                if let Err(fault) = shard.sys.deactivate(&[device]).await {
-                    log::warn!("a volume without a record stays (pool={pool} filesystem={uuid}): {fault}");
-                }
-            }
-            Dm::Private(..) => {}
+    let volume = |device: &Dm| match device {
+        Dm::Thin(_, uuid) => Some(*uuid),
+        Dm::Private(..) => None,
+    };
+    before.iter().filter_map(volume).partition(|uuid| recorded.contains(uuid))
+}
+
+/// Takes down active volumes that no record names: what a daemon that died was making or destroying. One that somebody
+/// uses stays.
+async fn clear_volumes<S: Sys>(shard: &Shard<S>, pool: PoolUuid, strays: &BTreeSet<FsUuid>) {
+    for uuid in strays {
+        if let Err(fault) = shard.sys.deactivate(&[Dm::Thin(pool, *uuid)]).await {
+            log::warn!("a volume without a record stays (pool={pool} filesystem={uuid}): {fault}");
         }
     }
-    Ok(adopted)
 }
 
 /// Activates the volume of each filesystem, those that a daemon before this one has left active among them. One that

@@ -15,11 +15,11 @@ use crate::shard::{Running, Shard};
 use crate::sys::{Sys, Target};
 use crate::zoo::{Bug, planted};
 
-/// Activates the private stack of a pool that starts. What is active already is adopted.
-pub async fn up<S: Sys>(shard: &Shard<S>, running: &Running) -> Result<(), Failure> {
+/// Activates the private stack of a pool that starts. What is active already is adopted; `has_thin_pool` says whether
+/// the thin pool is.
+pub async fn up<S: Sys>(shard: &Shard<S>, running: &Running, has_thin_pool: bool) -> Result<(), Failure> {
     let pool = running.uuid;
-    let active = shard.sys.active(pool).await?;
-    if !active.contains(&Dm::Private(pool, Role::ThinPool)) {
+    if !has_thin_pool {
         // A repair that was cut off begins anew.
         shard.sys.deactivate(&[Dm::Private(pool, Role::ThinMetaSpare)]).await?;
         let tables = stack::recorded(running)?;
