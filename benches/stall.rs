@@ -16,20 +16,17 @@ mod host;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use guest::peer::Peer;
+use guest::writer::write_each;
 use guest::{Guest, dm, files, run, udev};
 use host::{SPEC, Spec};
 use support::client::Client;
-use support::{MIB, interface};
 
 /// How often each daemon has its turn.
 const TURNS: usize = 3;
@@ -92,7 +89,7 @@ fn take_turn(guest: &Guest, figures: &mut Figures) {
     };
     let [first, second] = ["first", "second"].map(volume);
     udev::settle();
-    let thin_pool = format!("stratis-1-private-{}-thinpool-pool", uuid_of(&client, &pool));
+    let thin_pool = dm::private_of(&client, &pool, "thinpool-pool");
     // Blocks of data in use, and of data.
     let total = || {
         dm::status(&thin_pool).split_ascii_whitespace().nth(5).expect("used/total").split('/').nth(1).map(str::to_owned)
@@ -133,10 +130,9 @@ fn forgetful(guest: &Guest, client: &Client) -> String {
     let disks = guest.disks();
     let sectors: u64 = run("blockdev", &["--getsz", &disks[0]]).trim().parse().expect("a number");
     let (_, (pool, _)) = client.create_pool("p", &disks).done();
-    let uuid = uuid_of(client, &pool);
     let tables = dm::tables();
     let number = |role: &str, word: usize| -> u64 {
-        let table = &tables[&format!("stratis-1-private-{uuid}-{role}")];
+        let table = &tables[&dm::private_of(client, &pool, role)];
         table.split_ascii_whitespace().nth(word).expect("a linear line").parse().expect("a number")
     };
     // The cap device lies on the whole of what the lowest one has.
@@ -162,29 +158,19 @@ fn forgetful(guest: &Guest, client: &Client) -> String {
     "/dev/mapper/forgetful".to_owned()
 }
 
-fn uuid_of(client: &Client, pool: &str) -> String {
-    client.get(pool, &interface("pool", 9), "Uuid").expect("a property").text().replace('-', "")
-}
-
 /// A write that has ended.
 struct Written {
     ended: Instant,
     took: Duration,
 }
 
-/// Writes MiB after MiB to a volume until it is told to stop.
+/// Writes to a volume until it is told to stop.
 fn write(path: &Path, pause: Duration, stop: &AtomicBool) -> Vec<Written> {
-    let mut volume = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).expect("a volume");
-    let length = usize::try_from(MIB).expect("a MiB fits");
-    let buffer = vec![7; length + 4_096];
-    let piece = &buffer[buffer.as_ptr().align_offset(4_096)..][..length];
     let mut written = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let began = Instant::now();
-        volume.write_all(piece).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let ended = Instant::now();
-        written.push(Written { ended, took: ended - began });
+    write_each(path, |_at, took| {
+        written.push(Written { ended: Instant::now(), took });
         thread::sleep(pause);
-    }
+        !stop.load(Ordering::Relaxed)
+    });
     written
 }

@@ -214,8 +214,7 @@ fn snapshot(guest: &Guest, client: &Client, pool: &str, origin: &str, samples: &
 
 /// What of a pool is in use.
 fn used_mib(client: &Client, pool: &str) -> f64 {
-    let uuid = client.get(pool, &interface("pool", 9), "Uuid").expect("it has one").text().replace('-', "");
-    let status = dm::status(&format!("stratis-1-private-{uuid}-thinpool-pool"));
+    let status = dm::status(&dm::private_of(client, pool, "thinpool-pool"));
     let used = status.split_whitespace().nth(5).and_then(|pair| pair.split('/').next()?.parse().ok());
     used.unwrap_or_else(|| panic!("a thin pool says what it has used: {status}"))
 }

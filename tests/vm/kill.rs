@@ -142,7 +142,7 @@ fn load_device(keeper: &Worker) -> PathBuf {
 fn tables_of_load(keeper: &Worker) -> BTreeMap<String, String> {
     let pool = keeper.model.pools[load::NAME].uuid.clone().expect("it was seen");
     let mut tables = dm::tables();
-    tables.retain(|name, _| name.starts_with(&aftermath::private(&pool, "")));
+    tables.retain(|name, _| name.starts_with(&dm::private(&pool, "")));
     tables
 }
 

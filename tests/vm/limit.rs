@@ -62,7 +62,7 @@ impl Pool {
     }
 
     pub(crate) fn private(&self, role: &str) -> String {
-        format!("stratis-1-private-{}-{role}", self.uuid)
+        dm::private(&self.uuid, role)
     }
 
     /// Blocks of metadata that the thin pool has, and its device.

@@ -56,11 +56,7 @@ impl Filler {
     /// Of the pool of this name.
     fn of(client: &Client, pool: &str) -> Self {
         let uuid: Uuid = property(client, pool, "Uuid").text().parse().expect("it is one");
-        Self {
-            pool: PoolUuid(uuid),
-            thin_pool: format!("stratis-1-private-{}-thinpool-pool", uuid.simple()),
-            next: FIRST_ID,
-        }
+        Self { pool: PoolUuid(uuid), thin_pool: dm::private(&uuid.to_string(), "thinpool-pool"), next: FIRST_ID }
     }
 
     /// Takes so many blocks; what the kernel says if it refuses.

@@ -165,7 +165,7 @@ fn remember(guest: &Guest, random: &mut fastrand::Rng) -> (Vec<Worker>, Vec<Repo
 }
 
 /// Looks at the kernel and at every filesystem; leaves the one that is written mounted.
-fn examine(guest: &Guest, seen: &Seen, random: &mut fastrand::Rng, context: &str) -> PathBuf {
+fn examine(guest: &mut Guest, seen: &Seen, random: &mut fastrand::Rng, context: &str) -> PathBuf {
     aftermath::kernel(guest, seen, &[load::NAME], random, context);
     let device = |name: &str| {
         let found = &seen.filesystems[name];

@@ -20,11 +20,12 @@ use cores::steady;
 use crate::extend::{self, FULL, GROWN, GROWS, LOW, LOW_WATER, STEP, TOLD_FULL, count, figures, told};
 use crate::guest::lab::Lab;
 use crate::guest::udev::Frozen;
+use crate::guest::writer::write_each;
 use crate::guest::{Guest, SYSTEM_BUS, dm, files, processes_called, run, state, try_run};
 use crate::halves;
 use crate::host::{self, SPEC, Spec};
+use crate::support::MIB;
 use crate::support::client::Client;
-use crate::support::{MIB, interface};
 
 const WRITERS: u64 = 4;
 const CLIENTS: u64 = 8;
@@ -179,22 +180,13 @@ fn epoch_ms(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).expect("1970 is over").as_secs_f64() * 1_000.0
 }
 
-/// Writes MiB after MiB to a volume until it is told to stop.
+/// Writes to a volume until it is full or who writes is told to stop.
 fn write(path: &Path, stop: &AtomicBool) -> Vec<Written> {
-    let mut volume = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).expect("a volume");
-    let length = usize::try_from(MIB).expect("a MiB fits");
-    let buffer = vec![7; length + 4_096];
-    let piece = &buffer[buffer.as_ptr().align_offset(4_096)..][..length];
     let mut times = Vec::new();
-    for at in 0..SIZE_MIB {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let began = Instant::now();
-        volume.write_all(piece).unwrap_or_else(|error| panic!("{} at {at} MiB: {error}", path.display()));
-        let took = began.elapsed().as_secs_f64() * 1_000.0;
-        times.push(Written { ended: epoch_ms(SystemTime::now()), took });
-    }
+    write_each(path, |at, took| {
+        times.push(Written { ended: epoch_ms(SystemTime::now()), took: took.as_secs_f64() * 1_000.0 });
+        at + 1 < SIZE_MIB && !stop.load(Ordering::Relaxed)
+    });
     times
 }
 
@@ -341,18 +333,13 @@ fn report_writes(grown: &[&str], writes: &[Written]) {
 
 /// Data blocks of the thin pool of a pool.
 fn blocks_of(client: &Client, pool: &str) -> u64 {
-    extend::blocks_of(&private(client, pool, "thinpool-pool"))
-}
-
-fn private(client: &Client, pool: &str, role: &str) -> String {
-    let uuid = client.get(pool, &interface("pool", 9), "Uuid").expect("a property");
-    format!("stratis-1-private-{}-{role}", uuid.text().replace('-', ""))
+    extend::blocks_of(&dm::private_of(client, pool, "thinpool-pool"))
 }
 
 /// Where on its only disk a new pool has its data, and how much, in sectors.
 fn data_of(client: &Client, pool: &str) -> (u64, u64) {
     let number = |role, word| -> u64 {
-        let table = dm::tables()[&private(client, pool, role)].clone();
+        let table = dm::tables()[&dm::private_of(client, pool, role)].clone();
         table.split_ascii_whitespace().nth(word).expect("a linear line").parse().expect("a number")
     };
     // The cap device lies on the whole of what the lowest one has.

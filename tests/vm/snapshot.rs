@@ -51,7 +51,7 @@ fn examine(client: &Client, filesystem: &str) -> PathBuf {
 
 /// Blocks of a thin pool in use, and bytes of a block.
 fn blocks_used(pool: &str) -> (u64, u64) {
-    let name = aftermath::private(pool, "thinpool-pool");
+    let name = dm::private(pool, "thinpool-pool");
     let word = |text: &str, at: usize| text.split_whitespace().nth(at).expect("a thin pool has it").to_owned();
     // Behind start, length and the target's name: transaction, metadata, data; metadata, data, block.
     let data = word(&run("dmsetup", &["status", &name]), 5);

@@ -133,7 +133,7 @@ fn is_calm(name: &str) -> bool {
 
 fn origin_of(name: &str) -> String {
     let pool = name.trim_start_matches("stratis-1-").trim_start_matches("private-");
-    format!("stratis-1-private-{}-physical-originsub", &pool[..32.min(pool.len())])
+    dm::private(&pool[..32.min(pool.len())], "physical-originsub")
 }
 
 scenario!(

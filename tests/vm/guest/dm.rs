@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::run;
+use crate::support::client::Client;
+use crate::support::interface;
 
 /// One dm device.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,6 +50,17 @@ fn device(line: &str) -> Option<Device> {
 /// The names of all of them.
 pub(crate) fn names() -> Vec<String> {
     devices().into_iter().map(|device| device.name).collect()
+}
+
+/// The name of a private device of the pool of this UUID.
+pub(crate) fn private(uuid: &str, role: &str) -> String {
+    format!("stratis-1-private-{}-{role}", uuid.replace('-', ""))
+}
+
+/// The same of the pool of this object.
+#[track_caller]
+pub(crate) fn private_of(client: &Client, pool: &str, role: &str) -> String {
+    private(client.get(pool, &interface("pool", 9), "Uuid").expect("a property").text(), role)
 }
 
 /// Their active tables by name, with numbers for devices.

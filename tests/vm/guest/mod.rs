@@ -17,6 +17,7 @@ pub(crate) mod systemd;
 pub(crate) mod takeover;
 pub(crate) mod udev;
 pub(crate) mod used;
+pub(crate) mod writer;
 
 use std::env;
 use std::fs::{self, OpenOptions};
