@@ -77,6 +77,11 @@ pub enum Dm {
     Thin(PoolUuid, FsUuid),
 }
 
+/// How the names of all devices of pools begin.
+pub const OURS: &str = "stratis-1-";
+/// How those of private devices do.
+pub const PRIVATE: &str = "stratis-1-private-";
+
 impl Dm {
     /// The pool it belongs to.
     pub const fn pool(self) -> PoolUuid {
@@ -90,10 +95,10 @@ impl fmt::Display for Dm {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Private(pool, role) => {
-                write!(out, "stratis-1-private-{}-{}", pool.simple(), role.suffix())
+                write!(out, "{PRIVATE}{}-{}", pool.simple(), role.suffix())
             }
             Self::Thin(pool, fs) => {
-                write!(out, "stratis-1-{}-thin-fs-{}", pool.simple(), fs.simple())
+                write!(out, "{OURS}{}-thin-fs-{}", pool.simple(), fs.simple())
             }
         }
     }
@@ -109,14 +114,14 @@ impl FromStr for Dm {
 
     /// Accepts exactly what `Display` writes.
     fn from_str(text: &str) -> Result<Self, NotOurs> {
-        let parts = text.strip_prefix("stratis-1-").ok_or(NotOurs)?;
-        let found = match parts.strip_prefix("private-") {
+        let found = match text.strip_prefix(PRIVATE) {
             Some(parts) => {
                 let (pool, suffix) = parts.split_once('-').ok_or(NotOurs)?;
                 let role = Role::ALL.into_iter().find(|role| role.suffix() == suffix).ok_or(NotOurs)?;
                 Self::Private(pool.parse().map_err(|_| NotOurs)?, role)
             }
             None => {
+                let parts = text.strip_prefix(OURS).ok_or(NotOurs)?;
                 let (pool, filesystem) = parts.split_once("-thin-fs-").ok_or(NotOurs)?;
                 Self::Thin(pool.parse().map_err(|_| NotOurs)?, filesystem.parse().map_err(|_| NotOurs)?)
             }

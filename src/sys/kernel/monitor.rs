@@ -27,7 +27,7 @@ use super::lanes;
 use crate::error::Why;
 use crate::limits::{DEVICE_EVENTS_MAX, MONITOR_BYTES};
 use crate::model::device::{DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, thin_pool_of};
+use crate::model::dm::{Dm, PRIVATE, thin_pool_of};
 use crate::model::ids::PoolUuid;
 use crate::sys::DeviceEvent;
 use crate::sys::kernel::KernelSys;
@@ -243,7 +243,7 @@ impl Source {
     fn look(&self) -> io::Result<Vec<(PoolUuid, u32)>> {
         self.dm.arm_poll().map_err(io::Error::other)?;
         let thin_pool = |listed: Listed<'_>| Some((thin_pool_of(listed.name)?, listed.event));
-        list(self.dm.file().as_fd(), &self.room, thin_pool)
+        list(self.dm.file().as_fd(), &self.room, PRIVATE, thin_pool)
     }
 }
 

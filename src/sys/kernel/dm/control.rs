@@ -24,7 +24,7 @@ use super::table::Lines;
 use crate::error::Why;
 use crate::limits::DM_STATUS_BYTES_MIN;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::Dm;
+use crate::model::dm::{Dm, OURS};
 use crate::model::ids::PoolUuid;
 
 /// An open control device.
@@ -74,7 +74,7 @@ impl Control {
 
     /// What the device is.
     pub(super) fn info(&self, device: Dm) -> Result<Info, Why> {
-        let question = Question { command: DM_DEV_STATUS_CMD, flags: 0, device: Some(device) };
+        let question = Question { command: DM_DEV_STATUS_CMD, flags: 0, name: &device.to_string() };
         let answer = question.ask(self.descriptor(), REQUEST_BYTES).map_err(|error| unanswered(&error))?;
         Ok(said(&answer.header, device))
     }
@@ -115,7 +115,7 @@ impl Control {
             Ask::Status => DM_NOFLUSH_FLAG,
             Ask::StatusAfterCommit => 0,
         };
-        let question = Question { command: DM_TABLE_STATUS_CMD, flags, device: Some(device) };
+        let question = Question { command: DM_TABLE_STATUS_CMD, flags, name: &device.to_string() };
         let answer = question.ask(self.descriptor(), DM_STATUS_BYTES_MIN).map_err(|error| unanswered(&error))?;
         let lines = answer.lines().map_err(|error| unanswered(&error))?;
         Ok((said(&answer.header, device), lines))
@@ -138,7 +138,7 @@ impl Control {
     /// The devices of all pools, with their numbers.
     pub(super) fn ours(&self) -> Result<Vec<(Dm, DeviceNumber)>, Why> {
         let ours = |listed: Listed<'_>| Some((listed.name.parse().ok()?, listed.number));
-        list(self.descriptor(), &self.room, ours).map_err(|error| unanswered(&error))
+        list(self.descriptor(), &self.room, OURS, ours).map_err(|error| unanswered(&error))
     }
 }
 

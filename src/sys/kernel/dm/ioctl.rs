@@ -66,7 +66,7 @@ impl Request {
             Change::Suspend => (0, DM_SUSPEND_FLAG),
             Change::Clear | Change::Message => (0, 0),
         };
-        let header = dm_ioctl { event_nr, ..header(Some(device), flags) };
+        let header = dm_ioctl { event_nr, ..header(&device.to_string(), flags) };
         Self { change, sent: Sent { header, sector: 0, message: [0; MESSAGE_BYTES] } }
     }
 
@@ -98,11 +98,10 @@ impl Request {
     }
 }
 
-/// What each ioctl begins with, of a device if it is about one; nothing follows yet.
-pub(super) fn header(device: Option<Dm>, flags: u32) -> dm_ioctl {
+/// What each ioctl begins with, of the device of this name; nothing follows yet.
+pub(super) fn header(name: &str, flags: u32) -> dm_ioctl {
     let length = u32::try_from(REQUEST_BYTES).expect("the header has some 300 bytes");
     let mut header = dm_ioctl { version: VERSION, data_size: length, data_start: length, flags, ..Default::default() };
-    let name = device.map(|device| device.to_string()).unwrap_or_default();
     assert!(name.len() < DM_NAME_LEN as usize, "{name} is longer than a dm name");
     for (to, from) in header.name.iter_mut().zip(name.bytes()) {
         *to = c_char::try_from(from).expect("dm names are ASCII");

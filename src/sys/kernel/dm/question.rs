@@ -22,7 +22,6 @@ use super::ioctl::{REQUEST_BYTES, header};
 use super::table::Lines;
 use crate::limits::DM_ANSWER_BYTES_MAX;
 use crate::model::device::DeviceNumber;
-use crate::model::dm::Dm;
 
 /// What follows something of any length begins at a multiple of this.
 pub(super) const ALIGNMENT: usize = align_of::<u64>();
@@ -30,13 +29,13 @@ pub(super) const ALIGNMENT: usize = align_of::<u64>();
 const PARAMETERS_AT: usize = size_of::<dm_target_spec>();
 
 /// What is asked.
-pub(super) struct Question {
+pub(super) struct Question<'a> {
     /// A command of device-mapper.
     pub(super) command: u32,
     /// Its flags.
     pub(super) flags: u32,
-    /// The device that it is about, if it is about one.
-    pub(super) device: Option<Dm>,
+    /// What the device is called that it is about; of a list, how the names of devices begin.
+    pub(super) name: &'a str,
 }
 
 /// What the kernel says.
@@ -47,7 +46,7 @@ pub(super) struct Answer {
     pub(super) room: usize,
 }
 
-impl Question {
+impl Question<'_> {
     /// Asks with so much room first, and with twice as much as long as that does not suffice.
     pub(super) fn ask(&self, control: BorrowedFd<'_>, first: usize) -> io::Result<Answer> {
         let mut room = first.max(REQUEST_BYTES);
@@ -62,7 +61,7 @@ impl Question {
 
     fn ask_once(&self, control: BorrowedFd<'_>, room: usize) -> io::Result<Option<Answer>> {
         let size = u32::try_from(room).map_err(io::Error::other)?;
-        let header = dm_ioctl { data_size: size, ..header(self.device, self.flags) };
+        let header = dm_ioctl { data_size: size, ..header(self.name, self.flags) };
         let mut buffer = Buffer::aligned(room, ALIGNMENT);
         let start = buffer.as_mut_ptr().cast::<dm_ioctl>();
         let request = nix::request_code_readwrite!(DM_IOCTL, self.command, REQUEST_BYTES);
