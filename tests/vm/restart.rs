@@ -4,8 +4,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use crate::guest::files::{self, Contents, text};
 use crate::guest::{Guest, dm, run, state, try_run, udev};
@@ -189,26 +187,16 @@ scenario!(
         udev::settle();
         assert!(!link.exists(), "it goes with the volume");
 
-        let late = udev::Frozen::now();
         let (of_pool, _) = volume.split_once("-thin-fs-").expect("it has one of these");
         let stray = format!("{of_pool}-thin-fs-{}", "0".repeat(32));
-        run("dmsetup", &["create", "--noudevsync", &stray, "--uuid", &stray, "--table", &table]);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                // As long as a start takes and longer, and shorter than a daemon waits for udev.
-                thread::sleep(Duration::from_secs(3));
-                drop(late);
-            });
+        udev::late(|| {
+            run("dmsetup", &["create", "--noudevsync", &stray, "--uuid", &stray, "--table", &table]);
             guest.start();
             guest.until("it is shown", |guest| !guest.client().family("filesystem").is_empty());
             guest.until("there is a link", |_| link.exists());
         });
         assert!(!dm::names().contains(&stray), "it has gone");
-        let settling = thread::spawn(udev::settle);
-        while !settling.is_finished() {
-            assert!(link.exists(), "the link has gone again");
-        }
-        settling.join().expect("udev has nothing left to do in the end");
+        udev::expect_stays(&link);
         guest.stop();
     }
 );

@@ -61,21 +61,11 @@ scenario!(
         client.stop_pool("p", "name").done();
         assert!(!link.exists(), "it goes with the pool");
 
-        let late = udev::Frozen::now();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                // As long as a start takes and longer, and shorter than a daemon waits for udev.
-                thread::sleep(Duration::from_secs(3));
-                drop(late);
-            });
+        udev::late(|| {
             client.start_pool("p", "name").done();
             guest.until("there is a link", |_| link.exists());
         });
-        let settling = thread::spawn(udev::settle);
-        while !settling.is_finished() {
-            assert!(link.exists(), "the link has gone again");
-        }
-        settling.join().expect("udev has nothing left to do in the end");
+        udev::expect_stays(&link);
         drop(examine(&client, "origin"));
         guest.stop();
     }

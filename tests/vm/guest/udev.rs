@@ -1,7 +1,10 @@
 //! The guest's udevd: waited for, stopped in its tracks, and let go again.
 
 use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -92,4 +95,28 @@ impl Drop for Frozen {
             send(*process, Signal::SIGCONT);
         }
     }
+}
+
+/// Does some work while udevd stands still, which goes on after 3 s: that is as long as a start takes and longer, and
+/// shorter than a daemon waits for udev.
+#[track_caller]
+pub(crate) fn late(work: impl FnOnce()) {
+    let late = Frozen::now();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            thread::sleep(Duration::from_secs(3));
+            drop(late);
+        });
+        work();
+    });
+}
+
+/// Panics unless a link that is there stays until udevd has nothing left to do.
+#[track_caller]
+pub(crate) fn expect_stays(link: &Path) {
+    let settling = thread::spawn(settle);
+    while !settling.is_finished() {
+        assert!(link.exists(), "the link has gone again");
+    }
+    settling.join().expect("udev has nothing left to do in the end");
 }
