@@ -89,6 +89,14 @@ impl Dm {
             Self::Private(pool, _) | Self::Thin(pool, _) => pool,
         }
     }
+
+    /// The pool whose thin pool it is.
+    pub const fn thin_pool_of(self) -> Option<PoolUuid> {
+        match self {
+            Self::Private(pool, Role::ThinPool) => Some(pool),
+            Self::Private(..) | Self::Thin(..) => None,
+        }
+    }
 }
 
 impl fmt::Display for Dm {
@@ -133,11 +141,8 @@ impl FromStr for Dm {
 
 /// The pool of a thin pool's name. As cheap as it can be: it is asked of every dm device there is.
 pub fn thin_pool_of(name: &str) -> Option<PoolUuid> {
-    let found = name.ends_with(Role::ThinPool.suffix()).then(|| name.parse())?;
-    match found {
-        Ok(Dm::Private(pool, Role::ThinPool)) => Some(pool),
-        Ok(Dm::Private(..) | Dm::Thin(..)) | Err(NotOurs) => None,
-    }
+    let found = name.ends_with(Role::ThinPool.suffix()).then(|| name.parse::<Dm>())?;
+    found.ok()?.thin_pool_of()
 }
 
 /// What a linear line lies on.

@@ -12,6 +12,8 @@
 //! Invariant: a filesystem that is in use, or that a daemon before this one has left active, is not touched; it
 //! stays scheduled. A revert that fails leaves both as they were, and the pool comes up.
 
+use std::collections::BTreeSet;
+
 use cores::rt;
 
 use crate::engine::revert::{self, Revert};
@@ -26,7 +28,8 @@ use crate::shard::ops::{intents, new_uuid, records};
 use crate::sys::Sys;
 
 /// Carries out what is scheduled. `found` is what is on record before and after that, `seen` gets the thin ids
-/// that are used for it. Tells whether volumes were active for that, and have gone.
+/// that are used for it, `adopted` has the filesystems that were left active. Tells whether volumes were active for
+/// that, and have gone.
 ///
 /// # Errors
 /// When nobody knows any more what is on record.
@@ -35,6 +38,7 @@ pub async fn run<S: Sys>(
     pool: PoolUuid,
     found: &mut Records,
     seen: &mut Vec<ThinId>,
+    adopted: &BTreeSet<FsUuid>,
 ) -> Result<bool, Fault> {
     let scheduled = revert::plan(&found.good);
     for snapshot in scheduled.unclear {
@@ -44,12 +48,10 @@ pub async fn run<S: Sys>(
         return Ok(false);
     }
     rt::stage("revert");
-    let active = shard.sys.active(pool).await?;
-    let is_active = |uuid| active.contains(&Dm::Thin(pool, uuid));
     let mut copied = false;
     for revert in scheduled.clear {
         let (origin, snapshot) = (revert.origin.uuid, revert.snapshot.uuid);
-        if is_active(origin) || is_active(snapshot) {
+        if adopted.contains(&origin) || adopted.contains(&snapshot) {
             log::info!("a revert waits for the next start of its pool (pool={pool} origin={origin})");
             continue;
         }

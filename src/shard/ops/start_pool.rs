@@ -167,7 +167,7 @@ async fn set_up<S: Sys>(
     clear_volumes(shard, pool, &strays).await;
     let mut seen = intents::recover(&shard.sys, pool, &mut found).await?;
     seen.extend(found.good.iter().map(|record| record.thin_id));
-    let copied = revert::run(shard, pool, &mut found, &mut seen).await?;
+    let copied = revert::run(shard, pool, &mut found, &mut seen, &adopted).await?;
     if copied || !strays.is_empty() {
         // What comes up next gets the numbers of volumes that have gone, and a udev that is late takes the one for the
         // other: it gives the new one its links, and takes them away again when it hears that the old one has gone.

@@ -22,7 +22,7 @@ use super::state::{Spot, State};
 use crate::error::{Failure, Fault, Refusal, Why};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::{BlockSizes, Candidate, DeviceNumber, DevicePath};
-use crate::model::dm::{Dm, Role, Table, ThinPoolState};
+use crate::model::dm::{Dm, Table, ThinPoolState};
 use crate::model::filesystem::Fill;
 use crate::model::ids::{FsUuid, PoolUuid, ThinId};
 use crate::model::name::Name;
@@ -407,11 +407,7 @@ impl Sys for SimSys {
                 return Poll::Pending;
             }
             let state = &mut *self.machine.state();
-            let thin_pool = |device: &Dm| match device {
-                Dm::Private(pool, Role::ThinPool) => Some(*pool),
-                Dm::Private(..) | Dm::Thin(..) => None,
-            };
-            let all = state.stack.tables().keys().filter_map(thin_pool).collect();
+            let all = state.stack.tables().keys().filter_map(|device| device.thin_pool_of()).collect();
             state.news.take_thin_pools(self.seat, all, cx.waker()).map_or(Poll::Pending, Poll::Ready)
         })
         .await
