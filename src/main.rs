@@ -11,6 +11,7 @@ use std::rc::Rc;
 use clap::Parser;
 use cores::executor::{self, CoreHandle, CoreSpec};
 use cores::limits::IO_MEMORY_BYTES;
+use cores::memory;
 use cores::placement::{Placement, Role, place};
 use cores::preflight::{self, Needs};
 use cores::rt::{self, Join};
@@ -48,6 +49,7 @@ static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Ended = Result<(), String>;
 
 fn main() -> ExitCode {
+    memory::one_arena();
     let args = Args::parse();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -343,6 +343,33 @@ fn the_process_is_called_stratisd() {
     assert_eq!(name.trim(), "stratisd");
 }
 
+/// What the C library reserves for an arena besides the first one. It begins at a multiple of that, and what is not
+/// used of it yet nobody may touch.
+const ARENA_BYTES: u64 = 64 << 20;
+
+#[test]
+fn no_thread_has_memory_of_the_c_library_to_itself() {
+    let rig = Rig::sim();
+    let daemon = rig.start();
+    let Ok(maps) = fs::read_to_string(format!("/proc/{}/maps", daemon.id())) else {
+        return println!("SKIPPED no_thread_has_memory_of_the_c_library_to_itself: only root sees what is mapped");
+    };
+    let hex = |text| u64::from_str_radix(text, 16).expect("an address");
+    let mapped: Vec<(u64, u64, &str)> = maps
+        .lines()
+        .map(|line| {
+            let (range, rest) = line.split_once(' ').expect("what may be done follows");
+            let (start, end) = range.split_once('-').expect("it has two ends");
+            (hex(start), hex(end), &rest[..4])
+        })
+        .collect();
+    let arenas = mapped.windows(2).filter(|pair| {
+        let [(start, end, _), (next, last, unused)] = pair else { unreachable!("there are two") };
+        start % ARENA_BYTES == 0 && end == next && start + ARENA_BYTES == *last && *unused == "---p"
+    });
+    assert_eq!(arenas.count(), 0, "{maps}");
+}
+
 #[test]
 fn placement_options_are_taken() {
     for arguments in [["--shards", "1"], ["--shards", "3"], ["--cpus", "0"]] {

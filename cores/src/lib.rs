@@ -15,6 +15,7 @@ pub mod deterministic;
 pub mod executor;
 pub mod lane;
 pub mod limits;
+pub mod memory;
 pub mod placement;
 pub mod preflight;
 pub mod rt;
