@@ -1,7 +1,7 @@
 //! The dm devices that there are, asked for with one system call.
 //!
 //! A list of a thousand takes more than 64 KiB, and each event of device-mapper costs two lists. So the kernel is told
-//! how the names begin that are of interest, and the room that sufficed the last time is tried first.
+//! how the names begin that are of interest, and room for as much as the last one took is tried first.
 //!
 //! Invariant: nothing is read but what the kernel has written; what is not understood is an error.
 //!
@@ -32,7 +32,7 @@ pub(in crate::sys::kernel) struct Listed<'a> {
     pub(in crate::sys::kernel) event: u32,
 }
 
-/// How many bytes a list has taken so far.
+/// How many bytes the last list took, and some.
 #[derive(Debug, Default)]
 pub(in crate::sys::kernel) struct Room(AtomicUsize);
 
@@ -46,7 +46,7 @@ pub(in crate::sys::kernel) fn list<T>(
 ) -> io::Result<Vec<T>> {
     let first = room.0.load(Ordering::Relaxed).max(DM_LIST_BYTES_MIN);
     let answer = Question { command: DM_LIST_DEVICES_CMD, flags: 0, name: prefix }.ask(control, first)?;
-    room.0.store(answer.room, Ordering::Relaxed);
+    room.0.store(answer.taken.next_power_of_two(), Ordering::Relaxed);
     entries(&answer.data, pick).ok_or_else(not_understood)
 }
 

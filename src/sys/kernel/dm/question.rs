@@ -28,6 +28,10 @@ pub(super) const ALIGNMENT: usize = align_of::<u64>();
 /// Where a line's parameters begin.
 const PARAMETERS_AT: usize = size_of::<dm_target_spec>();
 
+/// What room grows by where it does not suffice. The kernel copies all of it each time, and goes through all devices to
+/// find that it is too little: what a thousand take is found by the second try.
+const ROOM_FACTOR: usize = 8;
+
 /// What is asked.
 pub(super) struct Question<'a> {
     /// A command of device-mapper.
@@ -42,21 +46,24 @@ pub(super) struct Question<'a> {
 pub(super) struct Answer {
     pub(super) header: dm_ioctl,
     pub(super) data: Buffer,
-    /// The room that sufficed.
-    pub(super) room: usize,
+    /// How many bytes it took.
+    pub(super) taken: usize,
 }
 
 impl Question<'_> {
-    /// Asks with so much room first, and with twice as much as long as that does not suffice.
+    /// Asks with so much room first, and with eight times as much as long as that does not suffice.
     pub(super) fn ask(&self, control: BorrowedFd<'_>, first: usize) -> io::Result<Answer> {
         let mut room = first.max(REQUEST_BYTES);
-        while room <= DM_ANSWER_BYTES_MAX {
+        loop {
             if let Some(answer) = self.ask_once(control, room)? {
                 return Ok(answer);
             }
-            room *= 2;
+            if room >= DM_ANSWER_BYTES_MAX {
+                let why = format!("an answer of device-mapper takes more than {DM_ANSWER_BYTES_MAX} bytes");
+                return Err(io::Error::other(why));
+            }
+            room = (room * ROOM_FACTOR).min(DM_ANSWER_BYTES_MAX);
         }
-        Err(io::Error::other(format!("an answer of device-mapper takes more than {DM_ANSWER_BYTES_MAX} bytes")))
     }
 
     fn ask_once(&self, control: BorrowedFd<'_>, room: usize) -> io::Result<Option<Answer>> {
@@ -84,7 +91,7 @@ impl Question<'_> {
         if end > room {
             Err(not_understood())
         } else {
-            Ok(Some(Answer { header, data: buffer.part(start..end), room }))
+            Ok(Some(Answer { header, data: buffer.part(start..end), taken: end }))
         }
     }
 }
