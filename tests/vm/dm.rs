@@ -219,10 +219,11 @@ scenario!(
 /// The kernel does not start I/O when they want memory, and a part of their stacks is locked.
 fn threads_that_swap_tables_are_steady() {
     on_machine(|sys| async move {
-        // The one that answers events has its thread from the start, the other gets its own with this.
+        // Each comes with its first job: one with the first look for events, the other with this question.
+        let hears = sys.clone();
+        let _hears = rt::spawn("events", async move { hears.thin_pool_events().await });
         assert_eq!(sys.active(pool()).await, Ok(vec![]));
         for name in ["(events)", "(dm)"] {
-            // A thread prepares itself before its first job, and that of events has none yet.
             let end = Instant::now() + PATIENCE;
             while !is_steady(name) {
                 assert!(Instant::now() < end, "{name} is not steady: {:#?}", stats());

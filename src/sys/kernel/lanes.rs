@@ -3,8 +3,6 @@
 //! Invariants: a job waits only behind jobs of its own kind; one that may wait for a pool's disks is that pool's, and
 //! no pool has all threads. Deliberately absent: what each pool has for itself, see `dm::reserve`.
 
-use std::io;
-
 use cores::lane::{Lane, Use};
 use cores::steady;
 
@@ -40,20 +38,21 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Starts the one thread that is needed first. The event core changes no device, so its lane for that stays empty.
-    pub(super) fn new(cpu: Option<usize>) -> io::Result<Self> {
+    /// Starts no thread: the event core changes no device, and the others hear of none by themselves.
+    pub(super) fn new(cpu: Option<usize>) -> Self {
         let lane = |name, threads| Lane::new(name, threads, LANE_QUEUE_MAX, cpu);
-        // These suspend devices, if only for the moment in which the kernel swaps tables.
-        Ok(Self {
-            events: Lane::prepared("events", 1, LANE_QUEUE_MAX, cpu, steady::make_first)?,
+        let steady = |name, threads, prepare| Lane::prepared_late(name, threads, LANE_QUEUE_MAX, cpu, prepare);
+        // Pools that stand still may wait for these two.
+        Self {
+            events: steady("events", 1, steady::make_first),
             // What clients ask for may be much.
-            dm: Lane::prepared_late("dm", BLOCKING_THREADS, LANE_QUEUE_MAX, cpu, steady::make),
+            dm: steady("dm", BLOCKING_THREADS, steady::make),
             mount: lane("mount", BLOCKING_THREADS),
             mounted: lane("mounted", BLOCKING_THREADS),
             probe: lane("probe", PROBE_THREADS),
             files: lane("files", BLOCKING_THREADS),
             programs: lane("programs", BLOCKING_THREADS),
             udev: lane("udev", BLOCKING_THREADS),
-        })
+        }
     }
 }

@@ -80,7 +80,7 @@ impl KernelSys {
         if let Err(error) = steady::hasten() {
             log::warn!("events may wait for whatever keeps the machine busy: {error}");
         }
-        let lanes = Rc::new(Lanes::new(cpu)?);
+        let lanes = Rc::new(Lanes::new(cpu));
         let mapper = Mapper::new(Rc::clone(&lanes), cpu)?;
         let inner = Inner {
             side: rt::side(),
