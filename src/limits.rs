@@ -201,6 +201,9 @@ pub const PHYSICAL_BLOCK_BYTES_MAX: u32 = 64 << 10;
 /// far below what a semaphore counts to (32,767).
 pub const DM_BATCH_MAX: usize = 64;
 
+/// Dm devices that one job of a lane asks something of. At some 15 us each nobody waits long behind it.
+pub const DM_QUESTIONS_MAX: usize = 512;
+
 /// Room for a list of dm devices that is tried first: some 150 of them.
 pub const DM_LIST_BYTES_MIN: usize = 16 << 10;
 

@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use super::control::{Ask, Control, Info, Numbers};
-use super::cookie::{self, Cookie};
+use super::cookie::{self, Cookie, LazyCookie};
 use super::ioctl::{Change, Request};
 use super::status;
 use super::table::{Likeness, Lines, Numbered};
@@ -26,7 +26,7 @@ const META_BLOCK_SECTORS: u64 = 8;
 const META_BLOCKS_MAX: u64 = 255 << 14;
 
 /// Makes a device active with this table.
-pub(super) fn activate(numbers: &Numbers<'_>, device: Dm, table: &Table, cookie: Option<&Cookie>) -> Result<(), Why> {
+pub(super) fn activate(numbers: &Numbers<'_>, device: Dm, table: &Table, cookie: &LazyCookie) -> Result<(), Why> {
     let control = numbers.control;
     let wanted = Numbered::new(device, table, |below| numbers.number(below))?;
     let Some((info, present)) = control.table(device)? else {
@@ -52,12 +52,20 @@ pub(super) fn activate(numbers: &Numbers<'_>, device: Dm, table: &Table, cookie:
     match likeness {
         Likeness::Same => adopt(control, device, info, &present, cookie),
         Likeness::Beginning => {
-            swap(control, device, &wanted.lines(), Some(&present), cookie)?;
+            swap(control, device, &wanted.lines(), Some(&present), Some(cookie))?;
             log::info!("an active table is completed (device={device})");
             Ok(())
         }
         Likeness::Other => Err(Why::OtherTable),
     }
+}
+
+/// Whether a thin volume is active with this table and nothing is left to do.
+pub(super) fn is_done(numbers: &Numbers<'_>, volume: Dm, table: &Table) -> Result<bool, Why> {
+    let wanted = Numbered::new(volume, table, |below| numbers.number(below))?;
+    let Some((info, present)) = numbers.control.table(volume)? else { return Ok(false) };
+    let whole = info.own_uuid && info.active_table && !info.inactive_table && !info.suspended;
+    Ok(whole && Numbered::parse(&present).is_some_and(|active| active.to(&wanted) == Likeness::Same))
 }
 
 /// What an active table is to the wanted one as it was before its pool had a cache: that is completed, too.
@@ -72,19 +80,19 @@ fn without_cache(control: &Control, device: Dm, table: &Table, active: &Numbered
 
 /// Takes over a device that has its table: `present`, with the low water and features that it was given
 /// while it ran. What is done is told afterwards: the log may be on a device that waits for it.
-fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
+fn adopt(control: &Control, device: Dm, info: Info, present: &Lines, cookie: &LazyCookie) -> Result<(), Why> {
     if info.inactive_table {
         send(control, Change::Clear, device, None)?;
     }
     if info.suspended {
-        send(control, Change::Resume, device, cookie)?;
+        send(control, Change::Resume, device, Some(cookie))?;
         log::info!("a device that was left suspended is resumed (device={device})");
     }
     if info.inactive_table {
         log::info!("a table that was never swapped in is dropped (device={device})");
     }
     if is_behind(control, device, present)? {
-        swap(control, device, present, Some(present), cookie)?;
+        swap(control, device, present, Some(present), Some(cookie))?;
         log::info!("a device was shown that one below it has grown (device={device})");
     }
     Ok(())
@@ -105,16 +113,16 @@ pub(super) fn swap_active(control: &Control, device: Dm, table: &Table) -> Resul
 }
 
 /// Removes a device; one that is not there is fine.
-pub(super) fn remove(control: &Control, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {
-    match send(control, Change::Remove, device, cookie) {
+pub(super) fn remove(control: &Control, device: Dm, cookie: &LazyCookie) -> Result<(), Why> {
+    match send(control, Change::Remove, device, Some(cookie)) {
         Ok(()) | Err(Why::Errno(libc::ENXIO)) => Ok(()),
         Err(why) => Err(why),
     }
 }
 
 /// Gives a device its first table, or removes it.
-fn first(control: &Control, device: Dm, lines: &Lines, cookie: Option<&Cookie>) -> Result<(), Why> {
-    let outcome = swap(control, device, lines, None, cookie).map(|_nothing_passed_before| ());
+fn first(control: &Control, device: Dm, lines: &Lines, cookie: &LazyCookie) -> Result<(), Why> {
+    let outcome = swap(control, device, lines, None, Some(cookie)).map(|_nothing_passed_before| ());
     if outcome.is_err()
         && let Err(why) = remove(control, device, cookie)
     {
@@ -130,7 +138,7 @@ fn swap(
     device: Dm,
     lines: &Lines,
     before: Option<&Lines>,
-    cookie: Option<&Cookie>,
+    cookie: Option<&LazyCookie>,
 ) -> Result<Duration, Why> {
     // All that may be needed is made now: once the kernel has suspended the device there is no time.
     let cookie = expected(cookie);
@@ -172,11 +180,11 @@ pub(super) fn snapshot(
     control: &Control,
     (origin, number): (Dm, ThinId),
     id: ThinId,
-    cookie: Option<&Cookie>,
+    cookie: &LazyCookie,
 ) -> Result<Duration, Why> {
     let pool = Dm::Private(origin.pool(), Role::ThinPool);
     // All that may be needed is made now: once the origin is suspended there is no time.
-    let cookie = expected(cookie);
+    let cookie = expected(Some(cookie));
     let mut suspend = Request::new(Change::Suspend, origin, 0);
     let mut copy = Request::message(pool, &format!("create_snap {id} {number}"));
     let mut resume = Request::new(Change::Resume, origin, cookie::event(origin, cookie));
@@ -198,7 +206,7 @@ pub(super) fn snapshot(
     copied.map(|_told| suspended).map_err(|error| kernel::why(&error))
 }
 
-fn send(control: &Control, change: Change, device: Dm, cookie: Option<&Cookie>) -> Result<(), Why> {
+fn send(control: &Control, change: Change, device: Dm, cookie: Option<&LazyCookie>) -> Result<(), Why> {
     let cookie = expected(cookie);
     let outcome = Request::new(change, device, cookie::event(device, cookie)).send(control.descriptor());
     settle(outcome.map_err(|error| kernel::why(&error)), cookie)
@@ -206,8 +214,9 @@ fn send(control: &Control, change: Change, device: Dm, cookie: Option<&Cookie>) 
 
 /// One more event is expected: the cookie that it is sent with. Somebody may have removed the semaphore
 /// (`dmsetup udevcomplete_all`); then nobody waits for this event.
-fn expected(cookie: Option<&Cookie>) -> Option<&Cookie> {
-    cookie.filter(|cookie| cookie.up().inspect_err(|error| log::warn!("udev is not waited for: {error}")).is_ok())
+fn expected(cookie: Option<&LazyCookie>) -> Option<&Cookie> {
+    let made = cookie.and_then(LazyCookie::made);
+    made.filter(|cookie| cookie.up().inspect_err(|error| log::warn!("udev is not waited for: {error}")).is_ok())
 }
 
 /// Takes back an expectation that the kernel does not fulfil.

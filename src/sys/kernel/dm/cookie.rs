@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent: waiting without a limit, and who waits.
 
+use std::cell::OnceCell;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
@@ -76,7 +77,7 @@ pub(super) struct Cookie {
 
 impl Cookie {
     /// A cookie from random bytes, unless no udevd runs that would answer.
-    pub(super) fn new(random: [u8; 16]) -> Option<Self> {
+    fn new(random: [u8; 16]) -> Option<Self> {
         if !Path::new(UDEV).exists() {
             return None;
         }
@@ -117,13 +118,37 @@ impl Cookie {
     }
 
     /// Whether udev is going to answer to any event.
-    pub(super) fn is_awaited(&self) -> bool {
+    fn is_awaited(&self) -> bool {
         !matches!(self.wait(Duration::ZERO), Ok(Waited::Done))
     }
 
     /// Waits, for so long at most, until udev has dealt with all of the events. Blocks.
     pub(super) fn wait(&self, longest: Duration) -> io::Result<Waited> {
         self.semaphore.wait(longest)
+    }
+}
+
+/// A cookie that is made when udev's first answer is expected: a batch may turn out to change nothing.
+#[derive(Debug)]
+pub(super) struct LazyCookie {
+    random: [u8; 16],
+    made: OnceCell<Option<Cookie>>,
+}
+
+impl LazyCookie {
+    /// None yet; it will be made from these random bytes.
+    pub(super) const fn new(random: [u8; 16]) -> Self {
+        Self { random, made: OnceCell::new() }
+    }
+
+    /// The cookie, unless there is none to be had.
+    pub(super) fn made(&self) -> Option<&Cookie> {
+        self.made.get_or_init(|| Cookie::new(self.random)).as_ref()
+    }
+
+    /// The cookie, if udev is going to answer to any event.
+    pub(super) fn awaited(self) -> Option<Cookie> {
+        self.made.into_inner().flatten().filter(Cookie::is_awaited)
     }
 }
 

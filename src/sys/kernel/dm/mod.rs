@@ -29,12 +29,12 @@ use std::time::Duration;
 use cores::rt;
 
 use self::control::{Ask, Control, Info, Numbers};
-use self::cookie::Cookie;
+use self::cookie::LazyCookie;
 use self::reserve::Reserves;
 use self::table::Numbered;
 use self::udev::Waits;
 use crate::error::Why;
-use crate::limits::{DM_BATCH_MAX, DM_BUSY_PAUSE_MS, DM_BUSY_TRIES};
+use crate::limits::{DM_BATCH_MAX, DM_BUSY_PAUSE_MS, DM_BUSY_TRIES, DM_QUESTIONS_MAX};
 use crate::model::blank::ReadsZeroes;
 use crate::model::device::DeviceNumber;
 use crate::model::dm::{Dm, Role, Table, ThinPoolMode, ThinPoolState};
@@ -92,9 +92,9 @@ impl Mapper {
     }
 
     async fn activate_once(&self, tables: &[(Dm, Table)]) -> Result<(), (Dm, Why)> {
-        for batch in tables.chunks(DM_BATCH_MAX) {
+        for batch in self.to_be_done(tables).await.chunks(DM_BATCH_MAX) {
             let owned = batch.to_vec();
-            let work = move |control: &Control, cookie: Option<&Cookie>| {
+            let work = move |control: &Control, cookie: &LazyCookie| {
                 let numbers = Numbers::of(control);
                 let one = |(device, table): &(Dm, Table)| {
                     change::activate(&numbers, *device, table, cookie).map_err(|why| (*device, why))
@@ -105,6 +105,15 @@ impl Mapper {
             self.change(devices, work).await.map_err(|why| (batch[0].0, why))??;
         }
         Ok(())
+    }
+
+    /// Those of the devices of which something is left to do. Who takes over many volumes finds most as they should be.
+    async fn to_be_done(&self, tables: &[(Dm, Table)]) -> Vec<(Dm, Table)> {
+        let [(Dm::Thin(pool, _), _), _, ..] = tables else { return tables.to_vec() };
+        let done = |numbers: &Numbers<'_>, (volume, table): &(Dm, Table)| change::is_done(numbers, *volume, table);
+        let is_done = self.ask_each(*pool, tables, done).await;
+        let left = tables.iter().zip(is_done).filter(|(_, is_done)| *is_done != Ok(true));
+        left.map(|(table, _)| table.clone()).collect()
     }
 
     /// As `Sys::swap`; says which device it failed at. One job; udev is told and not waited for. A thin pool has a
@@ -156,7 +165,7 @@ impl Mapper {
     /// Tries to remove each once; tells what failed.
     async fn remove(&self, devices: &[Dm]) -> Result<Vec<(Dm, Why)>, Why> {
         let owned = devices.to_vec();
-        let work = move |control: &Control, cookie: Option<&Cookie>| {
+        let work = move |control: &Control, cookie: &LazyCookie| {
             let one = |device: &Dm| change::remove(control, *device, cookie).err().map(|why| (*device, why));
             owned.iter().filter_map(one).collect()
         };
@@ -167,14 +176,14 @@ impl Mapper {
     async fn change<T: Send + 'static>(
         &self,
         devices: Vec<Dm>,
-        work: impl FnOnce(&Control, Option<&Cookie>) -> T + Send + 'static,
+        work: impl FnOnce(&Control, &LazyCookie) -> T + Send + 'static,
     ) -> Result<T, Why> {
         let pool = devices.first().expect("a change is one of devices").pool();
         let (control, random) = (Arc::clone(&self.control), rt::random());
         let job = move || {
-            let cookie = Cookie::new(random);
-            let outcome = work(&control, cookie.as_ref());
-            (outcome, cookie.filter(Cookie::is_awaited))
+            let cookie = LazyCookie::new(random);
+            let outcome = work(&control, &cookie);
+            (outcome, cookie.awaited())
         };
         let (outcome, cookie) = lanes::on(lanes::of(&self.lanes.dm, pool), job).await?;
         if let Some(cookie) = cookie {
@@ -213,7 +222,7 @@ impl Mapper {
     /// As `Sys::thin_snapshot`; tells how long the origin was suspended. One job, so that the thread that
     /// suspends is the one that resumes.
     pub(super) async fn thin_snapshot(&self, origin: (Dm, ThinId), id: ThinId) -> Result<Duration, Why> {
-        let work = move |control: &Control, cookie: Option<&Cookie>| change::snapshot(control, origin, id, cookie);
+        let work = move |control: &Control, cookie: &LazyCookie| change::snapshot(control, origin, id, cookie);
         self.change(vec![origin.0], work).await?
     }
 
@@ -274,7 +283,9 @@ impl Mapper {
 
     /// The same of many.
     pub(super) async fn thin_used_each(&self, devices: &[Dm]) -> Vec<Result<Sectors, Why>> {
-        self.ask_each(devices, |control, device| status::thin(&control.lines(device, Ask::Status)?)).await
+        let Some(first) = devices.first() else { return Vec::new() };
+        let used = |numbers: &Numbers<'_>, device: &Dm| status::thin(&numbers.control.lines(*device, Ask::Status)?);
+        self.ask_each(first.pool(), devices, used).await
     }
 
     /// The numbers of many devices that are there: one question, unless it is one device. ENXIO for one that is not.
@@ -314,16 +325,20 @@ impl Mapper {
         self.ask(device.pool(), move |control| control.info(device)).await
     }
 
-    /// Asks one thing of many devices, of a part of them at a time.
-    async fn ask_each<T: Send + 'static>(
+    /// Asks one thing of many devices of a pool, of a part of them at a time.
+    async fn ask_each<D: Clone + Send + 'static, T: Send + 'static>(
         &self,
-        devices: &[Dm],
-        question: impl Fn(&Control, Dm) -> Result<T, Why> + Clone + Send + 'static,
+        pool: PoolUuid,
+        devices: &[D],
+        question: impl Fn(&Numbers<'_>, &D) -> Result<T, Why> + Clone + Send + 'static,
     ) -> Vec<Result<T, Why>> {
         let mut all = Vec::with_capacity(devices.len());
-        for some in devices.chunks(DM_BATCH_MAX) {
-            let (pool, own, question) = (some[0].pool(), some.to_vec(), question.clone());
-            let ask = move |control: &Control| Ok(own.iter().map(|device| question(control, *device)).collect());
+        for some in devices.chunks(DM_QUESTIONS_MAX) {
+            let (own, question) = (some.to_vec(), question.clone());
+            let ask = move |control: &Control| {
+                let numbers = Numbers::of(control);
+                Ok(own.iter().map(|device| question(&numbers, device)).collect())
+            };
             match self.ask(pool, ask).await {
                 Ok::<Vec<_>, _>(answers) => all.extend(answers),
                 Err(why) => all.extend(some.iter().map(|_| Err(why.clone()))),
