@@ -16,7 +16,6 @@ mod host;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -130,21 +129,13 @@ fn forgetful(guest: &Guest, client: &Client) -> String {
     let disks = guest.disks();
     let sectors: u64 = run("blockdev", &["--getsz", &disks[0]]).trim().parse().expect("a number");
     let (_, (pool, _)) = client.create_pool("p", &disks).done();
-    let tables = dm::tables();
-    let number = |role: &str, word: usize| -> u64 {
-        let table = &tables[&dm::private_of(client, &pool, role)];
-        table.split_ascii_whitespace().nth(word).expect("a linear line").parse().expect("a number")
-    };
-    // The cap device lies on the whole of what the lowest one has.
-    let below = number("physical-originsub", 4);
-    let data = number("flex-thindata", 4) + below;
-    let volume = number("flex-mdv", 4) + below;
-    let first = data + FIRST;
-    let kept: Range<u64> = volume..volume + number("flex-mdv", 1);
+    let first = dm::on_disk(client, &pool, "flex-thindata").0 + FIRST;
+    let (volume, length) = dm::on_disk(client, &pool, "flex-mdv");
+    let kept = volume..volume + length;
     udev::settle();
     client.destroy_pool(&pool).done();
     udev::settle();
-    assert!(first < kept.start, "the metadata volume follows the data: {tables:?}");
+    assert!(first < kept.start, "the metadata volume follows the data: {first} {kept:?}");
     let table = format!(
         "0 {first} linear /dev/ram0 0\\n{first} {} zero\\n{} {} linear /dev/ram0 {first}\\n{} {} zero\\n",
         kept.start - first,

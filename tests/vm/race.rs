@@ -103,7 +103,7 @@ fn play(guest: &mut Guest, race: Race) {
     };
     let volumes: Vec<PathBuf> = (0..WRITERS).map(volume).collect();
     let first = blocks_of(&client, &pool);
-    let (data, length) = data_of(&client, &other);
+    let (data, length) = dm::on_disk(&client, &other, "flex-thindata");
     slow.delay_part(data, length, 600_000);
     let frozen = race.frozen.then(Frozen::now);
     let (stop, turns) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -334,14 +334,4 @@ fn report_writes(grown: &[&str], writes: &[Written]) {
 /// Data blocks of the thin pool of a pool.
 fn blocks_of(client: &Client, pool: &str) -> u64 {
     extend::blocks_of(&dm::private_of(client, pool, "thinpool-pool"))
-}
-
-/// Where on its only disk a new pool has its data, and how much, in sectors.
-fn data_of(client: &Client, pool: &str) -> (u64, u64) {
-    let number = |role, word| -> u64 {
-        let table = dm::tables()[&dm::private_of(client, pool, role)].clone();
-        table.split_ascii_whitespace().nth(word).expect("a linear line").parse().expect("a number")
-    };
-    // The cap device lies on the whole of what the lowest one has.
-    (number("flex-thindata", 4) + number("physical-originsub", 4), number("flex-thindata", 1))
 }

@@ -51,6 +51,11 @@ impl World {
         save(&self.client, info)
     }
 
+    /// Where on the first disk a private device of the pool lies: first sector and count.
+    fn place(&self, role: &str) -> (u64, u64) {
+        dm::on_disk(&self.client, &pool(&self.client, "p").expect("it runs"), role)
+    }
+
     /// The other pool works as ever, and is not degraded.
     fn calm_is_calm(&self) {
         calm_is_calm(&self.client);
@@ -108,32 +113,6 @@ fn save(client: &Client, info: &str) -> Result<(), BusError> {
     let devices = client.family("blockdev");
     let (device, _) = devices.into_iter().find(|(_, device)| device["Pool"].text() == own).expect("it has devices");
     client.set(&device, &interface("blockdev", 9), "UserInfo", (true, info.to_owned()))
-}
-
-/// The sectors of the first disk that a device of the pool lies on, if it is one piece there.
-fn place(end: &str) -> (u64, u64) {
-    let tables = dm::tables();
-    let table = |end: &str| {
-        let found = tables.iter().find(|(name, _)| name.ends_with(end) && !is_calm(name));
-        found.expect("the pool is active").1.clone()
-    };
-    let words = |table: String| table.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let number = |word: &String| word.parse::<u64>().expect("a number");
-    // `start length linear major:minor offset`; the cap device lies whole on the devices' first segment here.
-    let own = words(table(end));
-    let origin = words(table("physical-originsub"));
-    (number(&own[4]) + number(&origin[4]), number(&own[1]))
-}
-
-/// Whether a dm device is the calm pool's, which has no lab below it.
-fn is_calm(name: &str) -> bool {
-    let deps = run("dmsetup", &["deps", "-o", "devname", &origin_of(name)]);
-    !deps.contains("lab-")
-}
-
-fn origin_of(name: &str) -> String {
-    let pool = name.trim_start_matches("stratis-1-").trim_start_matches("private-");
-    dm::private(&pool[..32.min(pool.len())], "physical-originsub")
 }
 
 scenario!(
@@ -333,7 +312,7 @@ scenario!(
     THREE,
     |guest: &mut Guest| {
         let world = World::new(guest);
-        let (start, count) = place("flex-thinmeta");
+        let (start, count) = world.place("flex-thinmeta");
         world.labs[0].fail_writes(start, count);
         // New blocks are mapped for this, which the kernel cannot commit.
         let more = format!("of={}", world.folder.join("more").display());
@@ -356,7 +335,7 @@ scenario!(
     |guest: &mut Guest| {
         let world = World::new(guest);
         files::unmount(&world.folder);
-        let (start, count) = place("flex-thindata");
+        let (start, count) = world.place("flex-thindata");
         let end: u64 = run("blockdev", &["--getsz", &world.labs[0].path()]).trim().parse().expect("a number");
         world.labs[0].fail_writes(start, count.min(end - start));
         let own = pool(&world.client, "p").expect("it runs");
@@ -378,7 +357,7 @@ scenario!(
     |guest: &mut Guest| {
         let world = World::new(guest);
         files::unmount(&world.folder);
-        let (start, count) = place("flex-thinmeta");
+        let (start, count) = world.place("flex-thinmeta");
         assert!(world.client.stop_pool("p", "name").done().0);
         // The superblock stays; of the blocks behind it those in use are the first ones.
         damage(&world.labs[0].path(), start + 8, 8 * 24);
@@ -393,8 +372,8 @@ scenario!(
             fs::rename(format!("{program}.away"), program).expect("it is put back");
         }
         assert!(world.client.start_pool("p", "name").done().0);
-        assert_ne!(place("flex-thinmeta").0, start, "it lies where the spare was");
-        assert_eq!(place("flex-thinmeta").1, count);
+        assert_ne!(world.place("flex-thinmeta").0, start, "it lies where the spare was");
+        assert_eq!(world.place("flex-thinmeta").1, count);
         assert!(dm::names().iter().all(|name| !name.ends_with("thinmetaspare")), "{:?}", dm::names());
         world.comes_back(guest);
         assert_eq!(guest.log().matches("is repaired into the spare").count(), 1, "once, because it was saved");

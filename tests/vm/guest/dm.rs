@@ -76,6 +76,19 @@ pub(crate) fn tables() -> BTreeMap<String, String> {
     tables
 }
 
+/// Where a private device of a pool, or the first piece of it, lies on the pool's first disk: first sector and count.
+#[track_caller]
+pub(crate) fn on_disk(client: &Client, pool: &str, role: &str) -> (u64, u64) {
+    let tables = tables();
+    // `start length linear major:minor offset`
+    let number = |role: &str, word| -> u64 {
+        let table = &tables[&private_of(client, pool, role)];
+        table.split_ascii_whitespace().nth(word).expect("a linear line").parse().expect("a number")
+    };
+    // What these lie on, the cap device, lies on the whole of what the lowest one has.
+    (number(role, 4) + number("physical-originsub", 4), number(role, 1))
+}
+
 /// The features of a thin pool, by its table.
 pub(crate) fn thin_features(table: &str) -> Option<String> {
     let words: Vec<&str> = table.split_whitespace().collect();
