@@ -31,6 +31,7 @@ use crate::support::daemon::PATIENCE;
 use crate::support::{TOP, interface};
 
 const ID: ThinId = ThinId(7);
+const OTHER_ID: ThinId = ThinId(8);
 const ONE_DISK: Spec = Spec { disks: &["10G"], ..SPEC };
 
 fn pool() -> PoolUuid {
@@ -43,6 +44,11 @@ fn private(role: Role) -> Dm {
 
 fn volume() -> Dm {
     Dm::Thin(pool(), FsUuid::from_random([2; 16]))
+}
+
+/// Another one: what many are asked together is not what one is asked.
+fn other_volume() -> Dm {
+    Dm::Thin(pool(), FsUuid::from_random([3; 16]))
 }
 
 /// Runs something on a core with a machine of its own.
@@ -82,21 +88,24 @@ fn stack(disk: DeviceNumber) -> Vec<(Dm, Table)> {
 }
 
 fn thin() -> Vec<(Dm, Table)> {
-    vec![(volume(), Table::Thin { length: Sectors(1 << 21), id: ID })]
+    let thin = |device, id| (device, Table::Thin { length: Sectors(1 << 21), id });
+    vec![thin(volume(), ID), thin(other_volume(), OTHER_ID)]
 }
 
 /// All of them from the top down.
 fn downwards() -> Vec<Dm> {
     let roles = [Role::ThinPool, Role::ThinData, Role::ThinMeta, Role::Mdv, Role::Cache, Role::OriginSub];
-    [volume()].into_iter().chain(roles.map(private)).collect()
+    [volume(), other_volume()].into_iter().chain(roles.map(private)).collect()
 }
 
 /// Puts everything up.
 async fn up(sys: &KernelSys, disk: DeviceNumber) -> Result<(), Fault> {
     sys.activate(&stack(disk)).await?;
-    match sys.thin_create(pool(), ID).await {
-        Ok(_) | Err(Fault { why: Why::Errno(libc::EEXIST), .. }) => {}
-        Err(fault) => return Err(fault),
+    for id in [ID, OTHER_ID] {
+        match sys.thin_create(pool(), id).await {
+            Ok(_) | Err(Fault { why: Why::Errno(libc::EEXIST), .. }) => {}
+            Err(fault) => return Err(fault),
+        }
     }
     sys.activate(&thin()).await?;
     sys.settle(pool()).await;
@@ -253,7 +262,7 @@ fn is_steady(name: &str) -> bool {
 /// Up, found as it is, and down again; udev knows what it is to know, and nothing is left.
 fn a_stack_is_adopted_as_it_is(guest: &mut Guest) {
     let (disk, tables) = whole(guest);
-    assert_eq!(tables.len(), 7);
+    assert_eq!(tables.len(), 8);
     let devices = dm::devices();
     // Links are there without settling: udev was waited for.
     for device in &devices {
@@ -276,21 +285,21 @@ fn a_thin_pool_answers(guest: &mut Guest) {
     let minor_of = |device: Dm| dm::devices().iter().find(|found| found.name == device.to_string()).map(|d| d.minor);
     assert!(minor_of(volume()).is_some());
     on_machine(|sys| async move {
-        assert_eq!(sys.active(pool()).await.expect("listed").len(), 7);
+        assert_eq!(sys.active(pool()).await.expect("listed").len(), 8);
         assert_eq!(sys.active(PoolUuid::from_random([9; 16])).await, Ok(vec![]));
         let errno = |outcome: Result<(), Fault>| match outcome {
             Err(Fault { why: Why::Errno(errno), .. }) => errno,
             other => panic!("no error of the kernel: {other:?}"),
         };
         assert_eq!(errno(sys.thin_create(pool(), ID).await.map(drop)), libc::EEXIST);
-        assert_eq!(errno(sys.thin_delete(pool(), ThinId(8)).await), libc::ENODATA);
+        assert_eq!(errno(sys.thin_delete(pool(), ThinId(9)).await), libc::ENODATA);
         let state = sys.thin_pool(pool()).await.expect("a state");
         assert_eq!((state.mode, state.needs_check), (ThinPoolMode::ReadWrite, false));
         assert_eq!((state.meta_total, state.data_total, state.data_used), (1_024, 338, 0));
         sys.thin_commit(pool()).await.expect("committed");
         assert_eq!(sys.thin_used(pool(), FsUuid::from_random([2; 16])).await.expect("a size").0, 0);
         // What lies below another cannot go; what does not exist is fine, and each is tried.
-        let below = sys.deactivate(&[private(Role::ThinMeta), volume(), volume()]).await;
+        let below = sys.deactivate(&[private(Role::ThinMeta), volume(), volume(), other_volume()]).await;
         assert_eq!(errno(below), libc::EBUSY);
         assert_eq!(sys.active(pool()).await.expect("listed").len(), 6);
     });
@@ -403,6 +412,14 @@ fn leftovers_are_cleared_up(guest: &mut Guest) {
         guest.run("dmsetup", &["suspend", &device.to_string()]);
     }
     assert!(dm::devices().iter().all(|device| device.suspended && device.inactive));
+    up_now(disk).expect("adopted");
+    dm::expect_settled();
+    assert_eq!(dm::tables(), tables);
+    // One of two has something left to do.
+    guest.run("dmsetup", &["suspend", &volume().to_string()]);
+    up_now(disk).expect("adopted");
+    dm::expect_settled();
+    guest.run("dmsetup", &["reload", &other_volume().to_string(), "--table", "0 8 error"]);
     up_now(disk).expect("adopted");
     dm::expect_settled();
     assert_eq!(dm::tables(), tables);
