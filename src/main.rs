@@ -49,7 +49,6 @@ static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Ended = Result<(), String>;
 
 fn main() -> ExitCode {
-    memory::one_arena();
     let args = Args::parse();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,6 +62,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Ended {
     let _lock = Lock::take(&args.run_dir).map_err(words)?;
     start_log(args.log_level).map_err(words)?;
+    memory::one_arena();
     // Passphrases come through this process: no core dump holds one, and nobody attaches to read them.
     nix::sys::prctl::set_dumpable(false).map_err(words)?;
     let machine = args.machine();
