@@ -38,7 +38,7 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Starts no thread: the event core changes no device, and the others hear of none by themselves.
+    /// Starts no thread: the event core changes no device, and the others do not listen for events.
     pub(super) fn new(cpu: Option<usize>) -> Self {
         let lane = |name, threads| Lane::new(name, threads, LANE_QUEUE_MAX, cpu);
         let steady = |name, threads, prepare| Lane::prepared_late(name, threads, LANE_QUEUE_MAX, cpu, prepare);

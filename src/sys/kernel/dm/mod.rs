@@ -1,7 +1,7 @@
 //! Device-mapper.
 //!
-//! A batch is one job of a lane, with one cookie for udev; what a job does to one device stands in
-//! `change`, what is waited for afterwards in `udev`.
+//! A batch is one job of a lane, with one cookie for udev if it changes anything; what a job does to one device
+//! stands in `change`, what is waited for afterwards in `udev`.
 //!
 //! Invariant: after an error every device is as `change` promises, and those before it in the batch
 //! are done. Deliberately absent: events, and which tables are wanted.
